@@ -1,0 +1,179 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// App is a tenant.
+type App struct {
+	AppID     string    `json:"app_id"`
+	State     string    `json:"state"` // active, suspended, deleted
+	CreatedAt time.Time `json:"created_at"`
+	ChangedAt time.Time `json:"changed_at"`
+	AppSettings
+	// Issuer is the iss of its JWTs and the base of its discovery documents.
+	Issuer string `json:"issuer"`
+}
+
+// AppSettings are what an app decides for itself. In a request, a member that
+// is absent takes the default (create) or stays as it is (change).
+type AppSettings struct {
+	// JWTProfile is the shape of its JWTs: native (default) or stytch.
+	JWTProfile *string `json:"jwt_profile,omitempty"`
+	// JWTAlg signs them: ES256 (default), RS256 or EdDSA.
+	JWTAlg *string `json:"jwt_alg,omitempty"`
+	// JWTTTLSeconds is their life, 30 to 3600; default 300.
+	JWTTTLSeconds *int64 `json:"jwt_ttl_seconds,omitempty"`
+	// SessionDurationMinutes is a session's life unless asked otherwise, 1 to 527040; default 43200 (30 d).
+	SessionDurationMinutes *int64 `json:"session_duration_minutes,omitempty"`
+	// AbsoluteLifetimeMinutes is the longest life of a session however often it is extended; default 527040 (366 d).
+	AbsoluteLifetimeMinutes *int64 `json:"absolute_lifetime_minutes,omitempty"`
+	// IdleTimeoutMinutes ends a session that is not used; 0, the default: none.
+	IdleTimeoutMinutes *int64 `json:"idle_timeout_minutes,omitempty"`
+	// WhenStale is what a node without a lease does: refuse (default), serve or reauth.
+	WhenStale *string `json:"when_stale,omitempty"`
+	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch profile.
+	ReturnToken *bool `json:"return_token,omitempty"`
+}
+
+// CreateApp is the body of POST /v1/apps.
+type CreateApp struct {
+	AppID string `json:"app_id"`
+	AppSettings
+}
+
+// AppAnswer answers a create (with the app's first API key, shown once), a
+// read and a change.
+type AppAnswer struct {
+	Meta
+	App      App    `json:"app"`
+	APIKey   string `json:"api_key,omitempty"`
+	Revision string `json:"revision,omitempty"`
+}
+
+// AppList answers GET /v1/apps.
+type AppList struct {
+	Meta
+	Apps []App `json:"apps"`
+}
+
+// Scopes of API keys. A cluster admin key has ScopeCluster and may do
+// everything in every app.
+const (
+	ScopeCreate  = "create"
+	ScopeVerify  = "verify"
+	ScopeRead    = "read"
+	ScopeRevoke  = "revoke"
+	ScopeAdmin   = "admin" // of its own app: keys, API keys, templates, settings
+	ScopeCluster = "cluster"
+)
+
+// APIKey is a key for the API, without its secret.
+type APIKey struct {
+	ID        string     `json:"id"`
+	AppID     string     `json:"app_id,omitempty"` // absent: cluster admin key
+	Name      string     `json:"name,omitempty"`
+	Scopes    []string   `json:"scopes"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	RevokedAt *time.Time `json:"revoked_at,omitempty"`
+}
+
+// CreateAPIKey is the body of POST /v1/apps/{app}/api-keys and /v1/admin-keys.
+type CreateAPIKey struct {
+	Name string `json:"name,omitempty"`
+	// Scopes defaults to all of an app's, or to cluster for an admin key.
+	Scopes    []string   `json:"scopes,omitempty"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+}
+
+// APIKeyAnswer answers it; Secret is shown once.
+type APIKeyAnswer struct {
+	Meta
+	APIKey   APIKey   `json:"key"`
+	Secret   string   `json:"api_key,omitempty"`
+	Revision string   `json:"revision,omitempty"`
+	Receipt  *Receipt `json:"receipt,omitempty"`
+}
+
+// APIKeyList answers a list of them.
+type APIKeyList struct {
+	Meta
+	APIKeys []APIKey `json:"keys"`
+}
+
+// SigningKey is a signing key of an app, public half only.
+type SigningKey struct {
+	KID         string     `json:"kid"`
+	Alg         string     `json:"alg"`
+	State       string     `json:"state"` // next, active, retired, compromised
+	CreatedAt   time.Time  `json:"created_at"`
+	ActiveAt    time.Time  `json:"active_at"`
+	RetiredAt   *time.Time `json:"retired_at,omitempty"`
+	ListedUntil *time.Time `json:"listed_until,omitempty"`
+}
+
+// SigningKeyList answers GET /v1/apps/{app}/keys and POST …/keys/rotate.
+type SigningKeyList struct {
+	Meta
+	Keys     []SigningKey `json:"keys"`
+	Revision string       `json:"revision,omitempty"`
+	Receipt  *Receipt     `json:"receipt,omitempty"`
+}
+
+// RotateKeys is the body of POST /v1/apps/{app}/keys/rotate.
+type RotateKeys struct {
+	// Alg of the new key; default the app's.
+	Alg string `json:"alg,omitempty"`
+	// Compromised removes this key at once: JWTs signed with it are refused.
+	Compromised string `json:"compromised,omitempty"`
+}
+
+// Template is a named shape of JWT.
+type Template struct {
+	Name       string          `json:"name"`
+	JWTProfile string          `json:"jwt_profile,omitempty"`
+	TTLSeconds int64           `json:"ttl_seconds,omitempty"`
+	Audience   string          `json:"audience,omitempty"`
+	Claims     json.RawMessage `json:"claims,omitempty"` // an object, added to the session's custom claims
+}
+
+// TemplateAnswer answers a read or a put of one.
+type TemplateAnswer struct {
+	Meta
+	Template Template `json:"template"`
+	Revision string   `json:"revision,omitempty"`
+}
+
+// TemplateList answers GET /v1/apps/{app}/templates.
+type TemplateList struct {
+	Meta
+	Templates []Template `json:"templates"`
+}
+
+// Ready answers GET /readyz.
+type Ready struct {
+	Meta
+	Ready      bool          `json:"ready"`
+	Node       string        `json:"node"`
+	Region     string        `json:"region"`
+	Version    string        `json:"version"`
+	Durability string        `json:"durability"` // fsync, interval, unverified
+	Streams    []StreamState `json:"streams"`
+	Sessions   int           `json:"sessions"`
+	Tombstones int           `json:"tombstones"`
+}
+
+// StreamState is how a node stands to one stream.
+type StreamState struct {
+	Stream      string `json:"stream"`
+	Position    string `json:"position"`
+	Fresh       bool   `json:"fresh"`
+	LeaseMS     int64  `json:"lease_ms"` // left
+	StalenessMS int64  `json:"staleness_ms"`
+	Fenced      string `json:"fenced,omitempty"` // why it is not fresh
+	Bytes       uint64 `json:"bytes"`
+	MaxBytes    uint64 `json:"max_bytes"`
+	Overwrites  uint64 `json:"overwrites"`
+}

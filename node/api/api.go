@@ -1,0 +1,227 @@
+// Package api holds the wire types of Revocast's HTTP API: what nodes answer,
+// what clients send, and the error types. It imports nothing, so that a client
+// in Go needs nothing else.
+//
+// Times are RFC 3339 in UTC with milliseconds. Every answer with a body carries
+// request_id and status_code. openapi.yaml beside this file is the same in
+// OpenAPI 3.1; a test holds it against the route table.
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Meta is part of every answer with a body.
+type Meta struct {
+	RequestID  string `json:"request_id"`
+	StatusCode int    `json:"status_code"`
+}
+
+// Freshness is part of every answer about sessions. StalenessMS is how long
+// ago this node last proved that it knew everything committed; Revision is the
+// position of the write, or up to which the answer was read.
+type Freshness struct {
+	Revision    string `json:"revision,omitempty"`
+	StalenessMS int64  `json:"staleness_ms"`
+}
+
+// Session is a session as the API shows it. It never holds a token.
+type Session struct {
+	SessionID  string    `json:"session_id"`
+	AppID      string    `json:"app_id"`
+	UserID     string    `json:"user_id"`
+	Status     string    `json:"status"` // active, idle, expired, revoked
+	StartedAt  time.Time `json:"started_at"`
+	LastAccess time.Time `json:"last_accessed_at"` // approximate: touches are coalesced
+	ExpiresAt  time.Time `json:"expires_at"`
+	// AbsoluteExpiresAt is the moment past which nothing extends the session.
+	AbsoluteExpiresAt time.Time `json:"absolute_expires_at"`
+	// IdleExpiresAt is when the session ends if it is not used; absent without an idle timeout.
+	IdleExpiresAt *time.Time        `json:"idle_expires_at,omitempty"`
+	Attributes    Attributes        `json:"attributes"`
+	Factors       []json.RawMessage `json:"authentication_factors"`
+	CustomClaims  json.RawMessage   `json:"custom_claims"`
+	Metadata      json.RawMessage   `json:"metadata"`
+	Roles         []string          `json:"roles"`
+	Region        string            `json:"region"`
+	Revision      string            `json:"revision"` // of its newest state
+	// Set once revoked.
+	RevokedAt    *time.Time `json:"revoked_at,omitempty"`
+	RevokedBy    string     `json:"revoked_by,omitempty"`
+	RevokeReason string     `json:"revoke_reason,omitempty"`
+}
+
+// Attributes are the device information of a log-in.
+type Attributes struct {
+	IPAddress string `json:"ip_address"`
+	UserAgent string `json:"user_agent"`
+}
+
+// CreateSession is the body of POST /v1/sessions.
+type CreateSession struct {
+	UserID string `json:"user_id"`
+	// SessionDurationMinutes is the life until extended, 1 to 527040 (366 d);
+	// 0: the app's. IdleTimeoutMinutes and AbsoluteLifetimeMinutes likewise.
+	SessionDurationMinutes  int64             `json:"session_duration_minutes,omitempty"`
+	IdleTimeoutMinutes      int64             `json:"idle_timeout_minutes,omitempty"`
+	AbsoluteLifetimeMinutes int64             `json:"absolute_lifetime_minutes,omitempty"`
+	Factors                 []json.RawMessage `json:"authentication_factors,omitempty"`
+	Attributes              *Attributes       `json:"attributes,omitempty"`
+	CustomClaims            json.RawMessage   `json:"session_custom_claims,omitempty"`
+	Metadata                json.RawMessage   `json:"metadata,omitempty"`
+	// AuthRevision is a revision read when the log-in began: if the user was
+	// logged out everywhere since, the session is refused with 409.
+	AuthRevision string `json:"auth_revision,omitempty"`
+}
+
+// SessionAnswer answers create, authenticate, rotate and patch.
+type SessionAnswer struct {
+	Meta
+	Freshness
+	Session      Session `json:"session"`
+	SessionToken string  `json:"session_token"`
+	SessionJWT   string  `json:"session_jwt"`
+	User         *User   `json:"user,omitempty"`
+}
+
+// User is the user of a session, in the shape Stytch clients read.
+type User struct {
+	UserID string `json:"user_id"`
+}
+
+// Credential names a session: exactly one of its members is set.
+type Credential struct {
+	SessionID    string `json:"session_id,omitempty"`
+	SessionToken string `json:"session_token,omitempty"`
+	SessionJWT   string `json:"session_jwt,omitempty"`
+}
+
+// Authenticate is the body of POST /v1/sessions/authenticate. Exactly one of
+// SessionToken and SessionJWT is set.
+type Authenticate struct {
+	SessionToken string `json:"session_token,omitempty"`
+	SessionJWT   string `json:"session_jwt,omitempty"`
+	// SessionDurationMinutes, if not 0, extends the session to that long from now.
+	SessionDurationMinutes int64 `json:"session_duration_minutes,omitempty"`
+	// CustomClaims is a JSON merge patch (RFC 7396) of the custom claims.
+	CustomClaims json.RawMessage `json:"session_custom_claims,omitempty"`
+	// Consistency is "bounded" (default), "strong", or {"at_least": revision}.
+	Consistency json.RawMessage `json:"consistency,omitempty"`
+	// Touch false does not count as activity.
+	Touch *bool `json:"touch,omitempty"`
+}
+
+// PatchSession is the body of PATCH /v1/sessions/{sid}. Claims and metadata are
+// merge patches (RFC 7396); factors are added.
+type PatchSession struct {
+	CustomClaims json.RawMessage   `json:"session_custom_claims,omitempty"`
+	Metadata     json.RawMessage   `json:"metadata,omitempty"`
+	AddFactors   []json.RawMessage `json:"add_authentication_factors,omitempty"`
+	// SessionDurationMinutes, if not 0, sets the expiry to that long from now.
+	SessionDurationMinutes int64 `json:"session_duration_minutes,omitempty"`
+}
+
+// Rotate is the body of POST /v1/sessions/rotate.
+type Rotate struct {
+	SessionToken string `json:"session_token,omitempty"`
+	SessionJWT   string `json:"session_jwt,omitempty"`
+	// GraceSeconds is how long the old token stays good, 0 to 60; rotating
+	// with it again within that time returns the same new token.
+	GraceSeconds int64 `json:"grace_seconds,omitempty"`
+}
+
+// Revoke is the body of POST /v1/sessions/revoke. Exactly one of SessionID,
+// SessionToken, SessionJWT, UserID and All is set.
+type Revoke struct {
+	SessionID    string `json:"session_id,omitempty"`
+	SessionToken string `json:"session_token,omitempty"`
+	SessionJWT   string `json:"session_jwt,omitempty"`
+	UserID       string `json:"user_id,omitempty"`
+	// ExceptSessionID spares one session; only with UserID.
+	ExceptSessionID string `json:"except_session_id,omitempty"`
+	// All revokes every session of the app.
+	All    bool   `json:"all,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Wait is "none" (default: committed) or "all" (every node applied it or fenced itself).
+	Wait string `json:"wait,omitempty"`
+}
+
+// RevokeAnswer answers a revoke. Revoked counts the sessions that were good on
+// this node when the revocation was applied.
+type RevokeAnswer struct {
+	Meta
+	Freshness
+	Revoked int      `json:"revoked"`
+	Receipt *Receipt `json:"receipt,omitempty"`
+}
+
+// Receipt says how far a revocation has come.
+type Receipt struct {
+	Revision string `json:"revision"`
+	// Status is "committed" or "complete" (no node anywhere answers "valid" any more).
+	Status  string           `json:"status"`
+	Applied []ReceiptApplied `json:"applied,omitempty"`
+	TookMS  int64            `json:"took_ms"`
+	// JWTSafeAfter is when the last JWT minted before the revocation expires.
+	JWTSafeAfter time.Time `json:"jwt_safe_after"`
+}
+
+// ReceiptApplied is a node that applied the revocation.
+type ReceiptApplied struct {
+	Node string `json:"node"`
+	MS   int64  `json:"ms"`
+}
+
+// SessionList answers GET /v1/sessions. Total counts what matches.
+type SessionList struct {
+	Meta
+	Freshness
+	Sessions   []Session `json:"sessions"`
+	NextCursor string    `json:"next_cursor,omitempty"`
+	Total      int       `json:"total"`
+}
+
+// SessionEvents answers GET /v1/sessions/{sid}/events, oldest first.
+type SessionEvents struct {
+	Meta
+	Events []SessionEvent `json:"events"`
+}
+
+// SessionEvent is one event of a session's history. A gap says that states
+// between Missing and this one were overwritten before they were archived.
+type SessionEvent struct {
+	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .revoked, user.revoked, app.revoked
+	At       time.Time `json:"at"`
+	Revision string    `json:"revision"`
+	By       string    `json:"by,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	// ExpiresAt is the session's expiry as of this event.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	// GapAfter is the revision of the state this one replaced, when the archive lacks it.
+	GapAfter string `json:"gap_after,omitempty"`
+}
+
+// MintToken is the body of POST /v1/sessions/{sid}/tokens.
+type MintToken struct {
+	Template   string `json:"template,omitempty"`
+	TTLSeconds int64  `json:"ttl_seconds,omitempty"`
+}
+
+// MintAnswer answers it.
+type MintAnswer struct {
+	Meta
+	SessionJWT string    `json:"session_jwt"`
+	ExpiresAt  time.Time `json:"expires_at"`
+	ExpiresIn  int64     `json:"expires_in"` // seconds
+}
+
+// VerifyAnswer is the body of /v1/verify?body=1.
+type VerifyAnswer struct {
+	Meta
+	Freshness
+	SessionID string    `json:"session_id"`
+	AppID     string    `json:"app_id"`
+	UserID    string    `json:"user_id"`
+	ExpiresAt time.Time `json:"expires_at"`
+}

@@ -1,0 +1,46 @@
+package api
+
+import "fmt"
+
+// Error is the one error body of the API.
+type Error struct {
+	StatusCode   int            `json:"status_code"`
+	RequestID    string         `json:"request_id"`
+	ErrorType    string         `json:"error_type"`
+	ErrorMessage string         `json:"error_message"`
+	ErrorURL     string         `json:"error_url"`
+	ErrorDetails map[string]any `json:"error_details,omitempty"`
+}
+
+// Error implements the error interface.
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s (%d): %s", e.ErrorType, e.StatusCode, e.ErrorMessage)
+}
+
+// The error types. They are stable; messages are not.
+const (
+	InvalidArgument    = "invalid_argument"             // 400
+	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
+	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
+	Forbidden          = "forbidden"                    // 403: the API key's scope
+	AppSuspended       = "app_suspended"                // 403
+	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
+	AppNotFound        = "app_not_found"                // 404
+	MethodNotAllowed   = "method_not_allowed"           // 405
+	Conflict           = "conflict"                     // 409: changed meanwhile
+	AlreadyExists      = "already_exists"               // 409
+	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
+	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
+	BodyTooLarge       = "body_too_large"               // 413
+	ClaimsTooLarge     = "claims_too_large"             // 413
+	MediaType          = "unsupported_media_type"       // 415
+	IdempotencyReused  = "idempotency_key_reused"       // 422: another body
+	HeaderTooLarge     = "header_too_large"             // 431
+	Internal           = "internal_server_error"        // 500
+	NodeStale          = "node_stale"                   // 503: no lease
+	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
+	LogFull            = "log_full"                     // 503
+	HomeUnreachable    = "home_unreachable"             // 503
+	ConsistencyTimeout = "consistency_timeout"          // 503: at_least was not reached in time
+)
