@@ -18,6 +18,9 @@ type Meta struct {
 	StatusCode int    `json:"status_code"`
 }
 
+// Fill sets what every answer carries.
+func (m *Meta) Fill(requestID string, status int) { m.RequestID, m.StatusCode = requestID, status }
+
 // Freshness is part of every answer about sessions. StalenessMS is how long
 // ago this node last proved that it knew everything committed; Revision is the
 // position of the write, or up to which the answer was read.

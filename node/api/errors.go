@@ -42,5 +42,6 @@ const (
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
 	HomeUnreachable    = "home_unreachable"             // 503
+	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: at_least was not reached in time
 )

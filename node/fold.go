@@ -1,0 +1,45 @@
+package node
+
+import (
+	"slices"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+)
+
+// sessionFold is the home stream as a fold.
+type sessionFold struct{ *Node }
+
+func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions.Apply(r) }
+func (f sessionFold) Rewind()                                 { f.sessions.Rewind(f.home.number) }
+func (f sessionFold) Position() (uint32, uint64)              { return f.sessions.Position(f.home.number) }
+func (f sessionFold) Digest(now int64) string                 { return f.sessions.Digest(f.home.number, now) }
+
+func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
+	return f.sessions.Repair(s, seq, now)
+}
+
+func (f sessionFold) Lost(now int64) []projection.Repair {
+	return slices.Collect(f.sessions.Lost(f.home.number, now))
+}
+
+// settingsFold is the stream CONFIG as a fold.
+type settingsFold struct{ *Node }
+
+func (f settingsFold) Apply(r events.Record) projection.Effect {
+	effect := f.catalog.Apply(r)
+	if k, ok := r.Event.(*events.SigningKey); ok {
+		f.reload(k.App)
+	}
+	return effect
+}
+
+func (f settingsFold) Rewind()                    { f.catalog.Rewind() }
+func (f settingsFold) Position() (uint32, uint64) { return f.catalog.Position() }
+func (f settingsFold) Digest(int64) string        { return "" }
+
+func (f settingsFold) Repair(s events.Subject, seq uint64, _ int64) (projection.Repair, bool) {
+	return f.catalog.Repair(s, seq)
+}
+
+func (f settingsFold) Lost(int64) []projection.Repair { return slices.Collect(f.catalog.Lost()) }

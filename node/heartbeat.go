@@ -1,0 +1,118 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// markerLife is how long a snap marker stays in the log; markerEvery is the
+// time between them.
+const (
+	markerLife  = 24 * time.Hour
+	markerEvery = 5 * time.Minute
+)
+
+// beat registers this incarnation and then sends heartbeats until ctx ends.
+func (s *stream) beat(ctx context.Context) error {
+	for ctx.Err() == nil && s.register(ctx, false) != nil {
+	}
+	tick := time.NewTicker(s.node.conf.Beat)
+	defer tick.Stop()
+	var marked time.Duration
+	for {
+		if _, err := s.sendBeat(ctx); err != nil && ctx.Err() == nil {
+			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
+		}
+		if now := s.node.conf.Clock.Boot(); marked == 0 || now-marked >= markerEvery {
+			if s.mark(ctx) == nil {
+				marked = now
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sendBeat sends one heartbeat and returns its sequence once it is committed:
+// above everything that was committed before it was sent.
+func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
+	c := &s.node.conf
+	n := s.beats.Add(1)
+	now := c.Clock.Boot()
+	e := &events.Beat{
+		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: c.Keys.IDs(),
+		Positions: map[string]string{s.region: s.position().String()},
+		Digests:   *s.digest.Load(),
+	}
+	m, err := c.Keys.Encode(s.region, e, nil, 4*c.Lease)
+	if err != nil {
+		return 0, fmt.Errorf("encode heartbeat: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Lease/4)
+	defer cancel()
+	before := s.applied.Load()
+	s.lease.sending(n, now)
+	seq, err := s.log.Append(ctx, m, events.Expectation{})
+	s.answered(err)
+	if err != nil {
+		return 0, fmt.Errorf("send heartbeat: %w", err)
+	}
+	if seq <= before {
+		// What this node applied is not what the log holds: only an own
+		// acknowledgement proves it, never what a leader says of itself.
+		s.rewound()
+		return 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
+	}
+	s.node.metrics.beats.WithLabelValues(s.region).Inc()
+	return seq, nil
+}
+
+// digestEvery is the number of heartbeats between two digests: a digest walks
+// over all sessions.
+const digestEvery = 60
+
+// takeDigest computes the digest at the sequence of a named heartbeat that was
+// just applied; the next heartbeats carry it. Expiry is judged by the log's
+// time, so that every node computes the same.
+func (s *stream) takeDigest(beat *events.Beat, logged time.Time) {
+	if beat.N%digestEvery != 0 {
+		return
+	}
+	if d := s.fold.Digest(logged.UnixMilli()); d != "" {
+		s.digest.Store(&map[string]string{s.position().String(): d})
+	}
+}
+
+// register writes that this incarnation begins or has left.
+func (s *stream) register(ctx context.Context, left bool) error {
+	c := &s.node.conf
+	return s.announce(ctx, 4*c.Lease, &events.Node{
+		Node: c.Name, Incarnation: s.node.incarnation, N: s.beats.Add(1), Region: s.node.home.region,
+		Format: events.Version, Keys: c.Keys.IDs(), Left: left,
+	})
+}
+
+// mark appends a marker, from which the node may resume after a long break.
+func (s *stream) mark(ctx context.Context) error {
+	return s.announce(ctx, markerLife, &events.Marker{
+		Node: s.node.conf.Name, Incarnation: s.node.incarnation, N: s.beats.Add(1),
+	})
+}
+
+func (s *stream) announce(ctx context.Context, life time.Duration, e events.Event) error {
+	m, err := s.node.conf.Keys.Encode(s.region, e, nil, life)
+	if err != nil {
+		return fmt.Errorf("encode: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.node.conf.Lease/4)
+	defer cancel()
+	_, err = s.log.Append(ctx, m, events.Expectation{})
+	s.answered(err)
+	return err
+}

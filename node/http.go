@@ -1,0 +1,145 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/revocast/revocast/node/api"
+)
+
+// Limits of a request (DESIGN section 7).
+const (
+	maxBody        = 64 << 10
+	maxCredentials = 8 << 10 // a header that bears a token
+)
+
+// call is one request on its way through a handler.
+type call struct {
+	n  *Node
+	r  *http.Request
+	h  http.Header // of the answer
+	id string      // of the request
+
+	// Set by authorize for routes that need an API key.
+	caller caller
+}
+
+// handler answers a call with a status and a body, or an error. The body is a
+// pointer to a type of package api.
+type handler func(ctx context.Context, c *call) (status int, body any, err error)
+
+// filler is what api.Meta gives a body.
+type filler interface{ Fill(requestID string, status int) }
+
+// serve wraps the handler of a route: request id, API key and scope, panics,
+// errors, metrics.
+func (n *Node) serve(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		c := &call{n: n, r: r, h: w.Header(), id: newRequestID()}
+		c.h.Set("X-Request-Id", c.id)
+		c.h.Set("X-Content-Type-Options", "nosniff")
+		c.h.Set("Cache-Control", "no-store")
+		status, body, err := n.invoke(c, rt)
+		if err != nil {
+			status, body = n.failed(c, err)
+		}
+		answer(w, c, status, body)
+		n.metrics.requests.WithLabelValues(rt.pattern, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
+	})
+}
+
+func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			n.conf.Log.Error("panic in a handler", "route", rt.pattern, "request_id", c.id, "panic", p, "stack", string(debug.Stack()))
+			status, body, err = 0, nil, errors.New("panic")
+		}
+	}()
+	if rt.scope != "" {
+		if c.caller, err = n.authorize(c.r, rt.scope); err != nil {
+			return 0, nil, err
+		}
+	}
+	return rt.handle(c.r.Context(), c)
+}
+
+func (n *Node) failed(c *call, err error) (status int, body any) {
+	f := classify(err)
+	f.headers(c.h)
+	status = statusOf[f.kind]
+	if status >= http.StatusInternalServerError {
+		n.conf.Log.Error("request failed", "request_id", c.id, "route", c.r.Pattern, "error_type", f.kind, "error", err)
+	}
+	return status, f.body(n.issuer, c.id)
+}
+
+// answer writes the body, whose Content-Type must be exactly application/json:
+// some clients parse nothing else.
+func answer(w http.ResponseWriter, c *call, status int, body any) {
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
+	if f, ok := body.(filler); ok {
+		f.Fill(c.id, status)
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		c.n.conf.Log.Error("encode answer", "request_id", c.id, "error", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	if c.h.Get("Content-Type") == "" {
+		c.h.Set("Content-Type", "application/json")
+	}
+	c.h.Set("Content-Length", strconv.Itoa(buf.Len()))
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes()) // a client that went away reads nothing
+}
+
+// read returns the whole body. It is read before any clock is, so that a slow
+// sender does not age the answer.
+func (c *call) read() ([]byte, error) {
+	if ct := c.r.Header.Get("Content-Type"); ct != "" {
+		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
+			return nil, fail(api.MediaType, "Content-Type %q: want application/json", ct)
+		}
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(nil, c.r.Body, maxBody))
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		return nil, fail(api.BodyTooLarge, "the body is over %d bytes", maxBody)
+	} else if err != nil {
+		return nil, fail(api.InvalidArgument, "the body could not be read").because(err)
+	}
+	return b, nil
+}
+
+// decode reads the body into v: one JSON value, no unknown or repeated
+// members, nothing after it. An empty body leaves v as it is.
+func (c *call) decode(v any) error {
+	b, err := c.read()
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	return decodeStrict(b, v)
+}
+
+// newRequestID returns a fresh random id in Stytch's form.
+func newRequestID() string {
+	var b [15]byte
+	rand.Read(b[:])
+	return "request-id-" + base64.RawURLEncoding.EncodeToString(b[:])
+}

@@ -1,0 +1,102 @@
+package node
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Why a node is fenced on a stream; the reason of a 503 node_stale.
+const (
+	reasonStarting = "starting" // has not yet seen a heartbeat of its own
+	reasonSilent   = "silent"   // no heartbeat of its own came back in time
+	reasonClock    = "clock"    // the log's clock and the node's are too far apart
+	reasonRewound  = "rewound"  // the log went backwards; rebuilding
+	reasonIdentity = "identity" // the stream is another one than the node knows
+	reasonLeaving  = "leaving"  // the node is stopping
+)
+
+// lease is the right to answer from what was applied of one stream: a
+// heartbeat of this incarnation that came back proves that everything
+// committed before it was sent is applied. It runs from the time of sending
+// (rule R2), is measured on this node's own clock only, and dies with the
+// process (rule R4).
+type lease struct {
+	length   time.Duration
+	deadline atomic.Int64 // Clock.Boot in ns; 0: none
+	proven   atomic.Int64 // when the newest heartbeat seen again was sent; 0: never
+	reason   atomic.Pointer[string]
+
+	mu   sync.Mutex               // guards sent and dead
+	sent map[uint64]time.Duration // heartbeat number to Clock.Boot when it was sent
+	dead bool                     // dropped for good: the node is leaving
+}
+
+func newLease(length time.Duration) *lease {
+	l := &lease{length: length, sent: map[uint64]time.Duration{}}
+	l.because(reasonStarting)
+	return l
+}
+
+// holds reports whether the lease is held at the time now of Clock.Boot, which
+// the caller must have read before anything it is about to look up (rule R3).
+func (l *lease) holds(now time.Duration) bool { return int64(now) < l.deadline.Load() }
+
+// left returns how much of the lease is left, 0 when it is not held.
+func (l *lease) left(now time.Duration) time.Duration {
+	return max(0, time.Duration(l.deadline.Load())-now)
+}
+
+// staleness returns how long ago the node knew for certain all that was
+// committed, and false when it never did.
+func (l *lease) staleness(now time.Duration) (time.Duration, bool) {
+	p := l.proven.Load()
+	return now - time.Duration(p), p != 0
+}
+
+// why returns the reason for which the lease is not held.
+func (l *lease) why() string { return *l.reason.Load() }
+
+func (l *lease) because(reason string) { l.reason.Store(&reason) }
+
+// sending notes that heartbeat n is about to be sent at now.
+func (l *lease) sending(n uint64, now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sent[n] = now
+}
+
+// returned renews the lease for heartbeat n of this incarnation, all before
+// which readers see already. A heartbeat that was not sent under this lease
+// renews nothing.
+func (l *lease) returned(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, ok := l.sent[n]
+	if !ok || l.dead {
+		return
+	}
+	for m := range l.sent {
+		if m <= n {
+			delete(l.sent, m)
+		}
+	}
+	if int64(at) > l.proven.Load() {
+		l.proven.Store(int64(at))
+	}
+	if end := int64(at + l.length); end > l.deadline.Load() {
+		l.deadline.Store(end)
+		l.because(reasonSilent) // what it will be if nothing renews it
+	}
+}
+
+// drop ends the lease at once. Heartbeats sent before no longer count, so that
+// none of them renews it while the stream is read again.
+func (l *lease) drop(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deadline.Store(0)
+	clear(l.sent)
+	l.because(reason)
+	l.dead = l.dead || reason == reasonLeaving
+}

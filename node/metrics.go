@@ -1,0 +1,80 @@
+package node
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are the node's counters. No label ever holds a user, a session or a
+// token.
+type metrics struct {
+	registry *prometheus.Registry
+
+	requests *prometheus.HistogramVec // by route and status
+	verdicts *prometheus.CounterVec   // of verifies
+	applied  *prometheus.CounterVec   // records by stream and trust
+
+	beats, beatFailures, rebuilds, overwrites, repairs *prometheus.CounterVec // by stream
+
+	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
+}
+
+func newMetrics(n *Node) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "revocast_" + name, Help: help})
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "revocast_" + name, Help: help}, labels)
+	}
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "revocast_http_request_seconds", Help: "Time to answer a request.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+		}, []string{"route", "status"}),
+		verdicts:      vec("verify_total", "Verifies, by verdict.", "verdict"),
+		applied:       vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
+		beats:         vec("heartbeats_total", "Heartbeats committed.", "stream"),
+		beatFailures:  vec("heartbeat_failures_total", "Heartbeats without an acknowledgement.", "stream"),
+		rebuilds:      vec("rebuilds_total", "Times a stream was read again from its beginning.", "stream"),
+		overwrites:    vec("overwrites_total", "Events that this cluster did not write where they stand.", "stream"),
+		repairs:       vec("repairs_total", "Events appended again over an overwrite or after a loss.", "stream"),
+		touches:       counter("touches_total", "Uses of sessions written to the log."),
+		touchFailures: counter("touch_failures_total", "Uses of sessions that could not be written."),
+		revivals:      counter("log_revivals_total", "Restarts of the embedded log's server after its disk failed."),
+		minted:        counter("jwts_minted_total", "JWTs signed."),
+		mintReused:    counter("jwts_reused_total", "JWTs handed out again."),
+	}
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs,
+		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	gauge := func(name, help string, f func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "revocast_" + name, Help: help}, f))
+	}
+	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions.Len(); return float64(s) })
+	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions.Len(); return float64(t) })
+	for _, s := range n.streams() {
+		labels := prometheus.Labels{"stream": s.region}
+		for name, f := range map[string]func() float64{
+			"lease_seconds":    func() float64 { return s.lease.left(n.conf.Clock.Boot()).Seconds() },
+			"applied_sequence": func() float64 { return float64(s.applied.Load()) },
+			"stream_bytes":     func() float64 { return float64(s.bytes.Load()) },
+			"stream_max_bytes": func() float64 { return float64(s.maxBytes.Load()) },
+		} {
+			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "revocast_" + name, Help: "See the operations manual.", ConstLabels: labels}, f))
+		}
+	}
+	return m
+}
+
+// Metrics returns the node's metrics, for a listener of their own.
+func (n *Node) Metrics() http.Handler {
+	return promhttp.HandlerFor(n.metrics.registry, promhttp.HandlerOpts{})
+}
+
+// Register adds the collectors of what is under the node to its metrics.
+func (n *Node) Register(cs ...prometheus.Collector) { n.metrics.registry.MustRegister(cs...) }

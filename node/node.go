@@ -1,0 +1,241 @@
+// Package node is one node of Revocast: it follows the streams, holds a lease
+// on each, answers "is this session good?" from memory, mints JWTs, and writes
+// what its callers ask for.
+//
+// The order of every verify is clock, lease, lookup (verdict.go). A request
+// never waits on the log for a session the projection knows, and the
+// projection never waits on a request.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+	"github.com/revocast/revocast/signer"
+)
+
+// Defaults of the lease protocol (DESIGN section 5).
+const (
+	// DefaultLease is L: how long a heartbeat seen again entitles to answer. It
+	// exceeds a JetStream leader election (4 to 9 s); less would fence a whole
+	// region at each crash of a leader.
+	DefaultLease = 15 * time.Second
+	// DefaultBeat is the time between heartbeats.
+	DefaultBeat = time.Second
+	// clockRate is ρ, how far the rate of a clock may be off.
+	clockRate = 1e-3
+	// waitSlack is added to W beside clock drift.
+	waitSlack = 270 * time.Millisecond
+	// maxClockSkew is how far the log's stamp on a node's own heartbeat may be
+	// from its wall clock before the lease is no longer renewed.
+	maxClockSkew = 30 * time.Second
+)
+
+// Config is what a node is made of. The streams must be open, and the caller
+// closes what is under them after Run has returned.
+type Config struct {
+	// Name is unique among the nodes of the cluster and a valid name.
+	Name string
+	// Version is the program's version, for people.
+	Version string
+	// PublicURL is the base under which clients reach this service, without a
+	// trailing slash: the issuer of JWTs, so all nodes must agree on it.
+	PublicURL string
+
+	// Settings is the stream CONFIG, Home that of the node's region.
+	Settings, Home events.Log
+	// Archive is the history of the region.
+	Archive events.Archive
+	// Keys authenticate what is read and seal what is written.
+	Keys *events.ClusterKeys
+
+	// Lease is L; 0 is DefaultLease. All nodes must agree on it: a receipt is
+	// wrong if some node's lease is longer than the coordinator believes.
+	Lease time.Duration
+	// Beat is the time between heartbeats; 0 is DefaultBeat. It must be well
+	// below Lease.
+	Beat time.Duration
+	// Solo says that no other process can reach the log, so what this node
+	// applied, every node applied.
+	Solo bool
+	// Durability says what an acknowledgement of the log is worth: "fsync",
+	// "interval" or "unverified"; nil: always "unverified".
+	Durability func() string
+	// Disk is the store under an embedded log; nil when the log is elsewhere.
+	Disk Disk
+
+	// Clock is where time comes from; nil: events.SystemClock.
+	Clock events.Clock
+	// Log receives what happens at the edge of the node; nil discards it.
+	Log *slog.Logger
+}
+
+// Disk is the store under an embedded log. After a write error a stream stays
+// dead until its server restarts, even when there is space again.
+type Disk interface {
+	// Probe reports whether n bytes can be written durably.
+	Probe(n int64) error
+	// Restart restarts the log's server on the same store. Clients reconnect
+	// by themselves.
+	Restart(ctx context.Context) error
+}
+
+// Node is one node. New makes it, Run lives its life.
+type Node struct {
+	conf        Config
+	issuer      string
+	incarnation events.Incarnation
+
+	sessions projection.Projection
+	catalog  *projection.Settings
+	settings *stream // CONFIG
+	home     *stream // of the node's region
+
+	rings    atomic.Pointer[map[string]*signer.Ring] // by app; replaced as a whole by the applier of CONFIG
+	minted   signer.MintCache
+	verified signer.VerifyCache
+	touches  touches
+	// idleHeld: touches could not be written for lack of space, so nobody is
+	// idle-expired until they have been.
+	idleHeld atomic.Bool
+	metrics  *metrics
+
+	ready chan struct{} // closed once both leases are held
+}
+
+// New checks the configuration and returns a node that has not begun to follow
+// its streams.
+func New(c Config) (*Node, error) {
+	if !events.ValidName(c.Name) {
+		return nil, fmt.Errorf("node name %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Name)
+	}
+	if c.Settings == nil || c.Home == nil || c.Archive == nil || c.Keys == nil {
+		return nil, errors.New("node needs its streams, its archive and cluster keys")
+	}
+	base, err := url.Parse(c.PublicURL)
+	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") || base.RawQuery != "" || base.Fragment != "" {
+		return nil, fmt.Errorf("public url %q: want http(s)://host[:port][/path]", c.PublicURL)
+	}
+	if c.Lease == 0 {
+		c.Lease = DefaultLease
+	}
+	if c.Beat == 0 {
+		c.Beat = DefaultBeat
+	}
+	if c.Beat > c.Lease/4 {
+		return nil, fmt.Errorf("time between heartbeats %v is more than a quarter of the lease %v", c.Beat, c.Lease)
+	}
+	if c.Durability == nil {
+		c.Durability = func() string { return "unverified" }
+	}
+	if c.Clock == nil {
+		c.Clock = events.SystemClock{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		conf:        c,
+		issuer:      strings.TrimRight(c.PublicURL, "/"),
+		incarnation: events.NewIncarnation(),
+		sessions:    &projection.Map{Lease: c.Lease},
+		catalog:     new(projection.Settings),
+		ready:       make(chan struct{}),
+	}
+	n.rings.Store(&map[string]*signer.Ring{})
+	n.settings = newStream(n, c.Settings, settingsFold{n})
+	n.home = newStream(n, c.Home, sessionFold{n})
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// Run follows the streams, keeps the leases, writes touches and repairs, until
+// ctx ends. It returns when all it started has ended.
+func (n *Node) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range n.streams() {
+		g.Go(func() error { return s.follow(ctx) })
+		g.Go(func() error { return s.beat(ctx) })
+		g.Go(func() error { return s.repair(ctx) })
+		g.Go(func() error { return s.watch(ctx) })
+	}
+	g.Go(func() error { return n.awaitReady(ctx) })
+	g.Go(func() error { return n.writeTouches(ctx) })
+	g.Go(func() error { return n.sweep(ctx) })
+	g.Go(func() error { return n.revive(ctx) })
+	return g.Wait()
+}
+
+// Ready is closed once the node holds a lease on every stream for the first time.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+func (n *Node) awaitReady(ctx context.Context) error {
+	for _, s := range n.streams() {
+		select {
+		case <-s.leased:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	close(n.ready)
+	return nil
+}
+
+// Leave makes the node stop answering, and only then writes its farewell to
+// every stream: whoever waits for this node need not wait any longer.
+func (n *Node) Leave(ctx context.Context) error {
+	var errs []error
+	for _, s := range n.streams() {
+		s.lease.drop(reasonLeaving)
+	}
+	for _, s := range n.streams() {
+		errs = append(errs, s.register(ctx, true))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) streams() [2]*stream { return [2]*stream{n.settings, n.home} }
+
+// stream returns the stream of the number, nil when this node does not follow it.
+func (n *Node) stream(number uint8) *stream {
+	for _, s := range n.streams() {
+		if s.number == number {
+			return s
+		}
+	}
+	return nil
+}
+
+// wall returns the wall clock in unix milliseconds.
+func (n *Node) wall() int64 { return n.conf.Clock.Wall().UnixMilli() }
+
+// maxWait is W: how long after a revocation's acknowledgement no lease taken
+// before it can still be held anywhere.
+func (n *Node) maxWait() time.Duration {
+	return time.Duration(float64(n.conf.Lease)*(1+clockRate)/(1-clockRate)) + waitSlack
+}
+
+// sweep forgets what can no longer matter: a slice at a time, all of them in a
+// minute.
+func (n *Node) sweep(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute / 256)
+	defer tick.Stop()
+	for slice := uint8(0); ; slice++ {
+		select {
+		case <-tick.C:
+			n.sessions.Sweep(slice, n.wall())
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+)
+
+// maxBroken bounds the overwrites remembered. Beyond it some are repaired only
+// when the stream is read again; they grant nothing meanwhile.
+const maxBroken = 100_000
+
+// overwritten notes that the entry may not stand where it stands.
+func (s *stream) overwritten(e events.Entry, r events.Record) {
+	if s.overwrites.Add(1) == 1 || r.Trust != events.Authentic {
+		s.node.conf.Log.Warn("overwrite: an event was written that this cluster did not write there; it is not believed and will be repaired",
+			"stream", s.region, "seq", e.Seq, "kind", r.Subject.Kind, "trust", r.Trust.String())
+	}
+	s.node.metrics.overwrites.WithLabelValues(s.region).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.broken) < maxBroken {
+		s.broken[e.Subject] = e.Seq
+	}
+	s.signalLocked()
+}
+
+// caughtUp is called by the follow goroutine when all there was is applied.
+func (s *stream) caughtUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.caught = true
+	s.signalLocked()
+}
+
+func (s *stream) signalLocked() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// repair appends again, until ctx ends, what others overwrote, and after the
+// log went backwards the revocations it lost.
+func (s *stream) repair(ctx context.Context) error {
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return nil
+		}
+		s.mu.Lock()
+		caught, broken := s.caught, s.broken
+		if caught {
+			s.broken = map[string]uint64{}
+		}
+		s.mu.Unlock()
+		if !caught {
+			continue
+		}
+		for subject, seq := range broken {
+			s.repairOne(ctx, subject, seq)
+		}
+		for _, lost := range s.fold.Lost(s.node.wall()) {
+			s.repairAppend(ctx, lost, events.Expectation{})
+		}
+	}
+}
+
+func (s *stream) repairOne(ctx context.Context, text string, seq uint64) {
+	subject, err := events.ParseSubject(text)
+	if err != nil {
+		return
+	}
+	if fix, ok := s.fold.Repair(subject, seq, s.node.wall()); ok {
+		s.repairAppend(ctx, fix, events.Expect(seq))
+	}
+}
+
+// repairAppend appends the event until it is stored, or another node's repair
+// or a newer change stands there.
+func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e events.Expectation) {
+	keys := s.node.conf.Keys
+	private, err := keys.OpenVerified(fix.Sealed)
+	if err != nil {
+		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
+		return
+	}
+	m, err := keys.Encode(s.region, fix.Event, private, fix.TTL)
+	if err != nil {
+		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
+		return
+	}
+	for ctx.Err() == nil {
+		_, err := s.append(ctx, m, e)
+		if err == nil {
+			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
+		}
+		if err == nil || errors.Is(err, events.ErrConflict) {
+			return
+		}
+		s.node.conf.Log.Warn("repair is tried again", "stream", s.region, "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+)
+
+// fold is what a stream's records are applied to.
+type fold interface {
+	Apply(events.Record) projection.Effect
+	Rewind()
+	Position() (gen uint32, seq uint64)
+	Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool)
+	Lost(now int64) []projection.Repair
+	Digest(now int64) string
+}
+
+// stream is how a node stands to one stream: it follows it, knows what is
+// applied, holds the lease, and repairs what others overwrote.
+type stream struct {
+	node   *Node
+	log    events.Log
+	region string
+	number uint8
+	fold   fold
+	lease  *lease
+	leased chan struct{} // closed at the first lease; by the follow goroutine only
+
+	beats  atomic.Uint64                     // number of the newest heartbeat, marker or registration
+	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
+
+	bytes, maxBytes atomic.Uint64 // newest size seen
+	overwrites      atomic.Uint64
+	unanswered      atomic.Int64 // appends in a row that found the log unavailable
+
+	applied atomic.Uint64 // sequence that readers see, with all before it
+	waiting atomic.Int64  // number of waiters; lets the applier skip the lock
+
+	mu      sync.Mutex // guards the fields below
+	waiters map[*waiter]struct{}
+	restart context.CancelCauseFunc // ends the current Follow; nil when none runs
+	broken  map[string]uint64       // subject to sequence of an overwrite not yet repaired
+	wake    chan struct{}           // 1 deep: broken is not empty
+	caught  bool                    // everything there was at the start of Follow is applied
+}
+
+type waiter struct {
+	seq  uint64
+	done chan struct{}
+}
+
+func newStream(n *Node, log events.Log, f fold) *stream {
+	s := &stream{
+		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
+		lease: newLease(n.conf.Lease), leased: make(chan struct{}),
+		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1),
+	}
+	s.digest.Store(&map[string]string{})
+	return s
+}
+
+// position returns the position up to which readers see the stream.
+func (s *stream) position() events.Position {
+	gen, seq := s.fold.Position()
+	return events.Position{Stream: s.region, Gen: gen, Seq: seq}
+}
+
+// at returns the position of seq in the current generation.
+func (s *stream) at(seq uint64) events.Position {
+	gen, _ := s.fold.Position()
+	return events.Position{Stream: s.region, Gen: gen, Seq: seq}
+}
+
+// follow applies the stream until ctx ends. Whenever it cannot be trusted to
+// continue what was applied, the lease is dropped and the stream is read again
+// from its beginning, keeping revocations.
+func (s *stream) follow(ctx context.Context) error {
+	for again := false; ; again = true {
+		if again {
+			s.fold.Rewind()
+			s.applied.Store(0)
+		}
+		err := s.followOnce(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		reason := reasonRewound
+		if errors.Is(err, events.ErrIdentity) {
+			reason = reasonIdentity
+		}
+		s.lease.drop(reason)
+		s.node.conf.Log.Error("stream is read again from its beginning", "stream", s.region, "reason", reason, "error", err)
+		s.node.metrics.rebuilds.WithLabelValues(s.region).Inc()
+		select {
+		case <-time.After(s.node.conf.Beat):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *stream) followOnce(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	s.restart, s.caught = cancel, false
+	s.mu.Unlock()
+	err := s.log.Follow(ctx, events.Follow{
+		From:     1,
+		Anchor:   s.own,
+		Apply:    s.apply,
+		CaughtUp: s.caughtUp,
+	})
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// own reports whether the entry is a heartbeat or marker of this incarnation.
+func (s *stream) own(e events.Entry) bool {
+	sub, err := events.ParseSubject(e.Subject)
+	prefix := s.node.incarnation.String()
+	return err == nil && (sub.Kind == events.KindBeat || sub.Kind == events.KindMarker) &&
+		len(sub.ID) > len(prefix) && sub.ID[:len(prefix)] == prefix
+}
+
+// apply makes the entry visible to readers, and only then lets it renew the
+// lease and wakes who waits for it (rule R12).
+func (s *stream) apply(e events.Entry) error {
+	r := s.node.conf.Keys.Decode(s.number, e)
+	effect := s.fold.Apply(r)
+	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
+		s.renew(beat.N, e.Time)
+		s.takeDigest(beat, e.Time)
+	}
+	s.advance(e.Seq)
+	s.node.metrics.applied.WithLabelValues(s.region, r.Trust.String()).Inc()
+	if effect == projection.Overwrite {
+		s.overwritten(e, r)
+	}
+	return nil
+}
+
+func (s *stream) renew(n uint64, logged time.Time) {
+	skew := logged.Sub(s.node.conf.Clock.Wall()).Abs()
+	if skew > maxClockSkew {
+		s.lease.because(reasonClock)
+		s.node.conf.Log.Error("lease is not renewed: the log's clock and this node's are too far apart", "stream", s.region, "skew", skew)
+		return
+	}
+	s.lease.returned(n)
+	select {
+	case <-s.leased:
+	default:
+		if s.lease.holds(s.node.conf.Clock.Boot()) {
+			close(s.leased)
+		}
+	}
+}
+
+// advance publishes that readers see the sequence. The applier stores first
+// and looks for waiters second, a waiter registers first and looks at the
+// sequence second: so none is missed.
+func (s *stream) advance(seq uint64) {
+	s.applied.Store(seq)
+	if s.waiting.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.waiters {
+		if w.seq <= seq {
+			close(w.done)
+			delete(s.waiters, w)
+			s.waiting.Add(-1)
+		}
+	}
+}
+
+// errTooManyWaiters bounds what a flood of waiting requests can hold.
+var errTooManyWaiters = errors.New("too many requests wait for the log")
+
+const maxWaiters = 10_000
+
+// wait returns once readers see the sequence.
+func (s *stream) wait(ctx context.Context, seq uint64) error {
+	if s.applied.Load() >= seq {
+		return nil
+	}
+	w := &waiter{seq: seq, done: make(chan struct{})}
+	s.mu.Lock()
+	if len(s.waiters) >= maxWaiters {
+		s.mu.Unlock()
+		return errTooManyWaiters
+	}
+	s.waiters[w] = struct{}{}
+	s.waiting.Add(1)
+	if s.applied.Load() >= seq {
+		delete(s.waiters, w)
+		s.waiting.Add(-1)
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, ok := s.waiters[w]; ok {
+			delete(s.waiters, w)
+			s.waiting.Add(-1)
+		}
+		return fmt.Errorf("wait for %s: %w", s.at(seq), ctx.Err())
+	}
+}
+
+// rewound ends the current Follow because the log went backwards.
+func (s *stream) rewound() {
+	s.lease.drop(reasonRewound)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.restart != nil {
+		s.restart(events.ErrRewound)
+	}
+}
+
+// watch looks at the stream's size about once a second: a full log refuses
+// even heartbeats, so creates must stop long before.
+func (s *stream) watch(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if info, err := s.log.Info(ctx); err == nil {
+			s.bytes.Store(info.Bytes)
+			s.maxBytes.Store(info.MaxBytes)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// above reports whether the stream holds more than the given percentage of
+// what it may.
+func (s *stream) above(percent uint64) bool {
+	limit := s.maxBytes.Load()
+	return limit > 0 && s.bytes.Load() > limit/100*percent
+}

@@ -1,0 +1,107 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+)
+
+// staleError says that this node may not answer about a stream: it holds no
+// lease. It is answered 503 node_stale, never "not found", on which clients
+// would sign people out.
+type staleError struct {
+	stream string
+	reason string
+	// reauth: the session's app asks for a new log-in rather than a wait.
+	reauth bool
+}
+
+func (e *staleError) Error() string {
+	return fmt.Sprintf("node holds no lease on stream %s: %s", e.stream, e.reason)
+}
+
+// What an app wants of a node without a lease.
+const (
+	whenStaleRefuse = "refuse" // 503
+	whenStaleServe  = "serve"  // the old answer, which says that it is old
+	whenStaleReauth = "reauth" // 401
+)
+
+// answer is what a node knows of a session at one moment.
+type answer struct {
+	projection.Session
+	verdict projection.Verdict
+	// rotated: the token shown was replaced by a newer one and is accepted
+	// only for some more time.
+	rotated bool
+	// staleness is how long ago the node knew for certain all that was
+	// committed in the session's home stream.
+	staleness time.Duration
+	// stale is why this node holds no lease, when the session's app wants it
+	// served all the same.
+	stale string
+}
+
+// byToken answers for a token's key, bySID for a session id taken from a JWT
+// whose signature was verified, or from a caller entitled to ask.
+//
+// Both go clock, lease, lookup, in that order. Looking up first would be wrong:
+// the lease could be renewed between an old lookup and the check, and a revoked
+// session would be answered "good" after its receipt (rule R3). The request
+// must have been read in full before (DESIGN section 5).
+func (n *Node) byToken(key events.SID) (answer, error) {
+	staleness, err := n.fresh(key.Stream())
+	s, v, rotated := n.sessions.LookupToken(key, n.wall())
+	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
+}
+
+func (n *Node) bySID(sid events.SID) (answer, error) {
+	staleness, err := n.fresh(sid.Stream())
+	s, v := n.sessions.Lookup(sid, n.wall())
+	return n.judge(answer{Session: s, verdict: v, staleness: staleness}, err)
+}
+
+// judge decides on what was looked up, given what the lease check before said.
+func (n *Node) judge(a answer, stale *staleError) (answer, error) {
+	if a.verdict == projection.IdleExpired && n.idleHeld.Load() {
+		a.verdict = projection.Active
+	}
+	if stale == nil {
+		return a, nil
+	}
+	if a.verdict != projection.Active {
+		return answer{}, stale
+	}
+	switch n.whenStale(a.App) {
+	case whenStaleServe:
+		a.stale = stale.reason
+		return a, nil
+	case whenStaleReauth:
+		stale.reauth = true
+	}
+	return answer{}, stale
+}
+
+func (n *Node) whenStale(app string) string {
+	if a, ok := n.catalog.Snapshot().App(app); ok {
+		return a.Settings.WhenStale
+	}
+	return whenStaleRefuse
+}
+
+// fresh reads the clock and checks the lease on the stream of the number.
+func (n *Node) fresh(number uint8) (staleness time.Duration, stale *staleError) {
+	s := n.stream(number)
+	if s == nil || s == n.settings {
+		// No session lives there; nothing in the log could ever make it known.
+		return 0, nil
+	}
+	now := n.conf.Clock.Boot()
+	staleness, _ = s.lease.staleness(now)
+	if !s.lease.holds(now) {
+		return staleness, &staleError{stream: s.region, reason: s.lease.why()}
+	}
+	return staleness, nil
+}
