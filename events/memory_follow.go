@@ -1,0 +1,129 @@
+package events
+
+import (
+	"cmp"
+	"context"
+	"slices"
+)
+
+// Follow implements [Log].
+func (l *MemoryLink) Follow(ctx context.Context, f Follow) error {
+	c := memoryFollower{link: l, f: f, next: max(f.From, 1)}
+	c.applied = c.next - 1
+	for ctx.Err() == nil {
+		e, changed, err := c.step()
+		switch {
+		case err != nil:
+			return err
+		case c.due:
+			c.due, c.caught = false, true
+			if f.CaughtUp != nil {
+				f.CaughtUp()
+			}
+		case e != nil:
+			if err := c.deliver(ctx, e); err != nil {
+				return err
+			}
+		case changed != nil:
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+		}
+	}
+	return nil
+}
+
+// memoryFollower is the state of one Follow, owned by its goroutine.
+type memoryFollower struct {
+	link *MemoryLink
+	f    Follow
+
+	resumed bool   // the first subscription was made
+	breaks  uint64 // of the link when the subscription was made
+	target  uint64 // the last sequence when following began
+	caught  bool   // CaughtUp was called
+	due     bool   // CaughtUp is to be called now
+	next    uint64 // where the subscription stands
+	applied uint64
+	// overlap is what was applied from the newest anchor on, it first; before
+	// there is an anchor, only the newest entry.
+	overlap  []*Entry
+	anchored bool
+}
+
+// step returns the next entry to apply, or what to wait for. With neither, it
+// made progress: an entry of the overlap was delivered again, or CaughtUp is due.
+func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
+	l, m := c.link, c.link.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case l.cut:
+		return nil, m.changed, nil
+	case l.life != m.life:
+		return nil, nil, ErrIdentity
+	}
+	m.expire(m.clock.Wall())
+	if !c.resumed {
+		c.resumed, c.breaks, c.target = true, l.breaks, m.last()
+	}
+	if c.breaks != l.breaks {
+		c.breaks = l.breaks
+		// What was appended after the log went backwards may stand below the
+		// anchor: nothing there can be what was applied.
+		if len(c.overlap) > 0 {
+			c.next = min(c.overlap[0].Seq, m.last()+1)
+		}
+	}
+	e := m.from(c.next)
+	if !c.caught && (e == nil || e.Seq > c.target) {
+		c.due = true
+		return nil, nil, nil
+	}
+	if e == nil {
+		return nil, m.changed, nil
+	}
+	if e.Seq > c.applied {
+		return e, nil, nil
+	}
+	// A sequence that was absent when it was passed cannot have come back.
+	i, _ := slices.BinarySearchFunc(c.overlap, e.Seq, func(o *Entry, seq uint64) int { return cmp.Compare(o.Seq, seq) })
+	if i == len(c.overlap) || c.overlap[i] != e {
+		return nil, nil, ErrRewound
+	}
+	c.next = e.Seq + 1
+	return nil, nil, nil
+}
+
+// deliver gives the entry to Apply, unless the subscription broke meanwhile.
+func (c *memoryFollower) deliver(ctx context.Context, e *Entry) error {
+	times := 1
+	if f := c.link.current(); f.Deliver != nil {
+		times = f.Deliver(ctx, e.clone())
+		if ctx.Err() != nil || c.broken() {
+			return nil
+		}
+	}
+	for range times {
+		if err := c.f.Apply(e.clone()); err != nil {
+			return err
+		}
+	}
+	c.next, c.applied = e.Seq+1, e.Seq
+	switch {
+	case c.f.Anchor != nil && c.f.Anchor(*e):
+		c.anchored, c.overlap = true, append(c.overlap[:0], e)
+	case c.anchored:
+		c.overlap = append(c.overlap, e)
+	default:
+		c.overlap = append(c.overlap[:0], e)
+	}
+	return nil
+}
+
+func (c *memoryFollower) broken() bool {
+	c.link.m.mu.Lock()
+	defer c.link.m.mu.Unlock()
+	return c.breaks != c.link.breaks
+}
