@@ -17,19 +17,22 @@ const (
 
 // beat registers this incarnation and then sends heartbeats until ctx ends.
 func (s *stream) beat(ctx context.Context) error {
-	for ctx.Err() == nil && s.register(ctx, false) != nil {
-	}
 	tick := time.NewTicker(s.node.conf.Beat)
 	defer tick.Stop()
-	var marked time.Duration
+	var registered, marked bool
+	var markedAt time.Duration
 	for {
-		if _, err := s.sendBeat(ctx); err != nil && ctx.Err() == nil {
-			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
+		// Its registration comes first in the log: a coordinator that reads
+		// members before a revocation finds this incarnation (rule R11).
+		registered = registered || s.register(ctx, false) == nil
+		var err error
+		if registered {
+			_, err = s.sendBeat(ctx)
 		}
-		if now := s.node.conf.Clock.Boot(); marked == 0 || now-marked >= markerEvery {
-			if s.mark(ctx) == nil {
-				marked = now
-			}
+		if (!registered || err != nil) && ctx.Err() == nil {
+			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
+		} else if now := s.node.conf.Clock.Boot(); !marked || now-markedAt >= markerEvery {
+			marked, markedAt = s.mark(ctx) == nil, now
 		}
 		select {
 		case <-tick.C:

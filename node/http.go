@@ -39,7 +39,9 @@ type call struct {
 type handler func(ctx context.Context, c *call) (status int, body any, err error)
 
 // filler is what api.Meta gives a body.
-type filler interface{ Fill(requestID string, status int) }
+type filler interface {
+	Fill(requestID string, status int)
+}
 
 // serve wraps the handler of a route: request id, API key and scope, panics,
 // errors, metrics.

@@ -13,15 +13,20 @@ import (
 // when the stream is read again; they grant nothing meanwhile.
 const maxBroken = 100_000
 
+// warnEvery is the least time between two log lines about overwrites.
+const warnEvery = time.Minute
+
 // overwritten notes that the entry may not stand where it stands.
 func (s *stream) overwritten(e events.Entry, r events.Record) {
-	if s.overwrites.Add(1) == 1 || r.Trust != events.Authentic {
-		s.node.conf.Log.Warn("overwrite: an event was written that this cluster did not write there; it is not believed and will be repaired",
-			"stream", s.region, "seq", e.Seq, "kind", r.Subject.Kind, "trust", r.Trust.String())
-	}
+	total := s.overwrites.Add(1)
 	s.node.metrics.overwrites.WithLabelValues(s.region).Inc()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now := s.node.conf.Clock.Wall(); now.Sub(s.warned) >= warnEvery {
+		s.warned = now
+		s.node.conf.Log.Warn("overwrite: an event stands where this cluster did not write it; it is not believed and will be repaired",
+			"stream", s.region, "seq", e.Seq, "kind", r.Subject.Kind, "trust", r.Trust.String(), "total", total)
+	}
 	if len(s.broken) < maxBroken {
 		s.broken[e.Subject] = e.Seq
 	}
@@ -53,9 +58,9 @@ func (s *stream) repair(ctx context.Context) error {
 			return nil
 		}
 		s.mu.Lock()
-		caught, broken := s.caught, s.broken
+		caught, broken, lost := s.caught, s.broken, s.lost
 		if caught {
-			s.broken = map[string]uint64{}
+			s.broken, s.lost = map[string]uint64{}, false
 		}
 		s.mu.Unlock()
 		if !caught {
@@ -64,8 +69,11 @@ func (s *stream) repair(ctx context.Context) error {
 		for subject, seq := range broken {
 			s.repairOne(ctx, subject, seq)
 		}
-		for _, lost := range s.fold.Lost(s.node.wall()) {
-			s.repairAppend(ctx, lost, events.Expectation{})
+		if !lost {
+			continue
+		}
+		for _, fix := range s.fold.Lost(s.node.wall()) {
+			s.repairAppend(ctx, fix, events.Expectation{})
 		}
 	}
 }

@@ -49,6 +49,10 @@ type stream struct {
 	broken  map[string]uint64       // subject to sequence of an overwrite not yet repaired
 	wake    chan struct{}           // 1 deep: broken is not empty
 	caught  bool                    // everything there was at the start of Follow is applied
+	lost    bool                    // the log went backwards, and what it lost is not yet appended again
+	warned  time.Time               // when an overwrite was last logged
+
+	doomed atomic.Bool // the current Follow is to apply nothing more
 }
 
 type waiter struct {
@@ -86,6 +90,9 @@ func (s *stream) follow(ctx context.Context) error {
 		if again {
 			s.fold.Rewind()
 			s.applied.Store(0)
+			s.mu.Lock()
+			s.lost = true
+			s.mu.Unlock()
 		}
 		err := s.followOnce(ctx)
 		if ctx.Err() != nil {
@@ -112,6 +119,7 @@ func (s *stream) followOnce(ctx context.Context) error {
 	s.mu.Lock()
 	s.restart, s.caught = cancel, false
 	s.mu.Unlock()
+	s.doomed.Store(false)
 	err := s.log.Follow(ctx, events.Follow{
 		From:     1,
 		Anchor:   s.own,
@@ -135,6 +143,9 @@ func (s *stream) own(e events.Entry) bool {
 // apply makes the entry visible to readers, and only then lets it renew the
 // lease and wakes who waits for it (rule R12).
 func (s *stream) apply(e events.Entry) error {
+	if s.doomed.Load() {
+		return events.ErrRewound
+	}
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
@@ -226,6 +237,7 @@ func (s *stream) wait(ctx context.Context, seq uint64) error {
 
 // rewound ends the current Follow because the log went backwards.
 func (s *stream) rewound() {
+	s.doomed.Store(true)
 	s.lease.drop(reasonRewound)
 	s.mu.Lock()
 	defer s.mu.Unlock()
