@@ -62,7 +62,6 @@ func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
 	before := s.applied.Load()
 	s.lease.sending(n, now)
 	seq, err := s.log.Append(ctx, m, events.Expectation{})
-	s.answered(err)
 	if err != nil {
 		return 0, fmt.Errorf("send heartbeat: %w", err)
 	}
@@ -116,6 +115,5 @@ func (s *stream) announce(ctx context.Context, life time.Duration, e events.Even
 	ctx, cancel := context.WithTimeout(ctx, s.node.conf.Lease/4)
 	defer cancel()
 	_, err = s.log.Append(ctx, m, events.Expectation{})
-	s.answered(err)
 	return err
 }

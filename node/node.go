@@ -83,6 +83,9 @@ type Config struct {
 // Disk is the store under an embedded log. After a write error a stream stays
 // dead until its server restarts, even when there is space again.
 type Disk interface {
+	// Check returns why the log takes no writes, nil while it takes them. It
+	// is cheap, and learns of a failure from a write that failed.
+	Check() error
 	// Probe reports whether n bytes can be written durably.
 	Probe(n int64) error
 	// Restart restarts the log's server on the same store. Clients reconnect
@@ -108,6 +111,7 @@ type Node struct {
 	// idleHeld: touches could not be written for lack of space, so nobody is
 	// idle-expired until they have been.
 	idleHeld atomic.Bool
+	logDead  atomic.Bool // the embedded log takes no writes: requests need not wait to learn it
 	metrics  *metrics
 
 	ready chan struct{} // closed once both leases are held

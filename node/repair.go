@@ -103,7 +103,7 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 		return
 	}
 	for ctx.Err() == nil {
-		_, err := s.append(ctx, m, e)
+		_, err := s.log.Append(ctx, m, e)
 		if err == nil {
 			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
 		}

@@ -9,15 +9,12 @@ import (
 // it does not die again at once.
 const probeSize = 4 << 20
 
-// deadAfter is how many appends in a row go unanswered before the log's server
-// is suspected; heartbeats alone reach it in a few seconds.
-const deadAfter = 3
-
-// revive restarts the embedded log's server when appends go unanswered although
-// the disk takes writes again: a stream that met a write error stays dead until
-// then. With a log elsewhere it does nothing.
+// revive restarts the embedded log's server once its disk takes writes again:
+// a stream that met a write error stays dead until then, silently. With a log
+// elsewhere it does nothing.
 func (n *Node) revive(ctx context.Context) error {
-	if n.conf.Disk == nil {
+	disk := n.conf.Disk
+	if disk == nil {
 		return nil
 	}
 	tick := time.NewTicker(time.Second)
@@ -28,21 +25,23 @@ func (n *Node) revive(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if n.home.unanswered.Load() < deadAfter && n.settings.unanswered.Load() < deadAfter {
+		dead := disk.Check()
+		if dead == nil {
+			n.logDead.Store(false)
 			continue
 		}
-		if err := n.conf.Disk.Probe(probeSize); err != nil {
-			n.conf.Log.Error("the log takes no writes and neither does its disk; make space", "error", err)
+		if !n.logDead.Swap(true) {
+			n.conf.Log.Error("the log takes no writes; verifies go on within the lease; make space on its disk", "error", dead)
+		}
+		if disk.Probe(probeSize) != nil {
 			continue
 		}
-		n.conf.Log.Warn("the log takes no writes although its disk does; its server is restarted")
-		if err := n.conf.Disk.Restart(ctx); err != nil {
-			n.conf.Log.Error("restart of the log's server", "error", err)
+		n.conf.Log.Warn("the log's disk takes writes again; its server is restarted")
+		if err := disk.Restart(ctx); err != nil {
+			n.conf.Log.Error("restart of the log's server is tried again", "error", err)
 			continue
 		}
 		n.metrics.revivals.Inc()
-		for _, s := range n.streams() {
-			s.unanswered.Store(0)
-		}
+		n.logDead.Store(false)
 	}
 }

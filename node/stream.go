@@ -38,7 +38,6 @@ type stream struct {
 
 	bytes, maxBytes atomic.Uint64 // newest size seen
 	overwrites      atomic.Uint64
-	unanswered      atomic.Int64 // appends in a row that found the log unavailable
 
 	applied atomic.Uint64 // sequence that readers see, with all before it
 	waiting atomic.Int64  // number of waiters; lets the applier skip the lock

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -23,11 +22,14 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 	if err != nil {
 		return events.Position{}, err
 	}
+	if s.node.logDead.Load() {
+		return events.Position{}, events.ErrUnavailable
+	}
 	// The caller may go away; what was begun is finished, so that a client
 	// that gave up after the append finds it applied.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
 	defer cancel()
-	seq, err := s.append(ctx, m, ex)
+	seq, err := s.log.Append(ctx, m, ex)
 	if err != nil {
 		return events.Position{}, err
 	}
@@ -37,21 +39,4 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 		return events.Position{}, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
 	return s.at(seq), nil
-}
-
-func (s *stream) append(ctx context.Context, m events.Message, ex events.Expectation) (uint64, error) {
-	seq, err := s.log.Append(ctx, m, ex)
-	s.answered(err)
-	return seq, err
-}
-
-// answered counts appends in a row to which the log gave no answer, from which
-// revive tells that the log's server may be dead.
-func (s *stream) answered(err error) {
-	switch {
-	case errors.Is(err, events.ErrUnavailable):
-		s.unanswered.Add(1)
-	case err == nil:
-		s.unanswered.Store(0)
-	}
 }
