@@ -1,0 +1,166 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// ArchiveConfig says which archive OpenArchive opens.
+type ArchiveConfig struct {
+	// Region whose archive it is. Required.
+	Region string
+	// Cluster is the id of the cluster it must belong to. Empty accepts any.
+	Cluster string
+	// Domain is its JetStream domain. Empty is the connection's own.
+	Domain string
+}
+
+// JetStreamArchive is the Archive in the stream AUDIT_<region>. It is safe for
+// concurrent use; the connection remains its owner's.
+type JetStreamArchive struct {
+	api  jsAPI
+	name string
+}
+
+// OpenArchive returns the archive of the region. A missing one is ErrNoStream.
+func OpenArchive(ctx context.Context, nc *nats.Conn, c ArchiveConfig) (*JetStreamArchive, error) {
+	if !ValidName(c.Region) {
+		return nil, fmt.Errorf("open archive: bad region %q", c.Region)
+	}
+	api, err := newAPI(nc, c.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("open archive: %w", err)
+	}
+	a := &JetStreamArchive{api: api, name: "AUDIT_" + c.Region}
+	info, err := api.config(ctx, a.name)
+	switch {
+	case apiCode(err) == codeNoStream:
+		return nil, fmt.Errorf("open archive %s: %w", a.name, ErrNoStream)
+	case err != nil:
+		return nil, fmt.Errorf("open archive %s: %w", a.name, err)
+	}
+	var k checker
+	k.is(metaFormat, info.Config.Metadata[metaFormat], streamFormat, remedyMade)
+	if c.Cluster != "" {
+		k.is(metaCluster, info.Config.Metadata[metaCluster], c.Cluster, remedyOther)
+	}
+	if len(k.found) > 0 {
+		return nil, &MismatchError{Stream: a.name, Differences: k.found}
+	}
+	return a, nil
+}
+
+// History implements [Archive]. It ends with what the archive held when it
+// reached the end; an event is in the archive a moment after it is in its
+// stream. Filters that overlap cost a reading of all that lies between them.
+func (a *JetStreamArchive) History(ctx context.Context, filters []string, fn func(Archived) bool) error {
+	if len(filters) == 0 {
+		return nil
+	}
+	wide := disjoint(filters)
+	err := a.api.read(ctx, a.name, readConfig{from: 1, filters: wide}, func(d delivery, m *nats.Msg) (bool, error) {
+		if !slices.ContainsFunc(filters, func(f string) bool { return within(m.Subject, f) }) {
+			return true, nil
+		}
+		return fn(Archived{Entry: deliveredEntry(m, d), Origin: origin(m.Header)}), nil
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", a.name, err)
+	}
+	return nil
+}
+
+// origin reads the sequence in the stream an archived message comes from:
+// Nats-Stream-Source is "<stream> <sequence> ...". The server writes it and
+// refuses one from a publisher. 0 is unknown.
+func origin(h nats.Header) uint64 {
+	_, rest, _ := strings.Cut(lastValue(h, hdrSource), " ")
+	text, _, _ := strings.Cut(rest, " ")
+	seq, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seq
+}
+
+// disjoint returns filters that match at least what the given ones match, no
+// two of which overlap: the server refuses those. Two that overlap in part are
+// replaced by one that covers both.
+func disjoint(filters []string) []string {
+	out := slices.Compact(slices.Sorted(slices.Values(filters)))
+	for i := 0; i < len(out); i++ {
+		for k := 0; k < i; k++ {
+			if !overlap(out[k], out[i]) {
+				continue
+			}
+			both := cover(out[k], out[i])
+			out = slices.Delete(slices.Delete(out, i, i+1), k, k+1)
+			out = append(out, both)
+			i = -1 // the new one may overlap any other
+			break
+		}
+	}
+	return out
+}
+
+// overlap reports whether some subject matches both filters.
+func overlap(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		switch {
+		case as[i] == ">" || bs[i] == ">":
+			return true
+		case as[i] != bs[i] && as[i] != "*" && bs[i] != "*":
+			return false
+		}
+	}
+	return len(as) == len(bs)
+}
+
+// cover returns a filter that matches all that either matches; one of them, if
+// the other lies within it.
+func cover(a, b string) string {
+	switch {
+	case within(a, b):
+		return b
+	case within(b, a):
+		return a
+	}
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	var out []string
+	for i := range min(len(as), len(bs)) {
+		switch {
+		case as[i] == ">" || bs[i] == ">":
+			return strings.Join(append(out, ">"), ".")
+		case as[i] == bs[i]:
+			out = append(out, as[i])
+		default:
+			out = append(out, "*")
+		}
+	}
+	if len(as) != len(bs) {
+		out[len(out)-1] = ">"
+	}
+	return strings.Join(out, ".")
+}
+
+// within reports whether each subject that matches the filter f matches o.
+func within(f, o string) bool {
+	fs, os := strings.Split(f, "."), strings.Split(o, ".")
+	for i, t := range os {
+		switch {
+		case t == ">":
+			return len(fs) > i
+		case i >= len(fs) || fs[i] == ">":
+			return false
+		case t != "*" && t != fs[i]:
+			return false
+		}
+	}
+	return len(fs) == len(os)
+}

@@ -1,0 +1,153 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// Bulk reading goes by pull requests of many messages at once, on an ephemeral
+// consumer without acknowledgements that is dropped afterwards.
+const (
+	pullMax   = 10000
+	pullMin   = 500
+	pullBytes = 16 << 20 // about how much one request may bring
+	// readSilence is how long a read waits for the next message. The server
+	// sends a heartbeat each pullHeartbeat.
+	readSilence   = 3 * time.Second
+	pullHeartbeat = time.Second
+)
+
+var errSilent = errors.New("consumer fell silent")
+
+// readConfig says what a bulk read delivers.
+type readConfig struct {
+	from    uint64   // first sequence
+	filters []string // subjects; none means all
+}
+
+// read gives each the messages of the stream from c.from on, in order, until
+// each returns false or an error, or nothing is left. The consumer may live on
+// a replica that is behind: that nothing is left there proves nothing.
+func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(delivery, *nats.Msg) (bool, error)) error {
+	setup, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	consumer, err := a.js.CreateConsumer(setup, stream, jetstream.ConsumerConfig{
+		Name: "read_" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1),
+		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: c.filters,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
+	})
+	if err != nil {
+		return fmt.Errorf("create consumer: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTimeout)
+		defer cancel()
+		// If this fails the server drops the consumer for its inactivity.
+		_ = a.js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name)
+	}()
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	p := puller{api: a, next: a.prefix + "CONSUMER.MSG.NEXT." + stream + "." + consumer.CachedInfo().Name, each: each}
+	return p.run(ctx)
+}
+
+// puller is one running bulk read; its goroutine owns it.
+type puller struct {
+	api    jsAPI
+	next   string // subject of pull requests
+	inbox  string
+	each   func(delivery, *nats.Msg) (bool, error)
+	asked  int // messages asked for and not yet delivered
+	ask    int // size of the last request
+	read   uint64
+	bytes  uint64
+	silent int // ticks since the last message
+}
+
+func (p *puller) run(ctx context.Context) error {
+	p.inbox = p.api.nc.NewInbox()
+	// Room for all that can be asked for at once, so that nothing is dropped.
+	in := make(chan *nats.Msg, 2*pullMax+16)
+	sub, err := p.api.nc.ChanSubscribe(p.inbox, in)
+	if err != nil {
+		return fmt.Errorf("subscribe to consumer: %w", err)
+	}
+	// An error means that the connection is closed, and the subscription with it.
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := p.pull(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(readSilence / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if p.silent++; p.silent > 3 {
+				return errSilent
+			}
+		case m := <-in:
+			p.silent = 0
+			more, err := p.handle(m)
+			if err != nil || !more {
+				return err
+			}
+		}
+	}
+}
+
+// pull asks for the next messages, as many as are about pullBytes.
+func (p *puller) pull() error {
+	p.ask = 1000
+	if p.read > 0 {
+		p.ask = int(min(max(pullBytes/max(p.bytes/p.read, 1), pullMin), pullMax))
+	}
+	body, err := json.Marshal(struct {
+		Batch     int           `json:"batch"`
+		Expires   time.Duration `json:"expires"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{p.ask, 30 * time.Second, pullHeartbeat})
+	if err != nil {
+		return fmt.Errorf("encode pull: %w", err)
+	}
+	if err := p.api.nc.PublishRequest(p.next, p.inbox, body); err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	p.asked += p.ask
+	return nil
+}
+
+func (p *puller) handle(m *nats.Msg) (more bool, err error) {
+	d, ok := parseDelivery(m.Reply)
+	if !ok {
+		switch status := m.Header.Get(hdrStatus); status {
+		case "100":
+			return true, nil
+		default:
+			return false, fmt.Errorf("consumer ended: %s %s", status, m.Header.Get("Description"))
+		}
+	}
+	p.read++
+	p.bytes += uint64(m.Size())
+	p.asked--
+	if d.consumerSeq != p.read {
+		return false, fmt.Errorf("consumer skipped: delivery %d where %d was due", d.consumerSeq, p.read)
+	}
+	more, err = p.each(d, m)
+	if err != nil || !more || d.pending == 0 {
+		return false, err
+	}
+	if p.asked <= p.ask/2 {
+		return true, p.pull()
+	}
+	return true, nil
+}
