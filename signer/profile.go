@@ -1,0 +1,203 @@
+package signer
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Profile is a shape of JWT: which claims it has, how they are named, and the
+// typ of its header. Each vendor's client library wants its own.
+type Profile string
+
+const (
+	// Native is an OAuth access token, RFC 9068, with the session in sid.
+	Native Profile = "native"
+	// Stytch is what the client libraries of Stytch verify locally.
+	Stytch Profile = "stytch"
+)
+
+// The names that Stytch's client libraries look for.
+const (
+	stytchPrefix       = "https://stytch.com/"
+	stytchSession      = stytchPrefix + "session"
+	stytchOrganization = stytchPrefix + "organization"
+)
+
+// shape is one row of the table of profiles.
+type shape struct {
+	profile Profile
+	typ     string
+	// write adds the claims beyond iss, sub, aud, iat, nbf and exp.
+	write func(*object, *Claims) error
+	// read fills in what those claims say; false if they are not of this shape.
+	// Of two shapes with one typ, at most one may accept the same claims: their
+	// session claims have different names and all of them are reserved.
+	read func([]member, *content) bool
+}
+
+var shapes = []shape{
+	{Native, "at+jwt", writeNative, readNative},
+	{Stytch, "JWT", writeStytch, readStytch},
+}
+
+func shapeOf(p Profile) (shape, bool) {
+	for _, s := range shapes {
+		if s.profile == p {
+			return s, true
+		}
+	}
+	return shape{}, false
+}
+
+// Profiles returns the names of all profiles.
+func Profiles() []Profile {
+	var all []Profile
+	for _, s := range shapes {
+		all = append(all, s.profile)
+	}
+	return all
+}
+
+// ParseProfile returns the profile of that exact name; "" is [Native].
+func ParseProfile(s string) (Profile, error) {
+	if s == "" {
+		return Native, nil
+	}
+	if _, ok := shapeOf(Profile(s)); !ok {
+		return "", fmt.Errorf("parse profile %q: want one of %v", s, Profiles())
+	}
+	return Profile(s), nil
+}
+
+// writeNative adds the claims of RFC 9068 section 2.2 and ours. No address, no
+// device, no factor: a JWT travels to places that need none of them.
+func writeNative(o *object, c *Claims) error {
+	o.text("client_id", cmp.Or(c.ClientID, c.App))
+	id := c.JWTID
+	if id == "" {
+		id = newJWTID()
+	}
+	o.text("jti", id)
+	o.text("sid", c.SessionID)
+	o.date("auth_time", c.AuthTime)
+	o.texts("amr", c.AMR)
+	o.optional("acr", c.ACR)
+	o.date("sxp", c.SessionExpires)
+	o.optional("azp", c.AuthorizedParty)
+	o.optional("org_id", c.OrgID)
+	o.optional("rev", c.Revision)
+	o.texts("roles", c.Roles)
+	return o.raw("act", c.Actor, '{')
+}
+
+func readNative(list []member, p *content) bool {
+	sid, okSID := findText(list, "sid")
+	jti, okJTI := findText(list, "jti")
+	client, okClient := findText(list, "client_id")
+	p.sessionID, p.jwtID = sid, jti
+	return okSID && okJTI && okClient && sid != "" && jti != "" && client != ""
+}
+
+// writeStytch adds the one claim that Stytch's libraries read. Nothing else goes
+// to the top level, because they report every other member there as a custom
+// claim. They insist on the times.
+func writeStytch(o *object, c *Claims) error {
+	if c.SessionStarted.IsZero() || c.SessionLastAccessed.IsZero() || c.SessionExpires.IsZero() {
+		return refuse(ErrBadClaims, "a stytch JWT needs the times of its session")
+	}
+	s := object{buf: []byte{'{'}}
+	s.text("id", c.SessionID)
+	s.time("started_at", c.SessionStarted)
+	s.time("last_accessed_at", c.SessionLastAccessed)
+	s.time("expires_at", c.SessionExpires)
+	attributes := object{buf: []byte{'{'}}
+	attributes.text("ip_address", c.Attributes.IPAddress)
+	attributes.text("user_agent", c.Attributes.UserAgent)
+	s.nested("attributes", &attributes)
+	factors := c.Factors
+	if len(factors) == 0 {
+		factors = json.RawMessage("[]")
+	}
+	if err := s.raw("authentication_factors", factors, '['); err != nil {
+		return err
+	}
+	s.list("roles", c.Roles)
+	o.nested(stytchSession, &s)
+	if c.OrgID != "" {
+		org := object{buf: []byte{'{'}}
+		org.text("organization_id", c.OrgID)
+		org.optional("slug", c.OrgSlug)
+		o.nested(stytchOrganization, &org)
+	}
+	return nil
+}
+
+func readStytch(list []member, p *content) bool {
+	raw, ok := find(list, stytchSession)
+	if !ok {
+		return false
+	}
+	session, err := members(raw)
+	if err != nil {
+		return false
+	}
+	p.sessionID, ok = findText(session, "id")
+	return ok && p.sessionID != ""
+}
+
+// reserved holds the names that mean something to us or to verifiers. events and
+// sub_id are among them so that a verifier that ignores typ can take no JWT of a
+// session for a logout token or a SET.
+var reserved = map[string]bool{
+	"iss": true, "sub": true, "aud": true, "exp": true, "nbf": true, "iat": true, "jti": true,
+	"sid": true, "client_id": true, "auth_time": true, "amr": true, "acr": true, "azp": true,
+	"act": true, "may_act": true, "cnf": true, "status": true, "org_id": true,
+	"sxp": true, "rev": true, "events": true, "sub_id": true,
+}
+
+// reservedPrefixes belong to vendors' client libraries.
+var reservedPrefixes = []string{stytchPrefix, "https://streambird.io/"}
+
+// IsReservedClaim says whether custom claims may not use the name, whatever the
+// profile: a session may be minted in several. "roles" is not reserved: a custom
+// claim of that name is written where the session itself has no roles.
+func IsReservedClaim(name string) bool {
+	if reserved[name] {
+		return true
+	}
+	for _, p := range reservedPrefixes {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// ReservedClaimError names the custom claim that was refused.
+type ReservedClaimError struct{ Name string }
+
+// Error names the claim.
+func (e *ReservedClaimError) Error() string { return fmt.Sprintf("claim %q is reserved", e.Name) }
+
+// CheckCustom says whether custom claims, a JSON object, can be minted: valid,
+// no name twice, not nested deeper than a JWT may be, and no reserved name
+// ([*ReservedClaimError]). Callers check before they store them. It sets no limit
+// of size.
+func CheckCustom(custom json.RawMessage) error {
+	list, err := members(custom)
+	if err != nil {
+		return fmt.Errorf("check custom claims: %w", err)
+	}
+	for _, m := range list {
+		if m.name == "" {
+			return errors.New("check custom claims: a claim has no name")
+		}
+		if IsReservedClaim(m.name) {
+			return fmt.Errorf("check custom claims: %w", &ReservedClaimError{m.name})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,295 @@
+package signer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// maxKeyID is the longest kid that is looked up; ours have 43 characters.
+const maxKeyID = 64
+
+// Expect is what the caller demands of a JWT. Issuer, App and Now are required:
+// without them every JWT is refused.
+type Expect struct {
+	// Issuer must equal iss byte for byte.
+	Issuer string
+	// App must be the one audience.
+	App string
+	// Now is the time to judge by.
+	Now time.Time
+	// Leeway is how far clocks may disagree at exp and nbf. Zero: not at all;
+	// more than MaxLeeway counts as MaxLeeway.
+	Leeway time.Duration
+	// AllowExpired accepts a JWT after its exp, and one whose key is no longer
+	// listed, as long as the key is known; all else is checked as ever. Only for
+	// callers who have authenticated themselves by other means.
+	AllowExpired bool
+	// MaxLife is the most exp may lie after iat. Zero: DefaultMaxLife.
+	MaxLife time.Duration
+	// Types narrows the header's typ to these. Empty: that of any profile.
+	Types []string
+}
+
+// Verified is what an accepted JWT says.
+type Verified struct {
+	KeyID     string
+	Profile   Profile
+	SessionID string
+	Subject   string
+	App       string
+	Issuer    string
+	// JWTID is empty for profiles without jti.
+	JWTID                        string
+	IssuedAt, NotBefore, Expires time.Time
+	// Expired is set when exp has passed and Expect.AllowExpired let it in.
+	Expired bool
+
+	token string
+}
+
+// Claims returns all claims as the JSON that was signed.
+func (v Verified) Claims() json.RawMessage {
+	_, claims, _, err := split(v.token)
+	if err != nil {
+		return nil // the zero Verified
+	}
+	data, _ := b64.DecodeString(claims)
+	return data
+}
+
+// Custom returns the claims that are not reserved, as a JSON object: the custom
+// claims, and the session's roles in profiles that write them beside those.
+func (v Verified) Custom() json.RawMessage {
+	o := object{buf: []byte{'{'}}
+	list, _ := members(v.Claims())
+	for _, m := range list {
+		if !IsReservedClaim(m.name) {
+			o.name(m.name)
+			o.buf = append(o.buf, m.value...)
+		}
+	}
+	return append(o.buf, '}')
+}
+
+// String hides the JWT.
+func (v Verified) String() string { return "[token]" }
+
+// Format hides the JWT from every verb.
+func (v Verified) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, v.String()) }
+
+// LogValue hides the JWT.
+func (v Verified) LogValue() slog.Value { return slog.StringValue(v.String()) }
+
+// Verify checks a JWT against the keys of the ring and against e, by rules J1 to
+// J11 of DESIGN.md. The error is always a [Reason]. No header can make it load a
+// key from anywhere.
+func (r *Ring) Verify(token string, e Expect) (Verified, error) {
+	c, k, err := r.authenticate(token)
+	if err != nil {
+		return Verified{}, err
+	}
+	return c.judge(token, k, e)
+}
+
+// PeekAudience returns the audience of a JWT without checking its signature, so
+// that the caller can pick the app's ring; it proves nothing. It is as strict
+// about size, characters and JSON as Verify.
+func PeekAudience(token string) (string, error) {
+	_, claims, _, err := split(token)
+	if err != nil {
+		return "", err
+	}
+	list, err := decodeObject(claims)
+	if err != nil {
+		return "", err
+	}
+	return audience(list)
+}
+
+// content is what a JWT with a valid signature says: all that judge needs, and
+// nothing that depends on when or where it is asked.
+type content struct {
+	keyID, typ       string
+	profile          Profile
+	issuer, audience string
+	subject          string
+	sessionID, jwtID string
+	iat, nbf, exp    int64 // unix seconds
+}
+
+// authenticate finds the key, checks the signature and reads the claims.
+func (r *Ring) authenticate(token string) (*content, *Key, error) {
+	head, _, _, err := split(token)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &content{}
+	alg, err := readHeader(head, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, ok := r.Find(c.keyID)
+	if !ok {
+		return nil, nil, refuse(ErrUnknownKey, "no such key")
+	}
+	if alg != string(k.Alg) {
+		return nil, nil, refuse(ErrBadSignature, "alg is not that of the key")
+	}
+	var claims rawClaims
+	if _, err := parser(k.Alg).ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return k.Public, nil }); err != nil {
+		// The library's own text may quote what a stranger sent.
+		if errors.Is(err, jwt.ErrTokenMalformed) {
+			return nil, nil, refuse(ErrMalformed, "not base64url or not JSON")
+		}
+		return nil, nil, refuse(ErrBadSignature, "does not verify")
+	}
+	if err := readClaims(claims.json, c); err != nil {
+		return nil, nil, err
+	}
+	return c, k, nil
+}
+
+// readHeader demands exactly alg, kid and typ. So crit, b64 and zip, which would
+// change the meaning of the rest, and jku, jwk, x5u and x5c, which would bring a
+// key along, are refused without a list of them.
+func readHeader(segment string, c *content) (alg string, err error) {
+	list, err := decodeObject(segment)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range list {
+		s, ok := m.text()
+		if !ok {
+			return "", refuse(ErrMalformed, "a header member that is not a string")
+		}
+		switch m.name {
+		case "alg":
+			alg = s
+		case "kid":
+			c.keyID = s
+		case "typ":
+			c.typ = s
+		default:
+			return "", refuse(ErrMalformed, "a header member other than alg, kid and typ")
+		}
+	}
+	if alg == "" {
+		return "", refuse(ErrMalformed, "no alg")
+	}
+	if c.keyID == "" || len(c.keyID) > maxKeyID {
+		return "", refuse(ErrUnknownKey, "no kid, or one that is too long")
+	}
+	if !slices.ContainsFunc(shapes, func(s shape) bool { return s.typ == c.typ }) {
+		return "", refuse(ErrWrongType, "typ is not that of a session")
+	}
+	return alg, nil
+}
+
+// rawClaims lets the JWT library decode the claims segment and keeps the bytes.
+type rawClaims struct {
+	jwt.MapClaims // never filled: claims are not validated by the library
+	json          []byte
+}
+
+// UnmarshalJSON keeps the bytes.
+func (c *rawClaims) UnmarshalJSON(data []byte) error {
+	c.json = slices.Clone(data)
+	return nil
+}
+
+// readClaims reads the claims every profile has and those of the one it is.
+func readClaims(data []byte, c *content) error {
+	list, err := members(data)
+	if err != nil {
+		return refuse(ErrMalformed, err.Error())
+	}
+	c.issuer, _ = findText(list, "iss")
+	c.subject, _ = findText(list, "sub")
+	if c.issuer == "" || c.subject == "" {
+		return refuse(ErrBadClaims, "iss or sub is missing or not a string")
+	}
+	if c.audience, err = audience(list); err != nil {
+		return err
+	}
+	var ok [3]bool
+	c.iat, ok[0] = findDate(list, "iat")
+	c.nbf, ok[1] = findDate(list, "nbf")
+	c.exp, ok[2] = findDate(list, "exp")
+	if ok != [3]bool{true, true, true} {
+		return refuse(ErrBadClaims, "iat, nbf or exp is missing or not an integer of seconds")
+	}
+	for _, s := range shapes {
+		if s.typ == c.typ && s.read(list, c) {
+			c.profile = s.profile
+			return nil
+		}
+	}
+	return refuse(ErrBadClaims, "no claim names the session")
+}
+
+// audience returns the one audience: a string, or an array of one string.
+func audience(list []member) (string, error) {
+	v, ok := find(list, "aud")
+	if !ok {
+		return "", refuse(ErrBadClaims, "no aud")
+	}
+	if s, ok := (member{value: v}).text(); ok && s != "" {
+		return s, nil
+	}
+	var all []any
+	if json.Unmarshal(v, &all) != nil || len(all) == 0 {
+		return "", refuse(ErrBadClaims, "aud is not a string or an array")
+	}
+	if len(all) > 1 {
+		return "", refuse(ErrWrongAudience, "more than one audience")
+	}
+	s, ok := all[0].(string)
+	if !ok || s == "" {
+		return "", refuse(ErrBadClaims, "aud is not a string")
+	}
+	return s, nil
+}
+
+// judge holds authentic content against what is expected here and now. It is all
+// that a cached JWT goes through again, so nothing that can change with time, key
+// or caller may be checked before it.
+func (c *content) judge(token string, k *Key, e Expect) (Verified, error) {
+	maxLife := e.MaxLife
+	if maxLife <= 0 {
+		maxLife = DefaultMaxLife
+	}
+	switch {
+	case !k.known(e.Now) || !e.AllowExpired && !k.listed(e.Now):
+		return Verified{}, refuse(ErrUnknownKey, "the key no longer counts")
+	case len(e.Types) > 0 && !slices.Contains(e.Types, c.typ):
+		return Verified{}, refuse(ErrWrongType, "typ is not accepted here")
+	case c.issuer != e.Issuer:
+		return Verified{}, refuse(ErrWrongIssuer, "iss is another")
+	case c.audience != e.App:
+		return Verified{}, refuse(ErrWrongAudience, "aud is another")
+	case c.exp <= c.iat || c.exp-c.iat > int64(maxLife/time.Second):
+		return Verified{}, refuse(ErrBadClaims, "exp is not within the allowed life")
+	}
+	leeway := min(max(e.Leeway, 0), MaxLeeway)
+	exp, nbf := time.Unix(c.exp, 0), time.Unix(c.nbf, 0)
+	if e.Now.Add(leeway).Before(nbf) {
+		return Verified{}, refuse(ErrNotYetValid, "nbf lies ahead")
+	}
+	expired := !e.Now.Before(exp.Add(leeway))
+	if expired && !e.AllowExpired {
+		return Verified{}, refuse(ErrExpired, "exp has passed")
+	}
+	return Verified{
+		KeyID: c.keyID, Profile: c.profile, SessionID: c.sessionID, Subject: c.subject,
+		App: c.audience, Issuer: c.issuer, JWTID: c.jwtID,
+		IssuedAt: time.Unix(c.iat, 0).UTC(), NotBefore: nbf.UTC(), Expires: exp.UTC(),
+		Expired: expired, token: token,
+	}, nil
+}
