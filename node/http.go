@@ -56,7 +56,7 @@ func (n *Node) serve(rt route) http.Handler {
 		if err != nil {
 			status, body = n.failed(c, err)
 		}
-		answer(w, c, status, body)
+		respond(w, c, status, body)
 		n.metrics.requests.WithLabelValues(rt.pattern, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
 	})
 }
@@ -86,9 +86,9 @@ func (n *Node) failed(c *call, err error) (status int, body any) {
 	return status, f.body(n.issuer, c.id)
 }
 
-// answer writes the body, whose Content-Type must be exactly application/json:
+// respond writes the body, whose Content-Type must be exactly application/json:
 // some clients parse nothing else.
-func answer(w http.ResponseWriter, c *call, status int, body any) {
+func respond(w http.ResponseWriter, c *call, status int, body any) {
 	if body == nil {
 		w.WriteHeader(status)
 		return

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"html/template"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/revocast/revocast/node/api"
+)
+
+// meaning says in a sentence what a caller should make of each error type.
+var meaning = map[string]string{
+	api.InvalidArgument:    "The request is not what the API takes; the message names the field.",
+	api.TooManyArguments:   "Name the session by exactly one of session_id, session_token and session_jwt.",
+	api.Unauthorized:       "The API key is missing, wrong, expired or revoked, or is not of the app it was used with.",
+	api.SessionNotFound:    "There is no such session; error_details.reason says whether it is unknown, expired, idle or revoked. The user must log in again.",
+	api.Forbidden:          "The API key lacks the scope that this route needs.",
+	api.AppSuspended:       "The app is suspended; its sessions are kept and refused meanwhile.",
+	api.NotFound:           "There is no such route, key or template.",
+	api.AppNotFound:        "There is no such app, or the API key is not one of it.",
+	api.MethodNotAllowed:   "The route exists with other methods; the header Allow names them.",
+	api.Conflict:           "It was changed by somebody else meanwhile. Read it and try again.",
+	api.AlreadyExists:      "Something of that name exists already, or did until recently.",
+	api.RevokedMeanwhile:   "The user was logged out everywhere since the log-in that makes this session began.",
+	api.IdempotencyEnded:   "The session that this Idempotency-Key made has ended. Use a new key.",
+	api.BodyTooLarge:       "The body is over 64 KiB.",
+	api.ClaimsTooLarge:     "Custom claims are over 4 KiB, or all that is kept with the session is over 8 KiB.",
+	api.MediaType:          "The Content-Type is not application/json.",
+	api.IdempotencyReused:  "This Idempotency-Key came with another body before.",
+	api.HeaderTooLarge:     "A header that bears credentials is over 8 KiB.",
+	api.Internal:           "The node met something it did not foresee. Its log has the request id.",
+	api.NodeStale:          "This node cannot be sure that it knows all that was committed, so it does not answer. Nobody was logged out. Try again, or another node.",
+	api.LogUnavailable:     "The log gave no answer, so the change may or may not have been made. Repeat it.",
+	api.LogFull:            "The log has reached its budget. Verifying and revoking go on; creating does not.",
+	api.HomeUnreachable:    "The region in which the session lives cannot be reached from here. Try again.",
+	api.HomeReauth:         "The region in which the session lives cannot be reached from here, and the app would rather have the user log in again.",
+	api.ConsistencyTimeout: "This node has not come as far as the request demands within the time. Try again.",
+}
+
+var errorPage = template.Must(template.New("errors").Parse(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Revocast errors</title>
+<h1>Errors</h1>
+<p>Every error has the body <code>{status_code, request_id, error_type, error_message, error_url, error_details}</code>.
+Types are stable, messages are not.</p>
+<table>
+<tr><th>error_type<th>status<th>meaning
+{{range .}}<tr id="{{.Type}}"><td><code>{{.Type}}</code><td>{{.Status}}<td>{{.Meaning}}
+{{end}}</table>
+</html>
+`))
+
+// errorDocs serves the page that every error_url points to.
+func (n *Node) errorDocs(w http.ResponseWriter, _ *http.Request) {
+	type row struct {
+		Type    string
+		Status  int
+		Meaning string
+	}
+	var rows []row
+	for _, kind := range slices.Sorted(maps.Keys(statusOf)) {
+		rows = append(rows, row{kind, statusOf[kind], meaning[kind]})
+	}
+	document(w, "text/html; charset=utf-8")
+	_ = errorPage.Execute(w, rows) // fails only when the client has gone
+}
+
+// openapi serves the description of the API.
+func (n *Node) openapi(w http.ResponseWriter, _ *http.Request) {
+	document(w, "application/yaml")
+	_, _ = w.Write(api.OpenAPI) // a client that went away reads nothing
+}
+
+// document sets the headers of a page that is the same for everybody.
+func document(w http.ResponseWriter, contentType string) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "public, max-age=300")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Request-Id", newRequestID())
+	h.Set("Content-Security-Policy", "default-src 'none'")
+}

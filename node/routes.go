@@ -1,0 +1,185 @@
+package node
+
+import (
+	"context"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/revocast/revocast/node/api"
+)
+
+// route is one line of the API. Exactly one of handle and raw is set.
+type route struct {
+	// pattern is one of http.ServeMux, with its method.
+	pattern string
+	// scope is what the API key must have; empty: the route is public.
+	scope string
+	// handle answers through serve.
+	handle handler
+	// raw answers by itself: the hot path, and what is not JSON.
+	raw http.HandlerFunc
+}
+
+// routes returns the whole API. api/openapi.yaml says the same; a test compares
+// the two.
+//
+// Two patterns of Go's mux would clash, GET /v1/sessions/jwks/{app} and
+// GET /v1/sessions/{sid}/events, so they share one that tells them apart:
+// "jwks" is no session id.
+func (n *Node) routes() []route {
+	return []route{
+		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
+		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
+		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
+		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
+		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions},
+		{pattern: "GET /v1/sessions/{sid}", scope: api.ScopeRead, handle: n.getSession},
+		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
+		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
+		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
+		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+
+		{pattern: "GET /v1/verify", raw: n.verify},
+		{pattern: "POST /v1/verify", raw: n.verify},
+		{pattern: "GET /v1/verify/", raw: n.verify},
+		{pattern: "POST /v1/verify/", raw: n.verify},
+
+		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
+		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
+		{pattern: "GET /v1/apps/{app}", scope: api.ScopeAdmin, handle: n.getApp},
+		{pattern: "PATCH /v1/apps/{app}", scope: api.ScopeAdmin, handle: n.patchApp},
+		{pattern: "DELETE /v1/apps/{app}", scope: api.ScopeCluster, handle: n.deleteApp},
+		{pattern: "POST /v1/apps/{app}/suspend", scope: api.ScopeCluster, handle: n.suspendApp},
+		{pattern: "POST /v1/apps/{app}/resume", scope: api.ScopeCluster, handle: n.resumeApp},
+
+		{pattern: "POST /v1/apps/{app}/api-keys", scope: api.ScopeAdmin, handle: n.postAPIKey},
+		{pattern: "GET /v1/apps/{app}/api-keys", scope: api.ScopeAdmin, handle: n.listAPIKeys},
+		{pattern: "DELETE /v1/apps/{app}/api-keys/{key}", scope: api.ScopeAdmin, handle: n.revokeAPIKey},
+		{pattern: "POST /v1/admin-keys", scope: api.ScopeCluster, handle: n.postAPIKey},
+		{pattern: "GET /v1/admin-keys", scope: api.ScopeCluster, handle: n.listAPIKeys},
+		{pattern: "DELETE /v1/admin-keys/{key}", scope: api.ScopeCluster, handle: n.revokeAPIKey},
+
+		{pattern: "GET /v1/apps/{app}/keys", scope: api.ScopeAdmin, handle: n.listSigningKeys},
+		{pattern: "POST /v1/apps/{app}/keys/rotate", scope: api.ScopeAdmin, handle: n.rotateSigningKeys},
+
+		{pattern: "GET /v1/apps/{app}/templates", scope: api.ScopeAdmin, handle: n.listTemplates},
+		{pattern: "GET /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.getTemplate},
+		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
+		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
+
+		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
+		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},
+		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery},
+		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery},
+		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
+		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
+
+		{pattern: "GET /healthz", handle: n.healthz},
+		{pattern: "GET /readyz", handle: n.readyz},
+		{pattern: "GET /openapi.yaml", raw: n.openapi},
+		{pattern: "GET /docs/errors", raw: n.errorDocs},
+	}
+}
+
+// Handler returns the node's API. It may serve before Run is called: what needs
+// a lease then answers 503.
+func (n *Node) Handler() http.Handler {
+	known, mux := http.NewServeMux(), http.NewServeMux()
+	for _, rt := range n.routes() {
+		h := http.Handler(rt.raw)
+		if rt.raw == nil {
+			h = n.serve(rt)
+		}
+		known.Handle(rt.pattern, h)
+		mux.Handle(rt.pattern, h)
+	}
+	missing := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
+		return 0, nil, missed(known, c)
+	}})
+	tooLong := n.serve(route{pattern: "unknown", handle: longHeader})
+	mux.Handle("/", missing)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case isVerify(r):
+			// Proxies put the path of the original request behind the prefix:
+			// it must not be cleaned. And this is the hot path.
+			n.verify(w, r)
+		case len(r.Header.Get("Authorization")) > maxCredentials || len(r.Header.Get("Cookie")) > maxCredentials:
+			tooLong.ServeHTTP(w, r)
+		case r.URL.Path != clean(r.URL.Path):
+			// The mux would redirect, and clients repeat a POST as a GET.
+			missing.ServeHTTP(w, r)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+func isVerify(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/verify")
+	return ok && (rest == "" || rest[0] == '/') &&
+		(r.Method == http.MethodGet || r.Method == http.MethodPost || r.Method == http.MethodHead)
+}
+
+// clean is what http.ServeMux would redirect p to.
+func clean(p string) string {
+	c := path.Clean("/" + p)
+	if c != "/" && strings.HasSuffix(p, "/") {
+		c += "/"
+	}
+	return c
+}
+
+// refusal takes what the mux answers when it has no route: only its status and
+// Allow are wanted, the body is ours.
+type refusal struct {
+	header http.Header
+	status int
+}
+
+func (r *refusal) Header() http.Header         { return r.header }
+func (r *refusal) WriteHeader(status int)      { r.status = status }
+func (r *refusal) Write(b []byte) (int, error) { return len(b), nil }
+
+// missed says why no route of known takes the request: another method would
+// have been right, or none.
+func missed(known *http.ServeMux, c *call) error {
+	var refused refusal
+	if h, pattern := known.Handler(c.r); pattern == "" && c.r.URL.Path == clean(c.r.URL.Path) {
+		refused.header = http.Header{}
+		h.ServeHTTP(&refused, c.r)
+	}
+	if refused.status != http.StatusMethodNotAllowed {
+		return noRoute(c)
+	}
+	allow := refused.header.Get("Allow")
+	c.h.Set("Allow", allow)
+	return fail(api.MethodNotAllowed, "%s is not allowed here, but %s", c.r.Method, allow)
+}
+
+func noRoute(c *call) error {
+	return fail(api.NotFound, "no such route; %s/openapi.yaml has them all", c.n.issuer)
+}
+
+func longHeader(context.Context, *call) (int, any, error) {
+	return 0, nil, fail(api.HeaderTooLarge, "a header that bears credentials is over %d bytes", maxCredentials)
+}
+
+// sessionPart answers GET /v1/sessions/{sid}/{what}: the history of a session,
+// or with sid "jwks" the public keys of the app {what}.
+func (n *Node) sessionPart(ctx context.Context, c *call) (int, any, error) {
+	sid, what := c.r.PathValue("sid"), c.r.PathValue("what")
+	switch {
+	case sid == "jwks":
+		c.r.SetPathValue("app", what)
+		return n.stytchJWKS(ctx, c)
+	case what == "events":
+		var err error
+		if c.caller, err = n.authorize(c.r, api.ScopeRead); err != nil {
+			return 0, nil, err
+		}
+		return n.sessionEvents(ctx, c)
+	}
+	return 0, nil, noRoute(c)
+}
