@@ -79,13 +79,13 @@ func (ks *ClusterKeys) Decode(stream uint8, e Entry) Record {
 		return r
 	}
 	r.Sealed = sealed
-	ev, err := decodePayload(subject.Kind, e.Payload)
+	ev, err := decodePayload(subject, e.Payload)
 	switch {
 	case err != nil:
 		r.Trust = Forged
 	case ev == nil:
 		r.Trust = Foreign
-	case ev.Subject(subject.Region) != subject:
+	case !isAt(ev, subject):
 		r.Trust = Forged
 	default:
 		r.Event = ev
@@ -95,7 +95,11 @@ func (ks *ClusterKeys) Decode(stream uint8, e Entry) Record {
 
 // decodePayload returns the event, or nil for a kind or version this code does
 // not know.
-func decodePayload(k Kind, payload []byte) (Event, error) {
+func decodePayload(at Subject, payload []byte) (Event, error) {
+	if ev := scanPayload(at, payload); ev != nil {
+		return ev, nil
+	}
+	k := at.Kind
 	ev := newEvent(k)
 	if ev == nil {
 		return nil, nil

@@ -44,7 +44,8 @@ func ParseSID(text string) (SID, error) {
 	if len(text) != 22 {
 		return SID{}, ErrBadSID
 	}
-	if _, err := b64.Decode(s[:], []byte(text)); err != nil {
+	// The count, because a decoder of base64 skips line breaks.
+	if n, err := b64.Decode(s[:], []byte(text)); err != nil || n != len(s) {
 		return SID{}, ErrBadSID
 	}
 	return s, nil
@@ -82,7 +83,7 @@ func (t Token) Key() (SID, bool) {
 	var text [TokenLen]byte
 	copy(text[:], t)
 	var raw [33]byte
-	if _, err := b64.Decode(raw[:], text[:]); err != nil {
+	if n, err := b64.Decode(raw[:], text[:]); err != nil || n != len(raw) {
 		return SID{}, false
 	}
 	sum := sha256.Sum256(text[:])

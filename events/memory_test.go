@@ -51,6 +51,7 @@ func mustAppend(t *testing.T, l events.Log, ms ...events.Message) (seq uint64) {
 // fields safe to read.
 type follower struct {
 	cancel context.CancelFunc
+	mu     sync.Mutex // guards got, which is read before more is written
 	got    []uint64
 	caught int
 	ended  bool
@@ -67,6 +68,8 @@ func startFollower(t *testing.T, l events.Log, from uint64) *follower {
 			Anchor:   isAnchor,
 			CaughtUp: func() { f.caught++ },
 			Apply: func(e events.Entry) error {
+				f.mu.Lock()
+				defer f.mu.Unlock()
 				f.got = append(f.got, e.Seq)
 				return nil
 			},
@@ -83,6 +86,8 @@ func startFollower(t *testing.T, l events.Log, from uint64) *follower {
 func (f *follower) wants(t *testing.T, seqs string) {
 	t.Helper()
 	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if got := strings.Trim(fmt.Sprint(f.got), "[]"); got != seqs {
 		t.Errorf("applied %s, want %s", got, seqs)
 	}
@@ -332,6 +337,18 @@ func TestMemoryRefuses(t *testing.T) {
 		if _, err := m.Append(t.Context(), msg, events.Expectation{}); err == nil || errors.Is(err, events.ErrUnavailable) {
 			t.Errorf("append of %+v: %v", msg, err)
 		}
+	}
+}
+
+// TestMemoryUnsealedRetry: without a seal nothing tells an own earlier attempt
+// from another's equal message.
+func TestMemoryUnsealedRetry(t *testing.T) {
+	m := events.NewMemory("eu", 2, events.MemoryConfig{})
+	msg := plainMessage("a")
+	msg.Seal = ""
+	mustAppend(t, m, msg)
+	if _, err := m.Append(t.Context(), msg, events.Expect(0)); err != events.ErrConflict {
+		t.Errorf("append: %v, want ErrConflict", err)
 	}
 }
 

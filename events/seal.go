@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/chacha20"
@@ -150,7 +151,7 @@ func (ks *ClusterKeys) seal(m *Message, private []byte) string {
 	k := ks.keys[0]
 	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(private)+chacha20poly1305.Overhead)
 	rand.Read(box)
-	box = k.aead.Seal(box, box, private, additional(m))
+	box = k.aead.Seal(box, box, private, appendAdditional(make([]byte, 0, 28+len(m.Subject)+len(m.Payload)), m))
 	head := make([]byte, 0, len(sealVersion)+keyIDLen+1+b64.EncodedLen(len(box)))
 	head = append(head, sealVersion...)
 	head = append(head, k.id...)
@@ -168,18 +169,32 @@ func (ks *ClusterKeys) open(m *Message) (Sealed, error) {
 	if !ok {
 		return nil, ErrUnauthentic
 	}
-	s := make([]byte, keyIDLen, keyIDLen+b64.DecodedLen(len(rest)-keyIDLen-1))
-	copy(s, rest)
-	s, err := b64.AppendDecode(s, []byte(rest[keyIDLen+1:]))
-	if err != nil || len(s) < sealedMin+chacha20poly1305.Overhead {
+	sc := scratches.Get().(*scratch)
+	defer scratches.Put(sc)
+	sc.text = append(sc.text[:0], rest[keyIDLen+1:]...)
+	s := make([]byte, keyIDLen+b64.DecodedLen(len(sc.text)))
+	copy(s, k.id)
+	n, err := b64.Decode(s[keyIDLen:], sc.text)
+	// The count, because a decoder of base64 skips line breaks.
+	if err != nil || keyIDLen+n != len(s) || len(s) < sealedMin+chacha20poly1305.Overhead {
 		return nil, ErrUnauthentic
 	}
-	var plain [512]byte
-	if _, err := k.aead.Open(plain[:0], s[keyIDLen:sealedMin], s[sealedMin:], additional(m)); err != nil {
+	sc.more = appendAdditional(sc.more[:0], m)
+	plain, err := k.aead.Open(sc.plain[:0], s[keyIDLen:sealedMin], s[sealedMin:], sc.more)
+	if err != nil {
 		return nil, ErrUnauthentic
 	}
-	return s[:len(s)-chacha20poly1305.Overhead : len(s)-chacha20poly1305.Overhead], nil
+	clear(plain)
+	sc.plain = plain
+	end := len(s) - chacha20poly1305.Overhead
+	return s[:end:end], nil
 }
+
+// scratch is the memory that opening a seal needs for a moment. It holds no
+// plaintext between uses.
+type scratch struct{ text, more, plain []byte }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // OpenVerified decrypts a private part whose seal was verified when its entry
 // was decoded. It checks nothing: XChaCha20 from block 1, which is what the
@@ -202,10 +217,9 @@ func (ks *ClusterKeys) OpenVerified(s Sealed) ([]byte, error) {
 	return plain, nil
 }
 
-// additional returns the additional data of the seal: lengths make it
+// appendAdditional appends the additional data of the seal: lengths make it
 // impossible to move bytes between subject and payload.
-func additional(m *Message) []byte {
-	b := make([]byte, 0, 8+len(m.Subject)+len(m.Payload)+20)
+func appendAdditional(b []byte, m *Message) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(m.Subject)))
 	b = append(b, m.Subject...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(m.Payload)))

@@ -85,12 +85,20 @@ func UserHash(app, user string) string {
 	if user == "" {
 		return ""
 	}
+	h := userHash(app, user)
+	return string(h[:])
+}
+
+func userHash(app, user string) (text [22]byte) {
 	h := make([]byte, 0, 128)
 	h = append(h, app...)
 	h = append(h, 0)
 	h = append(h, user...)
 	sum := sha256.Sum256(h)
-	return b64.EncodeToString(sum[:])[:22]
+	// 22 characters are 16 bytes and the first 4 bits of the next.
+	var all [43]byte
+	b64.Encode(all[:], sum[:])
+	return [22]byte(all[:])
 }
 
 var name = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
