@@ -11,6 +11,7 @@ package events
 
 import (
 	"encoding/json"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -115,6 +116,9 @@ type Private struct {
 	BodyHash string `json:"body_hash,omitempty"`
 }
 
+// LogValue implements [slog.LogValuer] and hides all of it.
+func (Private) LogValue() slog.Value { return slog.StringValue("[private]") }
+
 // Attributes are the device information of a log-in.
 type Attributes struct {
 	IPAddress string `json:"ip_address,omitempty"`
@@ -195,19 +199,19 @@ type AppSettings struct {
 // SigningKey is kind key: a signing key of an app. Its private half is the
 // sealed private part.
 type SigningKey struct {
-	V           int    `json:"v"`
-	App         string `json:"app"`
-	KID         string `json:"kid"`
-	Alg         string `json:"alg"`
-	Public      []byte `json:"public"`
-	CreatedAt   int64  `json:"created_at"`
-	ActiveAt    int64  `json:"active_at"`
-	RetiredAt   int64  `json:"retired_at,omitempty"`
-	ListedUntil int64  `json:"listed_until,omitempty"`
-	ForgetAt    int64  `json:"forget_at,omitempty"`
-	Compromised bool   `json:"compromised,omitempty"`
-	By          string `json:"by,omitempty"`
-	Prev        uint64 `json:"prev,omitempty"`
+	V           int             `json:"v"`
+	App         string          `json:"app"`
+	KID         string          `json:"kid"`
+	Alg         string          `json:"alg"`
+	Public      json.RawMessage `json:"public"`
+	CreatedAt   int64           `json:"created_at"`
+	ActiveAt    int64           `json:"active_at"`
+	RetiredAt   int64           `json:"retired_at,omitempty"`
+	ListedUntil int64           `json:"listed_until,omitempty"`
+	ForgetAt    int64           `json:"forget_at,omitempty"`
+	Compromised bool            `json:"compromised,omitempty"`
+	By          string          `json:"by,omitempty"`
+	Prev        uint64          `json:"prev,omitempty"`
 }
 
 // APIKey is kind apikey: who may call the API, and for what. App is empty for

@@ -61,7 +61,7 @@ func goldens() []golden {
 			},
 		}},
 		{"key", &events.SigningKey{
-			App: app, KID: "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U", Alg: "ES256", Public: []byte{0x30, 0x59, 0x30, 0x13},
+			App: app, KID: "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U", Alg: "ES256", Public: json.RawMessage(`{"kty":"EC","use":"sig","alg":"ES256","crv":"P-256","x":"AA","y":"AA"}`),
 			CreatedAt: at, ActiveAt: at + 3_600_000, RetiredAt: at + 7_200_000, ListedUntil: at + 7_500_000,
 			ForgetAt: at + 9_000_000, Compromised: true, By: "admin", Prev: 13,
 		}},

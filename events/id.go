@@ -100,8 +100,8 @@ func (t Token) Reveal() string { return string(t) }
 // String implements [fmt.Stringer] and hides the token.
 func (t Token) String() string { return "[token]" }
 
-// GoString implements [fmt.GoStringer] and hides the token.
-func (t Token) GoString() string { return "[token]" }
+// Format implements [fmt.Formatter] and hides the token from every verb.
+func (t Token) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte("[token]")) }
 
 // LogValue implements [slog.LogValuer] and hides the token.
 func (t Token) LogValue() slog.Value { return slog.StringValue("[token]") }
