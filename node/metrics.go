@@ -13,9 +13,10 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 
-	requests *prometheus.HistogramVec // by route and status
-	verdicts *prometheus.CounterVec   // of verifies
-	applied  *prometheus.CounterVec   // records by stream and trust
+	requests *prometheus.HistogramVec      // by route and status
+	verdicts *prometheus.CounterVec        // of verifies
+	reasons  map[string]prometheus.Counter // those of verdicts that are common, found without hashing labels; never changes
+	applied  *prometheus.CounterVec        // records by stream and trust
 
 	beats, beatFailures, rebuilds, overwrites, repairs *prometheus.CounterVec // by stream
 
@@ -48,6 +49,10 @@ func newMetrics(n *Node) *metrics {
 		minted:        counter("jwts_minted_total", "JWTs signed."),
 		mintReused:    counter("jwts_reused_total", "JWTs handed out again."),
 	}
+	m.reasons = map[string]prometheus.Counter{}
+	for _, r := range []string{reasonNone, reasonMissing, reasonMalformed, reasonUnknown, reasonExpired, "idle", "revoked", reasonSilent} {
+		m.reasons[r] = m.verdicts.WithLabelValues(verdictLabel(r))
+	}
 	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -69,6 +74,22 @@ func newMetrics(n *Node) *metrics {
 		}
 	}
 	return m
+}
+
+// verified counts a verify by its reason.
+func (m *metrics) verified(reason string) {
+	if c, ok := m.reasons[reason]; ok {
+		c.Inc()
+		return
+	}
+	m.verdicts.WithLabelValues(reason).Inc()
+}
+
+func verdictLabel(reason string) string {
+	if reason == reasonNone {
+		return "active"
+	}
+	return reason
 }
 
 // Metrics returns the node's metrics, for a listener of their own.

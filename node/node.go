@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/projection"
@@ -108,6 +109,7 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
+	creates  singleflight.Group // creates under an Idempotency-Key, by sid
 	// idleHeld: touches could not be written for lack of space, so nobody is
 	// idle-expired until they have been.
 	idleHeld atomic.Bool

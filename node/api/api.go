@@ -88,6 +88,14 @@ type SessionAnswer struct {
 	User         *User   `json:"user,omitempty"`
 }
 
+// SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
+// ended and is still known.
+type SessionInfo struct {
+	Meta
+	Freshness
+	Session Session `json:"session"`
+}
+
 // User is the user of a session, in the shape Stytch clients read.
 type User struct {
 	UserID string `json:"user_id"`
@@ -188,6 +196,7 @@ type SessionList struct {
 // SessionEvents answers GET /v1/sessions/{sid}/events, oldest first.
 type SessionEvents struct {
 	Meta
+	Freshness
 	Events []SessionEvent `json:"events"`
 }
 
@@ -214,6 +223,7 @@ type MintToken struct {
 // MintAnswer answers it.
 type MintAnswer struct {
 	Meta
+	Freshness
 	SessionJWT string    `json:"session_jwt"`
 	ExpiresAt  time.Time `json:"expires_at"`
 	ExpiresIn  int64     `json:"expires_in"` // seconds

@@ -1,0 +1,115 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+)
+
+// consistencyWait is how long a request waits for a position it demands.
+const consistencyWait = 500 * time.Millisecond
+
+// consistency is how much of the log an answer must reflect.
+type consistency struct {
+	strong  bool
+	atLeast events.Revision
+}
+
+// parseConsistency reads "bounded" (also when absent), "strong", or
+// {"at_least": revision}.
+func (n *Node) parseConsistency(raw json.RawMessage) (consistency, error) {
+	if !given(raw) {
+		return consistency{}, nil
+	}
+	var word string
+	if json.Unmarshal(raw, &word) == nil {
+		switch word {
+		case "bounded":
+			return consistency{}, nil
+		case "strong":
+			return consistency{strong: true}, nil
+		}
+		return consistency{}, badConsistency()
+	}
+	var demand struct {
+		AtLeast string `json:"at_least"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if dec.Decode(&demand) != nil || demand.AtLeast == "" {
+		return consistency{}, badConsistency()
+	}
+	r, err := events.ParseRevision(demand.AtLeast)
+	if err != nil {
+		return consistency{}, fail(api.InvalidArgument, "consistency.at_least: %q is not a revision", demand.AtLeast).
+			with("field", "consistency").because(err)
+	}
+	for _, p := range r {
+		if n.streamOf(p.Stream) == nil {
+			return consistency{}, fail(api.InvalidArgument, "consistency.at_least: no stream %q", p.Stream).with("field", "consistency")
+		}
+	}
+	return consistency{atLeast: r}, nil
+}
+
+func badConsistency() error {
+	return fail(api.InvalidArgument, `consistency: want "bounded", "strong" or {"at_least": revision}`).with("field", "consistency")
+}
+
+// reach returns once what is looked up next is as new as demanded.
+func (n *Node) reach(ctx context.Context, want consistency) error {
+	if want.strong {
+		return n.home.barrier(ctx)
+	}
+	if len(want.atLeast) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, consistencyWait)
+	defer cancel()
+	for _, p := range want.atLeast {
+		s := n.streamOf(p.Stream)
+		switch gen := s.position().Gen; {
+		case p.Gen < gen:
+			// The log that the position was of is gone: it reads as "bounded".
+			continue
+		case p.Gen > gen:
+			return fail(api.ConsistencyTimeout, "this node has not heard of generation %d of stream %s", p.Gen, p.Stream)
+		}
+		if err := s.wait(ctx, p.Seq); err != nil {
+			return fail(api.ConsistencyTimeout, "this node has not come as far as %s; ask again", p).because(err)
+		}
+	}
+	return nil
+}
+
+// barrier returns once readers see everything that was committed before it was
+// called: it sends a heartbeat and waits for it to come back.
+func (s *stream) barrier(ctx context.Context) error {
+	if stale := s.fenced(); stale != nil {
+		return stale
+	}
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	defer cancel()
+	seq, err := s.sendBeat(ctx)
+	if err == nil {
+		err = s.wait(ctx, seq)
+	}
+	if err != nil {
+		return fail(api.ConsistencyTimeout, "stream %s did not answer in time; ask again", s.region).because(err)
+	}
+	return nil
+}
+
+// streamOf returns the stream of the region, nil when this node follows none.
+func (n *Node) streamOf(region string) *stream {
+	for _, s := range n.streams() {
+		if s.region == region {
+			return s
+		}
+	}
+	return nil
+}

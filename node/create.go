@@ -1,0 +1,310 @@
+package node
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
+)
+
+// Limits of a create.
+const (
+	maxIdempotencyKey = 256  // characters
+	maxAttribute      = 1024 // bytes
+)
+
+// createSession answers POST /v1/sessions.
+func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
+	var req api.CreateSession
+	if err := c.decode(&req); err != nil {
+		return 0, nil, err
+	}
+	app, err := n.appOf(c)
+	if err != nil {
+		return 0, nil, err
+	}
+	d, err := n.newDraft(&req, &app.Settings)
+	if err != nil {
+		return 0, nil, err
+	}
+	d.state.App, d.state.By = app.App, c.caller.keyID
+	key, repeatable, err := c.idempotencyKey()
+	if err != nil {
+		return 0, nil, err
+	}
+	if stale := n.home.fenced(); stale != nil {
+		return 0, nil, stale
+	}
+	// Without a key to sign with, the caller would get an error for a session
+	// that exists.
+	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
+		return 0, nil, err
+	}
+	var f found
+	if repeatable {
+		f, err = n.createOnce(ctx, c, d, &req, key)
+	} else {
+		d.name(events.NewToken(n.home.number))
+		f, err = n.create(ctx, d, events.Expectation{})
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	p, err := n.private(&f.Session)
+	if err != nil {
+		return 0, nil, err
+	}
+	out, err := n.answered(c, f, p.Token)
+	return http.StatusCreated, out, err
+}
+
+// name gives the session its token and the id that derives from it.
+func (d *draft) name(t events.Token) {
+	d.private.Token = t
+	d.state.SID, _ = t.Key() // a token made by this program has the form of one
+}
+
+// newDraft checks the request and returns the session it asks for, without a
+// token. What is not asked for is the app's.
+func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, error) {
+	if err := checkUser(req.UserID); err != nil {
+		return nil, err
+	}
+	d := &draft{state: events.State{User: req.UserID, Reason: events.ReasonCreated}}
+	if err := d.last(req, s, n.wall()); err != nil {
+		return nil, err
+	}
+	if req.AuthRevision != "" {
+		seq, err := n.authSeq(req.AuthRevision)
+		if err != nil {
+			return nil, err
+		}
+		d.state.AuthSeq = seq
+	}
+	return d, d.describe(req)
+}
+
+// last sets how long the session lives. No life is longer than the app's
+// longest, whatever is asked for.
+func (d *draft) last(req *api.CreateSession, s *events.AppSettings, now int64) error {
+	for field, minutes := range map[string]int64{
+		"session_duration_minutes":  req.SessionDurationMinutes,
+		"idle_timeout_minutes":      req.IdleTimeoutMinutes,
+		"absolute_lifetime_minutes": req.AbsoluteLifetimeMinutes,
+	} {
+		if err := checkMinutes(field, minutes); err != nil {
+			return err
+		}
+	}
+	orElse := func(minutes, seconds int64) int64 {
+		if minutes > 0 {
+			return minutes * 60
+		}
+		return seconds
+	}
+	absolute := min(orElse(req.AbsoluteLifetimeMinutes, s.AbsoluteMax), s.AbsoluteMax)
+	d.state.CreatedAt, d.state.SeenAt = now, now
+	d.state.AbsoluteAt = now + absolute*1000
+	d.state.ExpiresAt = min(now+orElse(req.SessionDurationMinutes, s.SessionDuration)*1000, d.state.AbsoluteAt)
+	d.state.Idle = orElse(req.IdleTimeoutMinutes, s.Idle)
+	return nil
+}
+
+// describe sets the private part, but for the token.
+func (d *draft) describe(req *api.CreateSession) (err error) {
+	if len(req.Factors) > 0 {
+		if d.private.Factors, err = checkFactors("authentication_factors", req.Factors); err != nil {
+			return err
+		}
+	}
+	if a := req.Attributes; a != nil {
+		if err := errors.Join(
+			checkText("attributes.ip_address", a.IPAddress, maxAttribute),
+			checkText("attributes.user_agent", a.UserAgent, maxAttribute)); err != nil {
+			return err
+		}
+		d.private.Attributes = events.Attributes{IPAddress: a.IPAddress, UserAgent: a.UserAgent}
+	}
+	if given(req.CustomClaims) {
+		if err := checkClaims(req.CustomClaims); err != nil {
+			return err
+		}
+		if d.private.CustomClaims, err = patchClaims(nil, req.CustomClaims); err != nil {
+			return err
+		}
+	}
+	if given(req.Metadata) {
+		if err := checkObject("metadata", req.Metadata); err != nil {
+			return err
+		}
+		d.private.Metadata, err = mergePatch(nil, req.Metadata)
+	}
+	return err
+}
+
+// authSeq returns the sequence of the home stream that a revision read when the
+// log-in began names.
+func (n *Node) authSeq(text string) (uint64, error) {
+	r, err := events.ParseRevision(text)
+	if err != nil {
+		return 0, fail(api.InvalidArgument, "auth_revision: not a revision").with("field", "auth_revision").because(err)
+	}
+	p, ok := r.In(n.home.region)
+	if !ok {
+		return 0, fail(api.InvalidArgument, "auth_revision: has no position in stream %s", n.home.region).with("field", "auth_revision")
+	}
+	switch gen := n.home.position().Gen; {
+	case p.Gen < gen:
+		// Sequences of a log that went backwards were used again: nothing can
+		// be said of what lies between.
+		return 0, revokedSince()
+	case p.Gen > gen:
+		return 0, fail(api.ConsistencyTimeout, "this node has not heard of generation %d of stream %s", p.Gen, p.Stream)
+	}
+	// 0 would mean that none was given; a log begins at 1.
+	return max(p.Seq, 1), nil
+}
+
+func revokedSince() *failure {
+	return fail(api.RevokedMeanwhile, "the user was logged out everywhere since this log-in began")
+}
+
+// create writes the session and returns it as readers see it.
+func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
+	if n.home.above(createBudget) {
+		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
+	}
+	pos, err := n.writeState(ctx, d, ex)
+	if err != nil {
+		return found{}, err
+	}
+	f, err := n.findSID(d.state.App, d.state.SID)
+	if err != nil {
+		return found{}, err
+	}
+	f.at = pos
+	if f.verdict == projection.Revoked {
+		return found{}, revokedSince()
+	}
+	return f, f.active()
+}
+
+// createOnce creates the session that the Idempotency-Key names, or returns it
+// if an earlier attempt has.
+//
+// Creates of one sid take turns within this node: two that were sent at the
+// same time for different users would stand on different subjects, and no
+// expectation could tell the second that it came second.
+func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.CreateSession, key string) (found, error) {
+	hash, err := bodyHash(req)
+	if err != nil {
+		return found{}, err
+	}
+	d.private.BodyHash = hash
+	d.name(n.idempotentToken(c, key))
+	for range attempts {
+		first, err, _ := n.creates.Do(d.state.SID.String(), func() (any, error) {
+			return n.createFirst(ctx, d)
+		})
+		switch {
+		case errors.Is(err, events.ErrConflict):
+			// Another node was first.
+			if err := n.catchUp(ctx, &d.state); err != nil {
+				return found{}, err
+			}
+			continue
+		case err != nil:
+			return found{}, err
+		}
+		f := first.(found)
+		return f, n.sameRequest(f, hash)
+	}
+	return found{}, events.ErrConflict
+}
+
+// createFirst creates the session unless it is there.
+func (n *Node) createFirst(ctx context.Context, d *draft) (found, error) {
+	f, err := n.findSID(d.state.App, d.state.SID)
+	if err != nil {
+		return found{}, err
+	}
+	switch f.verdict {
+	case projection.Unknown:
+		return n.create(ctx, d, events.Expect(0))
+	case projection.Active:
+		return f, nil
+	}
+	return found{}, fail(api.IdempotencyEnded, "the session that this Idempotency-Key made has ended; use another key").
+		with("reason", f.verdict.String())
+}
+
+// sameRequest refuses another request under the key of an earlier one.
+func (n *Node) sameRequest(f found, hash string) error {
+	p, err := n.private(&f.Session)
+	if err != nil {
+		return err
+	}
+	if p.BodyHash != hash {
+		return fail(api.IdempotencyReused, "this Idempotency-Key was used with another body")
+	}
+	return nil
+}
+
+// idempotencyKey returns the header Idempotency-Key.
+func (c *call) idempotencyKey() (key string, ok bool, err error) {
+	all := c.r.Header.Values("Idempotency-Key")
+	if len(all) == 0 {
+		return "", false, nil
+	}
+	if len(all) > 1 || len(all[0]) == 0 || len(all[0]) > maxIdempotencyKey {
+		return "", false, badIdempotencyKey()
+	}
+	for _, b := range []byte(all[0]) {
+		if b < 0x20 || b > 0x7e {
+			return "", false, badIdempotencyKey()
+		}
+	}
+	return all[0], true, nil
+}
+
+func badIdempotencyKey() error {
+	return fail(api.InvalidArgument, "Idempotency-Key: want 1 to %d printable ASCII characters, once", maxIdempotencyKey)
+}
+
+// idempotentToken returns the token that the key names on every node of the
+// region. Nobody without the cluster key can compute it.
+func (n *Node) idempotentToken(c *call, key string) events.Token {
+	mac := hmac.New(sha256.New, n.conf.Keys.Derive("revocast idempotency 1", sha256.Size))
+	for _, part := range []string{c.caller.app, c.caller.keyID, "POST /v1/sessions", key} {
+		var length [4]byte
+		binary.BigEndian.PutUint32(length[:], uint32(len(part)))
+		mac.Write(length[:])
+		mac.Write([]byte(part))
+	}
+	return events.TokenOf(n.home.number, [32]byte(mac.Sum(nil)))
+}
+
+// bodyHash returns the hash of what the request says, whatever its white space.
+func bodyHash(req *api.CreateSession) (string, error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+}
+
+// extended returns when a session that is asked to live for the duration from
+// now on ends: never past its absolute expiry.
+func extended(minutes, now, absolute int64) int64 {
+	return min(now+minutes*time.Minute.Milliseconds(), absolute)
+}

@@ -1,0 +1,186 @@
+package node
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"iter"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
+)
+
+// Sessions on a page.
+const (
+	defaultLimit = 100
+	maxLimit     = 500
+)
+
+// listing is what GET /v1/sessions was asked for.
+type listing struct {
+	user   string // empty: of the whole app
+	keep   func(projection.Verdict) bool
+	limit  int
+	cursor *place // nil: from the beginning
+}
+
+// place is where a session stands in a list: newest first, those of one
+// millisecond by their ids. It never changes, so pages neither repeat nor skip
+// a session that was there all the time, whatever happens between them.
+type place struct {
+	createdAt int64
+	sid       events.SID
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(q.createdAt, p.createdAt), bytes.Compare(q.sid[:], p.sid[:]))
+}
+
+func placeOf(s *projection.Session) place { return place{s.CreatedAt, s.SID} }
+
+func (p place) String() string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(p.createdAt))
+	return base64.RawURLEncoding.EncodeToString(append(b, p.sid[:]...))
+}
+
+func parsePlace(text string) (*place, bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(b) != 8+len(events.SID{}) {
+		return nil, false
+	}
+	return &place{int64(binary.BigEndian.Uint64(b)), events.SID(b[8:])}, true
+}
+
+// listSessions answers GET /v1/sessions: those of a user, or without user_id of
+// the whole app, newest first. Listing an app looks at all its sessions for
+// each page; it holds up nobody, but it is not for every request.
+func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
+	want, err := parseListing(c.r.URL.RawQuery)
+	if err != nil {
+		return 0, nil, err
+	}
+	app, err := n.appOf(c)
+	if err != nil {
+		return 0, nil, err
+	}
+	at := n.home.position()
+	staleness, stale := n.fresh(n.home.number)
+	if stale != nil {
+		return 0, nil, stale
+	}
+	all := n.sessions.App(app.App, n.wall())
+	if want.user != "" {
+		all = n.sessions.User(app.App, want.user, n.wall())
+	}
+	page, total := n.page(all, &want)
+	out := &api.SessionList{
+		Freshness: found{answer: answer{staleness: staleness}, at: at}.freshness(),
+		Sessions:  make([]api.Session, 0, len(page)), Total: total,
+	}
+	if len(page) > want.limit {
+		page = page[:want.limit]
+		out.NextCursor = placeOf(&page[want.limit-1].Session).String()
+	}
+	for i := range page {
+		p, err := n.private(&page[i].Session)
+		if err != nil {
+			return 0, nil, err
+		}
+		s, err := n.view(&page[i].Session, page[i].verdict, p)
+		if err != nil {
+			return 0, nil, err
+		}
+		out.Sessions = append(out.Sessions, s)
+	}
+	return http.StatusOK, out, nil
+}
+
+// page returns the sessions that come next, one more than the limit if there
+// are more, and how many match at all. It holds no more than a few pages,
+// however many sessions an app has.
+func (n *Node) page(all iter.Seq2[projection.Session, projection.Verdict], want *listing) (page []answer, total int) {
+	sortPage := func() {
+		slices.SortFunc(page, func(a, b answer) int { return placeOf(&a.Session).compare(placeOf(&b.Session)) })
+		page = page[:min(len(page), want.limit+1)]
+	}
+	for s, v := range all {
+		v = n.held(v)
+		if !want.keep(v) {
+			continue
+		}
+		total++
+		if want.cursor != nil && placeOf(&s).compare(*want.cursor) <= 0 {
+			continue
+		}
+		if page = append(page, answer{Session: s, verdict: v}); len(page) >= 4*(want.limit+1) {
+			sortPage()
+		}
+	}
+	sortPage()
+	return page, total
+}
+
+// held returns the verdict while touches cannot be written: then nobody is
+// idle.
+func (n *Node) held(v projection.Verdict) projection.Verdict {
+	if v == projection.IdleExpired && n.idleHeld.Load() {
+		return projection.Active
+	}
+	return v
+}
+
+// parseListing reads the query. Parameters it does not know are refused: a
+// filter that is misspelled must not list everything.
+func parseListing(raw string) (listing, error) {
+	want := listing{limit: defaultLimit, keep: func(v projection.Verdict) bool { return v == projection.Active }}
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return want, fail(api.InvalidArgument, "the query cannot be read").because(err)
+	}
+	for name, values := range q {
+		if len(values) > 1 {
+			return want, fail(api.InvalidArgument, "%s: appears twice", name).with("field", name)
+		}
+		switch value := values[0]; name {
+		case "app": // read by authorize
+		case "user_id":
+			want.user, err = value, checkUser(value)
+		case "status":
+			want.keep, err = parseStatus(value)
+		case "limit":
+			if want.limit, err = strconv.Atoi(value); err != nil || want.limit < 1 || want.limit > maxLimit {
+				err = fail(api.InvalidArgument, "limit: want 1 to %d", maxLimit).with("field", "limit")
+			}
+		case "cursor":
+			var ok bool
+			if want.cursor, ok = parsePlace(value); !ok {
+				err = fail(api.InvalidArgument, "cursor: not one that a list returned").with("field", "cursor")
+			}
+		default:
+			err = fail(api.InvalidArgument, "unknown parameter %q", name).with("field", name)
+		}
+		if err != nil {
+			return want, err
+		}
+	}
+	return want, nil
+}
+
+func parseStatus(text string) (keep func(projection.Verdict) bool, err error) {
+	if text == "all" {
+		return func(projection.Verdict) bool { return true }, nil
+	}
+	for _, v := range []projection.Verdict{projection.Active, projection.IdleExpired, projection.Expired, projection.Revoked} {
+		if v.String() == text {
+			return func(w projection.Verdict) bool { return w == v }, nil
+		}
+	}
+	return nil, fail(api.InvalidArgument, "status: want active, idle, expired, revoked or all").with("field", "status")
+}

@@ -1,0 +1,239 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
+	"github.com/revocast/revocast/signer"
+)
+
+// jwtOrder says which JWT of a session is wanted. The zero value is the app's
+// own.
+type jwtOrder struct {
+	template api.Template
+	ttl      time.Duration // at most; 0: the template's, or the app's
+}
+
+// mint returns a JWT of an active session: one that was minted before, while
+// more than half of its life is left and nothing in it changed, or a new one.
+// It never outlives the session; a session that ends within this second has
+// none, and the JWT is empty. A node without a lease mints nothing.
+//
+// p is the session's private part; nil: it is opened if it is needed.
+func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
+	if f.stale != "" {
+		return "", time.Time{}, &staleError{stream: n.home.region, reason: f.stale}
+	}
+	if err := f.active(); err != nil {
+		return "", time.Time{}, err
+	}
+	app, ok := n.catalog.Snapshot().App(f.App)
+	if !ok {
+		return "", time.Time{}, fail(api.AppNotFound, "no app %s", f.App)
+	}
+	now := n.conf.Clock.Wall()
+	ring := n.ring(f.App)
+	key, err := n.signingKey(app, now)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	shape := shapeOf(&app.Settings, o)
+	print := n.fingerprint(f, key, shape, o)
+	if jwt, expires, ok := n.minted.Get(ring, print, now); ok {
+		n.metrics.mintReused.Inc()
+		return jwt, expires, nil
+	}
+	expires = now.Add(shape.ttl)
+	if end := date(f.ExpiresAt); end.Before(expires) {
+		expires = end
+	}
+	expires = expires.UTC().Truncate(time.Second)
+	if expires.Unix() <= now.Unix() {
+		return "", time.Time{}, nil
+	}
+	if p == nil {
+		if p, err = n.private(&f.Session); err != nil {
+			return "", time.Time{}, err
+		}
+	}
+	c, err := n.claims(f, p, shape, o.template.Claims)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	c.IssuedAt, c.Expires = now, expires
+	if jwt, err = signer.Mint(key, shape.profile, c); err != nil {
+		return "", time.Time{}, err
+	}
+	n.metrics.minted.Inc()
+	n.minted.Put(print, key, jwt, now, expires)
+	return jwt, expires, nil
+}
+
+// jwtShape is what settings, template and order come to.
+type jwtShape struct {
+	profile  signer.Profile
+	audience string
+	ttl      time.Duration
+}
+
+func shapeOf(s *events.AppSettings, o jwtOrder) jwtShape {
+	shape := jwtShape{profile: signer.Profile(s.JWTProfile), audience: o.template.Audience, ttl: jwtLimit(s, o.template)}
+	if o.template.JWTProfile != "" {
+		shape.profile = signer.Profile(o.template.JWTProfile)
+	}
+	if shape.profile == "" {
+		shape.profile = signer.Native
+	}
+	if o.ttl > 0 {
+		shape.ttl = min(shape.ttl, o.ttl)
+	}
+	return shape
+}
+
+// jwtLimit returns the longest life of a JWT of the template, the zero one
+// being the app's own.
+func jwtLimit(s *events.AppSettings, t api.Template) time.Duration {
+	if t.TTLSeconds > 0 {
+		return time.Duration(t.TTLSeconds) * time.Second
+	}
+	return time.Duration(s.JWTTTL) * time.Second
+}
+
+// signingKey returns the key with which the app signs now.
+func (n *Node) signingKey(app *events.App, now time.Time) (*signer.Key, error) {
+	key, err := n.ring(app.App).Active(signer.Alg(app.Settings.JWTAlg), now)
+	if errors.Is(err, signer.ErrNoKey) {
+		if stale := n.settings.fenced(); stale != nil {
+			return nil, stale
+		}
+		return nil, fmt.Errorf("app %s: %w", app.App, err)
+	}
+	return key, err
+}
+
+// fingerprint names all that the JWT depends on.
+func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) signer.Fingerprint {
+	return signer.NewFingerprint(
+		f.App, f.SID.String(), n.home.at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
+		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims))
+}
+
+func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
+	custom := p.CustomClaims
+	if len(extra) > 0 {
+		// What the app's template says stands above what a session says.
+		var err error
+		if custom, err = overlay(p.CustomClaims, extra); err != nil {
+			return signer.Claims{}, err
+		}
+	}
+	methods, auth := factorClaims(p.Factors, date(f.CreatedAt))
+	return signer.Claims{
+		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
+		Subject: f.User, SessionID: f.SID.String(),
+		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
+		AuthTime: auth, AMR: methods, Revision: f.at.String(),
+		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
+		Factors:    p.Factors, Custom: custom,
+	}, nil
+}
+
+// methodOf gives the types of authentication factors their name in RFC 8176
+// section 2. Types without one are left out.
+var methodOf = map[string]string{
+	"password": "pwd", "otp": "otp", "email_otp": "otp", "totp": "otp", "recovery_codes": "otp",
+	"webauthn": "pop", "crypto": "pop", "signature_challenge": "pop",
+}
+
+// factorClaims returns the methods by which the user proved who they are, and
+// when they last did: when the session began, unless a factor says later.
+func factorClaims(raw json.RawMessage, began time.Time) (methods []string, at time.Time) {
+	var factors []struct {
+		Type string    `json:"type"`
+		Last looseTime `json:"last_authenticated_at"`
+	}
+	at = began
+	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil {
+		return nil, at
+	}
+	types := map[string]bool{}
+	for _, f := range factors {
+		if t := time.Time(f.Last); t.After(at) {
+			at = t
+		}
+		if m := methodOf[f.Type]; m != "" && !types[m] {
+			methods = append(methods, m)
+			types[m] = true
+		}
+	}
+	if len(types) > 1 {
+		methods = append(methods, "mfa")
+	}
+	return methods, at
+}
+
+// looseTime is a time if the text is one: factors are the caller's, and their
+// form beyond "type" is not ours to demand.
+type looseTime time.Time
+
+// UnmarshalJSON never fails.
+func (t *looseTime) UnmarshalJSON(b []byte) error {
+	_ = (*time.Time)(t).UnmarshalJSON(b)
+	return nil
+}
+
+// mintToken answers POST /v1/sessions/{sid}/tokens.
+func (n *Node) mintToken(_ context.Context, c *call) (int, any, error) {
+	var req api.MintToken
+	if err := c.decode(&req); err != nil {
+		return 0, nil, err
+	}
+	app, err := n.appOf(c)
+	if err != nil {
+		return 0, nil, err
+	}
+	var o jwtOrder
+	if req.Template != "" {
+		var ok bool
+		if o.template, ok = n.template(app.App, req.Template); !ok {
+			if stale := n.settings.fenced(); stale != nil {
+				return 0, nil, stale
+			}
+			return 0, nil, fail(api.NotFound, "no template %q", req.Template)
+		}
+	}
+	limit := jwtLimit(&app.Settings, o.template)
+	o.ttl = time.Duration(req.TTLSeconds) * time.Second
+	if req.TTLSeconds < 0 || req.TTLSeconds > int64(limit/time.Second) {
+		return 0, nil, fail(api.InvalidArgument, "ttl_seconds: want 1 to %d", int64(limit/time.Second)).with("field", "ttl_seconds")
+	}
+	sid, err := c.pathSID()
+	if err != nil {
+		return 0, nil, err
+	}
+	f, err := n.findSID(app.App, sid)
+	if err != nil {
+		return 0, nil, err
+	}
+	jwt, expires, err := n.mint(f, nil, o)
+	switch {
+	case errors.Is(err, signer.ErrTooLarge):
+		return 0, nil, fail(api.ClaimsTooLarge, "the JWT would be over %d bytes", signer.MaxJWT).because(err)
+	case err != nil:
+		return 0, nil, err
+	case jwt == "":
+		return 0, nil, notFound(projection.Expired)
+	}
+	c.warnLong(jwt)
+	return 200, &api.MintAnswer{
+		Freshness: f.freshness(), SessionJWT: jwt, ExpiresAt: expires,
+		ExpiresIn: max(0, int64(expires.Sub(n.conf.Clock.Wall())/time.Second)),
+	}, nil
+}

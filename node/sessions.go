@@ -1,0 +1,441 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
+	"github.com/revocast/revocast/signer"
+)
+
+// found is an answer and a position it reflects at least: the position is read
+// before the lookup. Read after it, it would promise revocations that the
+// lookup had not seen.
+type found struct {
+	answer
+	at events.Position
+}
+
+// find looks a session up for an app. What belongs to another app, and what no
+// longer says whose it is, is unknown.
+func (n *Node) find(app string, look func() (answer, error)) (found, error) {
+	at := n.home.position()
+	a, err := look()
+	if err != nil {
+		return found{}, err
+	}
+	if a.App != app {
+		a = answer{staleness: a.staleness}
+	}
+	return found{answer: a, at: at}, nil
+}
+
+// findSID looks a session up by its id.
+func (n *Node) findSID(app string, sid events.SID) (found, error) {
+	return n.find(app, func() (answer, error) { return n.bySID(sid) })
+}
+
+// findCredential looks up the session of a token or of a JWT, of which exactly
+// one is not empty. Whoever may show an expired JWT has shown an API key, too.
+//
+// What has not the form of a token, or is no JWT of the app, is a session
+// nobody knows.
+func (n *Node) findCredential(app, token, jwt string) (found, error) {
+	if jwt == "" {
+		key, ok := events.Token(token).Key()
+		if !ok {
+			return n.nothing()
+		}
+		return n.find(app, func() (answer, error) { return n.byToken(key) })
+	}
+	v, err := n.verifyJWT(app, jwt, true)
+	if stale := (*staleError)(nil); errors.As(err, &stale) {
+		return found{}, err
+	}
+	sid, bad := events.ParseSID(v.SessionID)
+	if err != nil || bad != nil {
+		return n.nothing()
+	}
+	f, err := n.findSID(app, sid)
+	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
+		return n.nothing()
+	}
+	return f, err
+}
+
+// nothing is the answer about a session that nobody knows. Even that is not
+// said without a lease.
+func (n *Node) nothing() (found, error) {
+	return n.find("", func() (answer, error) {
+		staleness, stale := n.fresh(n.home.number)
+		if stale != nil {
+			return answer{}, stale
+		}
+		return answer{staleness: staleness}, nil
+	})
+}
+
+// active returns the failure of a session that is not good.
+func (f found) active() error {
+	if f.verdict != projection.Active {
+		return notFound(f.verdict)
+	}
+	return nil
+}
+
+// notFound is how every session that is not good is answered, whyever: the
+// clients of Stytch sign out on this error type and on no other.
+func notFound(v projection.Verdict) *failure {
+	return fail(api.SessionNotFound, "no such session, or it has ended").with("reason", v.String())
+}
+
+// freshness is what every answer about sessions says.
+func (f found) freshness() api.Freshness {
+	return api.Freshness{Revision: f.at.String(), StalenessMS: f.staleness.Milliseconds()}
+}
+
+// warnStale says on the answer that it comes from a node without a lease.
+func (c *call) warnStale(f found) {
+	if f.stale != "" {
+		c.h.Set("X-Session-Freshness", staleHeader(f.answer))
+	}
+}
+
+func staleHeader(a answer) string {
+	return "stale; reason=" + a.stale + "; staleness_ms=" + strconv.FormatInt(a.staleness.Milliseconds(), 10)
+}
+
+// fenced returns why the stream's lease is not held, nil while it is.
+func (s *stream) fenced() *staleError {
+	if s.lease.holds(s.node.conf.Clock.Boot()) {
+		return nil
+	}
+	return &staleError{stream: s.region, reason: s.lease.why()}
+}
+
+// verifyJWT checks a JWT of the app, whichever profile it was minted in.
+func (n *Node) verifyJWT(app, jwt string, expired bool) (signer.Verified, error) {
+	v, err := n.checkJWT(app, jwt, expired)
+	if !errors.Is(err, signer.ErrUnknownKey) {
+		return v, err
+	}
+	// A key of which this node has not heard yet is no reason to turn anybody
+	// away. Lease first, lookup second, as for sessions.
+	if stale := n.settings.fenced(); stale != nil {
+		return signer.Verified{}, stale
+	}
+	return n.checkJWT(app, jwt, expired)
+}
+
+func (n *Node) checkJWT(app, jwt string, expired bool) (signer.Verified, error) {
+	t, ok := n.catalog.Snapshot().App(app)
+	if !ok {
+		return signer.Verified{}, signer.ErrUnknownKey
+	}
+	ring := n.ring(app)
+	e := signer.Expect{
+		Issuer: n.issuerOf(app, signer.Profile(t.Settings.JWTProfile)),
+		App:    app, Now: n.conf.Clock.Wall(), AllowExpired: expired,
+	}
+	v, err := n.verified.Verify(ring, jwt, e)
+	for _, p := range signer.Profiles() {
+		// A template, or the app before it changed, may have another profile.
+		if !errors.Is(err, signer.ErrWrongIssuer) {
+			break
+		}
+		if issuer := n.issuerOf(app, p); issuer != e.Issuer {
+			e.Issuer = issuer
+			v, err = n.verified.Verify(ring, jwt, e)
+		}
+	}
+	if err == nil && v.Issuer != n.issuerOf(app, v.Profile) {
+		return signer.Verified{}, signer.ErrWrongIssuer
+	}
+	return v, err
+}
+
+// private opens the private part of a session.
+func (n *Node) private(s *projection.Session) (*events.Private, error) {
+	plain, err := n.conf.Keys.OpenVerified(s.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("session %s: %w", s.SID, err)
+	}
+	p := new(events.Private)
+	if len(plain) == 0 {
+		return p, nil
+	}
+	if err := json.Unmarshal(plain, p); err != nil {
+		return nil, fmt.Errorf("session %s: private part: %w", s.SID, err)
+	}
+	return p, nil
+}
+
+// view returns the session as the API shows it.
+func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Private) (api.Session, error) {
+	out := api.Session{
+		SessionID: s.SID.String(), AppID: s.App, UserID: s.User, Status: v.String(),
+		StartedAt: date(s.CreatedAt), LastAccess: date(max(s.SeenAt, s.CreatedAt)),
+		ExpiresAt: date(s.ExpiresAt), AbsoluteExpiresAt: date(s.AbsoluteAt),
+		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
+		Factors:      []json.RawMessage{},
+		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
+		Roles: []string{}, RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
+	}
+	if home := n.stream(s.SID.Stream()); home != nil {
+		out.Region, out.Revision = home.region, home.at(s.StateSeq).String()
+	}
+	if len(p.Factors) > 0 {
+		if err := json.Unmarshal(p.Factors, &out.Factors); err != nil {
+			return out, fmt.Errorf("session %s: factors: %w", s.SID, err)
+		}
+	}
+	if s.Idle > 0 {
+		idle := date(max(s.SeenAt, s.CreatedAt) + s.Idle*1000)
+		out.IdleExpiresAt = &idle
+	}
+	if v == projection.Revoked && s.RevokedAt != 0 {
+		at := date(s.RevokedAt)
+		out.RevokedAt = &at
+	}
+	return out, nil
+}
+
+func date(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// object returns a JSON object that may be missing.
+func object(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("{}")
+	}
+	return raw
+}
+
+// answered is the answer about one session: create, authenticate, rotate, patch.
+func (n *Node) answered(c *call, f found, token events.Token) (*api.SessionAnswer, error) {
+	p, err := n.private(&f.Session)
+	if err != nil {
+		return nil, err
+	}
+	s, err := n.view(&f.Session, f.verdict, p)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.SessionAnswer{
+		Freshness: f.freshness(), Session: s, SessionToken: token.Reveal(), User: &api.User{UserID: f.User},
+	}
+	c.warnStale(f)
+	if f.stale != "" {
+		return out, nil // a fenced node mints nothing
+	}
+	jwt, _, err := n.mint(f, p, jwtOrder{})
+	switch {
+	case errors.Is(err, signer.ErrTooLarge):
+		// The session is good and its token works; only its JWT does not exist.
+		c.h.Set(warningHeader, "jwt_too_large")
+	case err != nil:
+		return nil, err
+	default:
+		out.SessionJWT = jwt
+		c.warnLong(jwt)
+	}
+	return out, nil
+}
+
+const warningHeader = "X-Session-Warning"
+
+// warnLong reports a JWT that does not fit into a cookie.
+func (c *call) warnLong(jwt string) {
+	if len(jwt) > signer.CookieLimit {
+		c.h.Set(warningHeader, "jwt_over_4096_bytes")
+	}
+}
+
+// draft is a state about to be written.
+type draft struct {
+	state   events.State
+	private events.Private
+}
+
+// attempts is how often a change is computed anew when others change the same.
+const attempts = 8
+
+// change writes a new state of a session: edit turns a copy of the newest into
+// it and says what kind of change it is, or "" for none. Each attempt begins
+// with find, so that a session that ended meanwhile is never brought back. It
+// returns the session as it is afterwards.
+func (n *Node) change(ctx context.Context, c *call, find func() (found, error), edit func(f found, d *draft) (reason string, err error)) (found, error) {
+	for range attempts {
+		f, err := find()
+		if err != nil {
+			return found{}, err
+		}
+		if err := f.active(); err != nil {
+			return found{}, err
+		}
+		p, err := n.private(&f.Session)
+		if err != nil {
+			return found{}, err
+		}
+		d := &draft{state: stateOf(&f.Session, n.wall()), private: *p}
+		d.state.By = c.caller.keyID
+		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
+			return f, err
+		}
+		if f.stale != "" {
+			return found{}, &staleError{stream: n.home.region, reason: f.stale}
+		}
+		pos, err := n.writeState(ctx, d, events.Expect(f.StateSeq))
+		if errors.Is(err, events.ErrConflict) {
+			if err := n.catchUp(ctx, &d.state); err != nil {
+				return found{}, err
+			}
+			continue
+		} else if err != nil {
+			return found{}, err
+		}
+		return n.written(d.state.App, d.state.SID, pos)
+	}
+	return found{}, events.ErrConflict
+}
+
+// written returns a session after a write to it at pos.
+func (n *Node) written(app string, sid events.SID, pos events.Position) (found, error) {
+	f, err := n.findSID(app, sid)
+	if err != nil {
+		return found{}, err
+	}
+	f.at = pos
+	return f, f.active()
+}
+
+// stateOf returns the newest state of the session, for the next to be made of.
+func stateOf(s *projection.Session, now int64) events.State {
+	e := events.State{
+		App: s.App, User: s.User, SID: s.SID,
+		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
+		Idle: s.Idle, SeenAt: s.SeenAt, Prev: s.StateSeq, CreatedSeq: s.CreatedSeq, AuthSeq: s.AuthSeq,
+		OriginalUntil: s.OriginalUntil,
+	}
+	for _, a := range s.Aliases {
+		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {
+			e.Aliases = append(e.Aliases, a)
+		}
+	}
+	return e
+}
+
+func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+	private, err := marshal(&d.private)
+	if err != nil {
+		return events.Position{}, err
+	}
+	if len(private) > events.MaxPrivate {
+		return events.Position{}, fail(api.ClaimsTooLarge,
+			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return n.home.write(ctx, &d.state, private, n.life(d.state.ExpiresAt), ex)
+}
+
+// life returns how long an event about a session stays in the log.
+func (n *Node) life(until int64) time.Duration {
+	return max(0, time.Duration(until-n.wall())*time.Millisecond) + events.TTLSlack
+}
+
+// catchUp returns once readers see what stands on the event's subject, which
+// somebody wrote before us.
+func (n *Node) catchUp(ctx context.Context, e events.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	defer cancel()
+	last, err := n.home.log.Last(ctx, e.Subject(n.home.region).String())
+	switch {
+	case errors.Is(err, events.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return n.home.wait(ctx, last.Seq)
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are: what a client
+// sent comes back as it was, and counts as long as it is.
+func marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// checkText refuses text that is too long, has control characters or is not
+// UTF-8.
+func checkText(field, s string, limit int) error {
+	switch {
+	case len(s) > limit:
+		return fail(api.InvalidArgument, "%s: over %d bytes", field, limit).with("field", field)
+	case !utf8.ValidString(s):
+		return fail(api.InvalidArgument, "%s: not UTF-8", field).with("field", field)
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return fail(api.InvalidArgument, "%s: has control characters", field).with("field", field)
+		}
+	}
+	return nil
+}
+
+// checkUser refuses what cannot be a user id. Anything else is one, and comes
+// back verbatim.
+func checkUser(id string) error {
+	if id == "" {
+		return fail(api.InvalidArgument, "user_id: required").with("field", "user_id")
+	}
+	return checkText("user_id", id, events.MaxUser)
+}
+
+// maxMinutes is the longest life of a session, 366 days.
+const maxMinutes = 527_040
+
+// checkMinutes refuses a duration out of range; 0 means that none was given.
+func checkMinutes(field string, minutes int64) error {
+	if minutes < 0 || minutes > maxMinutes {
+		return fail(api.InvalidArgument, "%s: want 1 to %d", field, maxMinutes).with("field", field)
+	}
+	return nil
+}
+
+// appOf returns the app on whose behalf the call is made.
+func (n *Node) appOf(c *call) (*events.App, error) {
+	if c.caller.app == "" {
+		return nil, fail(api.InvalidArgument, "a cluster admin key must say which app it acts for")
+	}
+	t, ok := n.catalog.Snapshot().App(c.caller.app)
+	if !ok {
+		return nil, fail(api.AppNotFound, "no app %s", c.caller.app)
+	}
+	return t, nil
+}
+
+// pathSID returns the session id in the path. Text that names no session is a
+// session nobody knows.
+func (c *call) pathSID() (events.SID, error) {
+	sid, err := events.ParseSID(c.r.PathValue("sid"))
+	if err != nil {
+		_, stale := c.n.nothing()
+		if stale != nil {
+			return sid, stale
+		}
+		return sid, notFound(projection.Unknown)
+	}
+	return sid, nil
+}
