@@ -253,8 +253,15 @@ func (fl *follower) take(ctx context.Context, m *nats.Msg) error {
 		if err != nil {
 			return err
 		}
-		if reached < e.Seq {
+		switch {
+		case reached >= e.Seq:
+		case fl.j.replicated:
 			return errLagging
+		default:
+			// The one server there is has not assigned it: somebody published
+			// to live. directly, and must not hold anybody up.
+			fl.held = nil
+			return nil
 		}
 		fl.j.metrics.gaps.Add(1)
 		applied = fl.applied
