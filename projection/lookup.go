@@ -1,0 +1,136 @@
+package projection
+
+import (
+	"bytes"
+	"cmp"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// judged returns the time at which sessions of the stream are judged: the later
+// of the wall clock and the log's time, so that a wall clock set back revives
+// nothing; but not more than Skew after the wall clock, so that a leader whose
+// clock jumped ahead expires nobody.
+func (m *Map) judged(stream uint8, now int64) int64 {
+	return max(now, min(m.streams[stream].logTime.Load(), now+skew))
+}
+
+func (m *Map) lease() int64 {
+	if m.Lease == 0 {
+		return int64(DefaultLease / time.Millisecond)
+	}
+	return int64(m.Lease / time.Millisecond)
+}
+
+func (m *Map) verdict(r *record, now int64) Verdict {
+	t := m.judged(r.SID.Stream(), now)
+	switch {
+	case r.revoked() && (r.known || t < r.until):
+		return Revoked
+	case !r.known:
+		return Unknown
+	case t >= r.ExpiresAt:
+		return Expired
+	case t >= r.idleEnd(m.lease()):
+		return IdleExpired
+	}
+	return Active
+}
+
+// idleEnd returns when the session has been idle too long: its idle timeout
+// after its last use, and later by the tenth within which a use is written and
+// by the lease within which what was written is heard.
+func (r *record) idleEnd(lease int64) int64 {
+	const longest = year / 1000 // seconds; no session lives longer, so a longer timeout ends none
+	if r.Idle <= 0 || r.Idle > longest {
+		return 1<<63 - 1
+	}
+	ms := r.Idle * 1000
+	return r.SeenAt + ms + ms/10 + lease
+}
+
+// Lookup implements [Projection].
+func (m *Map) Lookup(sid events.SID, now int64) (Session, Verdict) {
+	r := m.get(sid)
+	if r == nil {
+		return Session{}, Unknown
+	}
+	v := m.verdict(r, now)
+	if v == Unknown {
+		return Session{}, Unknown
+	}
+	return r.Session, v
+}
+
+// LookupToken implements [Projection].
+func (m *Map) LookupToken(key events.SID, now int64) (s Session, v Verdict, rotated bool) {
+	if r := m.get(key); r != nil {
+		return m.accept(r, r.OriginalUntil, now)
+	}
+	sh := m.shard(key)
+	sh.mu.RLock()
+	sid, ok := sh.aliases[key]
+	sh.mu.RUnlock()
+	if !ok {
+		return Session{}, Unknown, false
+	}
+	r := m.get(sid)
+	if r == nil {
+		return Session{}, Unknown, false
+	}
+	for i := range r.Aliases {
+		if a := &r.Aliases[i]; a.Key == key {
+			return m.accept(r, a.Until, now)
+		}
+	}
+	return Session{}, Unknown, false
+}
+
+// accept answers for a token of r that is accepted until then, 0 for good.
+func (m *Map) accept(r *record, until, now int64) (Session, Verdict, bool) {
+	if until != 0 && m.judged(r.SID.Stream(), now) >= until {
+		return Session{}, Unknown, false
+	}
+	v := m.verdict(r, now)
+	if v == Unknown {
+		return Session{}, Unknown, false
+	}
+	return r.Session, v, until != 0
+}
+
+// User implements [Projection].
+func (m *Map) User(app, user string, now int64) iter.Seq2[Session, Verdict] {
+	return func(yield func(Session, Verdict) bool) {
+		k := userKey{app, events.UserHash(app, user)}
+		var found []*record
+		for _, sid := range m.user(k).of(k) {
+			if r := m.get(sid); r != nil && r.known {
+				found = append(found, r)
+			}
+		}
+		slices.SortFunc(found, func(a, b *record) int {
+			return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.CreatedSeq, b.CreatedSeq), bytes.Compare(a.SID[:], b.SID[:]))
+		})
+		for _, r := range found {
+			if !yield(r.Session, m.verdict(r, now)) {
+				return
+			}
+		}
+	}
+}
+
+// App implements [Projection].
+func (m *Map) App(app string, now int64) iter.Seq2[Session, Verdict] {
+	return func(yield func(Session, Verdict) bool) {
+		for i := range m.shards {
+			for _, r := range m.shards[i].all(func(r *record) bool { return r.known && r.App == app }) {
+				if !yield(r.Session, m.verdict(r, now)) {
+					return
+				}
+			}
+		}
+	}
+}

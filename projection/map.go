@@ -1,0 +1,315 @@
+package projection
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// DefaultLease is the lease of a node on a stream, when Map.Lease is zero.
+const DefaultLease = 15 * time.Second
+
+// Skew is how far a writer's wall clock may be from a stream's: the last use a
+// touch proves, and the log time a verdict is judged at, are bounded by it.
+const Skew = 30 * time.Second
+
+const (
+	skew  = int64(Skew / time.Millisecond)
+	slack = int64(events.TTLSlack / time.Millisecond)
+	// year is how long a revocation must last when no expiry is known.
+	year = int64(events.UnknownLifetime / time.Millisecond)
+)
+
+// Map is a [Projection] on plain Go maps. It is the model that any other
+// implementation is held against, so it prefers clarity to memory. The zero
+// value is ready. It must not be copied.
+//
+// A record is immutable once readers can see it; a change swaps the pointer. So
+// a reader holds a lock for one map access only, and sees a session as it was
+// before a record or after it.
+type Map struct {
+	// Lease is how long a node may serve without news of a stream. A session
+	// is judged idle only this much later, because the touch that proves its
+	// use may be on its way. Zero: DefaultLease. It is set before first use.
+	Lease time.Duration
+
+	// fold orders changes that touch several tables. Apply shares it, except
+	// for "all"; that, Sweep and Rewind hold it alone. Readers never take it.
+	// A session is in users if and only if it has a state, and an "all" meets
+	// either the session or a session that has met the "all": this lock makes
+	// both true.
+	fold sync.RWMutex
+
+	streams [256]stream
+	shards  [256]shard
+	users   [256]userShard
+	// marks are what each "all" said, keyed by the stream it stands in;
+	// foreign is what those said that were recorded away from home, keyed by
+	// the home stream. Both are guarded by fold.
+	marks   [256]map[groupKey]*mark
+	foreign map[groupKey][]foreignMark
+
+	sessions, tombstones atomic.Int64
+}
+
+var _ Projection = (*Map)(nil)
+
+// stream is how far a stream is applied.
+type stream struct {
+	logTime atomic.Int64 // unix ms, never falls
+
+	mu     sync.Mutex // guards the following; only the stream's goroutine writes them
+	gen    uint32
+	seq    uint64
+	region string // the place in subjects, learnt from authentic records
+	// reread is the sequence up to which a rewound stream had been read again
+	// when Lost was called; 0 before that.
+	reread uint64
+}
+
+// shard holds a 256th of the sessions, of the aliases by their own keys, and of
+// the touches whose session is not known yet.
+type shard struct {
+	mu      sync.RWMutex // guards the maps; never held for more than one entry by a writer
+	records map[events.SID]*record
+	aliases map[events.SID]events.SID
+	touched map[events.SID]int64 // last use, unix ms
+}
+
+// record is what is held of a sid: a session, a tombstone, or both. It is
+// immutable once it is in a shard.
+type record struct {
+	Session
+	known bool  // there is a state; else a tombstone
+	rank  rank  // what revoked it
+	from  uint8 // and in which stream that stands
+	// found: the session's own stream, as read in this generation, says that
+	// it is revoked. False also for what was only heard in another stream.
+	found bool
+	// longest is the latest expiry that any of its states had. Until then a
+	// copy of that state could be believed, were the session forgotten.
+	longest int64
+	// until is how long the tombstone must last, unix ms.
+	until int64
+}
+
+func (r *record) revoked() bool { return r.rank != 0 }
+
+// rank orders what revokes: of two revocations the higher names the reason, of
+// equal ones that of the higher stream, within a stream the newer. That makes
+// the reason shown independent of compaction and of the order between streams.
+type rank uint8
+
+const (
+	rankForgedApp rank = iota + 1
+	rankForgedUser
+	rankForgedSession
+	rankAwayApp // recorded in another stream than the session's
+	rankAwayUser
+	rankAwaySession
+	rankApp
+	rankUser
+	rankSession
+)
+
+// reasonOverwritten is the reason shown when an entry that is not authentic
+// stands where a revocation stands.
+const reasonOverwritten = "overwritten"
+
+// revocation is why and by whom.
+type revocation struct {
+	rank       rank
+	from       uint8 // stream it stands in
+	at         int64
+	by, reason string
+}
+
+// revoke sets why the record is revoked; r is not visible to readers yet.
+func (r *record) revoke(v revocation) {
+	if v.rank > r.rank || v.rank == r.rank && v.from >= r.from {
+		r.rank, r.from, r.RevokedAt, r.RevokedBy, r.RevokeReason = v.rank, v.from, v.at, v.by, v.reason
+	}
+	r.until = max(r.until, r.AbsoluteAt)
+}
+
+// groupKey names the sessions of a user, or with an empty hash of an app, in a
+// stream. It is by hash because an entry that is not authentic has no user id.
+type groupKey struct {
+	stream    uint8
+	app, hash string
+}
+
+var seed = maphash.MakeSeed()
+
+func (k groupKey) index() uint8 { return uint8(maphash.Comparable(seed, k)) }
+
+// userShard holds a 256th of the index from users to their sessions.
+type userShard struct {
+	mu   sync.RWMutex // guards sids
+	sids map[userKey][]events.SID
+}
+
+type userKey struct{ app, hash string }
+
+func (m *Map) user(k userKey) *userShard { return &m.users[uint8(maphash.Comparable(seed, k))] }
+
+func (u *userShard) add(k userKey, sid events.SID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.sids == nil {
+		u.sids = make(map[userKey][]events.SID)
+	}
+	u.sids[k] = append(u.sids[k], sid)
+}
+
+func (u *userShard) remove(k userKey, sid events.SID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	sids := u.sids[k]
+	for i, s := range sids {
+		if s == sid {
+			sids[i] = sids[len(sids)-1]
+			sids = sids[:len(sids)-1]
+			break
+		}
+	}
+	if len(sids) == 0 {
+		delete(u.sids, k)
+		return
+	}
+	u.sids[k] = sids
+}
+
+// of returns a copy of the user's sids.
+func (u *userShard) of(k userKey) []events.SID {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return append([]events.SID(nil), u.sids[k]...)
+}
+
+func (m *Map) shard(key events.SID) *shard { return &m.shards[key[1]] }
+
+func (m *Map) get(sid events.SID) *record {
+	s := m.shard(sid)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.records[sid]
+}
+
+// update swaps the record of sid for what change makes of it; nil forgets it.
+func (m *Map) update(sid events.SID, change func(*record) *record) {
+	s := m.shard(sid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.records[sid]
+	is := change(was)
+	if is == was {
+		return
+	}
+	m.count(was, -1)
+	m.count(is, +1)
+	if is == nil {
+		delete(s.records, sid)
+		return
+	}
+	if s.records == nil {
+		s.records = make(map[events.SID]*record)
+	}
+	s.records[sid] = is
+}
+
+func (m *Map) count(r *record, by int64) {
+	switch {
+	case r == nil:
+	case r.known:
+		m.sessions.Add(by)
+	default:
+		m.tombstones.Add(by)
+	}
+}
+
+// all returns what a slice holds at this moment.
+func (s *shard) all(keep func(*record) bool) []*record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []*record
+	for _, r := range s.records {
+		if keep(r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Apply implements [Projection].
+func (m *Map) Apply(r events.Record) Effect {
+	st := &m.streams[r.Stream]
+	if _, seq := st.position(); r.Seq <= seq {
+		return Applied
+	}
+	effect := m.apply(&r)
+	st.advance(&r)
+	return effect
+}
+
+func (m *Map) apply(r *events.Record) Effect {
+	switch r.Trust {
+	case events.Authentic:
+	case events.Forged:
+		m.applyForged(r)
+		return Overwrite
+	default:
+		return Skipped
+	}
+	switch e := r.Event.(type) {
+	case *events.State:
+		return m.applyState(r, e)
+	case *events.Touch:
+		return m.applyTouch(r, e)
+	case *events.Revoke:
+		return m.applyRevoke(r, e)
+	case *events.RevokeAll:
+		return m.applyAll(r, e)
+	case *events.Node, *events.Beat, *events.Marker:
+		return Applied
+	}
+	return Skipped
+}
+
+func (s *stream) position() (uint32, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gen, s.seq
+}
+
+// advance makes r part of what is applied. It comes last: whoever sees the
+// position sees what r did.
+func (s *stream) advance(r *events.Record) {
+	s.logTime.Store(max(s.logTime.Load(), r.Time.UnixMilli()))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq = r.Seq
+	if s.region == "" && r.Trust == events.Authentic {
+		s.region = r.Subject.Region
+	}
+}
+
+// Position implements [Projection].
+func (m *Map) Position(stream uint8) (gen uint32, seq uint64) { return m.streams[stream].position() }
+
+// LogTime implements [Projection].
+func (m *Map) LogTime(stream uint8) time.Time {
+	ms := m.streams[stream].logTime.Load()
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
+}
+
+// Len implements [Projection].
+func (m *Map) Len() (sessions, tombstones int) {
+	return int(m.sessions.Load()), int(m.tombstones.Load())
+}

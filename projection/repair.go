@@ -1,0 +1,266 @@
+package projection
+
+import (
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// life returns how long a message stays in the log when what it says matters
+// until then: at least a second, because 0 would keep it for good.
+func life(until, now int64) time.Duration {
+	return max(time.Duration(until-now)*time.Millisecond+events.TTLSlack, time.Second)
+}
+
+// Repair implements [Projection].
+func (m *Map) Repair(subject events.Subject, seq uint64, now int64) (Repair, bool) {
+	if subject.Kind == events.KindAll {
+		return m.repairAll(subject, seq, now)
+	}
+	sid, err := events.ParseSID(subject.ID)
+	if err != nil {
+		return Repair{}, false
+	}
+	r := m.get(sid)
+	if r == nil || r.App != subject.App || events.UserHash(r.App, r.User) != subject.User {
+		return Repair{}, false
+	}
+	switch subject.Kind {
+	case events.KindState:
+		return r.repairState(seq, now)
+	case events.KindTouch:
+		return r.repairTouch(now)
+	case events.KindRevoke:
+		fix, ok := r.repairRevoke(now)
+		if stream, known := m.number(subject.Region); known && stream != sid.Stream() && ok {
+			fix.Event.(*events.Revoke).Home = sid.Stream()
+		}
+		return fix, ok
+	}
+	return Repair{}, false
+}
+
+// repairState rebuilds the state. Past the expiry that any of its states had
+// nothing of the session can be believed any more; before that even an expired
+// state is needed, to take the place of a longer one that was copied there.
+func (r *record) repairState(seq uint64, now int64) (Repair, bool) {
+	if !r.known || now >= r.longest {
+		return Repair{}, false
+	}
+	e := &events.State{
+		App: r.App, User: r.User, SID: r.SID, Reason: events.ReasonRepaired,
+		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, AbsoluteAt: r.AbsoluteAt, Idle: r.Idle, SeenAt: r.SeenAt,
+		Prev: seq, CreatedSeq: r.CreatedSeq, AuthSeq: r.AuthSeq, OriginalUntil: r.OriginalUntil, By: r.By,
+	}
+	for _, a := range r.Aliases {
+		if !a.Key.IsZero() {
+			e.Aliases = append(e.Aliases, a)
+		}
+	}
+	return Repair{Event: e, Sealed: r.Sealed, TTL: life(r.ExpiresAt, now)}, true
+}
+
+// repairTouch dates the touch back by what a fold adds to it. Otherwise every
+// forged touch would buy the session Skew through its own repair.
+func (r *record) repairTouch(now int64) (Repair, bool) {
+	if !r.known || now >= r.ExpiresAt {
+		return Repair{}, false
+	}
+	e := &events.Touch{App: r.App, User: r.User, SID: r.SID, At: r.SeenAt - skew}
+	return Repair{Event: e, TTL: life(r.ExpiresAt, now)}, true
+}
+
+func (r *record) repairRevoke(now int64) (Repair, bool) {
+	if !r.revoked() || now >= r.until {
+		return Repair{}, false
+	}
+	e := &events.Revoke{
+		App: r.App, User: r.User, SID: r.SID,
+		Reason: r.RevokeReason, By: r.RevokedBy, At: r.RevokedAt, AbsoluteAt: r.until,
+	}
+	return Repair{Event: e, TTL: life(r.until, now)}, true
+}
+
+func (m *Map) repairAll(subject events.Subject, seq uint64, now int64) (Repair, bool) {
+	stream, known := m.number(subject.Region)
+	if !known || subject.ID != "" {
+		return Repair{}, false
+	}
+	m.fold.RLock()
+	defer m.fold.RUnlock()
+	key := groupKey{stream, subject.App, subject.User}
+	k := m.marks[key.index()][key]
+	if k == nil {
+		return Repair{}, false
+	}
+	fix, ok := m.restate(key, k, now)
+	if ok {
+		e := fix.Event.(*events.RevokeAll)
+		e.Prev, e.Before = seq, k.seq
+	}
+	return fix, ok
+}
+
+// restate returns the mark as an event without a place in the log. The user of
+// a mark known only from forged entries is taken from one of the sessions.
+func (m *Map) restate(key groupKey, k *mark, now int64) (Repair, bool) {
+	user := k.user
+	if k.forged && key.hash != "" {
+		u := userKey{key.app, key.hash}
+		for _, sid := range m.user(u).of(u) {
+			if r := m.get(sid); r != nil && r.known {
+				user = r.User
+				break
+			}
+		}
+	}
+	if events.UserHash(key.app, user) != key.hash || now >= k.time+year {
+		return Repair{}, false
+	}
+	e := &events.RevokeAll{
+		App: key.app, User: user, Except: slices.Clone(k.except),
+		Reason: k.reason, By: k.by, At: k.at, Home: k.home,
+	}
+	return Repair{Event: e, TTL: life(k.time+year, now)}, true
+}
+
+// number returns the stream whose subjects have the region.
+func (m *Map) number(region string) (uint8, bool) {
+	for i := range m.streams {
+		s := &m.streams[i]
+		s.mu.Lock()
+		r := s.region
+		s.mu.Unlock()
+		if r == region && r != "" {
+			return uint8(i), true
+		}
+	}
+	return 0, false
+}
+
+// Rewind implements [Projection]. Sequences begin anew, so what is kept goes by
+// itself: a tombstone by its sid, a watermark by the sequence it had, beside
+// whatever the new generation says.
+func (m *Map) Rewind(stream uint8) {
+	m.fold.Lock()
+	defer m.fold.Unlock()
+	st := &m.streams[stream]
+	st.mu.Lock()
+	st.gen++
+	st.seq, st.reread = 0, 0
+	st.mu.Unlock()
+	for i := range m.shards {
+		s := &m.shards[i]
+		for _, r := range s.all(func(r *record) bool { return r.SID.Stream() == stream }) {
+			m.forgetState(r)
+			if r.revoked() {
+				m.update(r.SID, func(now *record) *record {
+					next := *now
+					next.found = false
+					return &next
+				})
+			}
+		}
+		s.mu.Lock()
+		for sid := range s.touched {
+			if sid.Stream() == stream {
+				delete(s.touched, sid)
+			}
+		}
+		s.mu.Unlock()
+	}
+	for i := range m.marks {
+		for key, k := range m.marks[i] {
+			if key.stream == stream {
+				kept := append(k.kept, k)
+				k.kept = nil
+				m.marks[i][key] = &mark{user: k.user, time: k.time, kept: kept}
+			}
+		}
+	}
+}
+
+// forgetState forgets the session, and leaves the tombstone of a revoked one.
+// The caller holds fold alone.
+func (m *Map) forgetState(r *record) {
+	if !r.known {
+		return
+	}
+	m.update(r.SID, func(*record) *record {
+		if !r.revoked() {
+			return nil
+		}
+		return &record{
+			Session: Session{
+				SID: r.SID, App: r.App, User: r.User, AbsoluteAt: r.until,
+				RevokedAt: r.RevokedAt, RevokedBy: r.RevokedBy, RevokeReason: r.RevokeReason,
+			},
+			rank: r.rank, from: r.from, found: r.found, until: r.until,
+		}
+	})
+	m.dropAliases(r, nil)
+	u := userKey{r.App, events.UserHash(r.App, r.User)}
+	m.user(u).remove(u, r.SID)
+}
+
+func (s *stream) rereadTo() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reread
+}
+
+// Lost implements [Projection]. It is called once the stream was read again;
+// from then on any newer "all" stands for those that were kept.
+func (m *Map) Lost(stream uint8, now int64) iter.Seq[Repair] {
+	return func(yield func(Repair) bool) {
+		for _, fix := range m.lost(stream, now) {
+			if !yield(fix) {
+				return
+			}
+		}
+	}
+}
+
+func (m *Map) lost(stream uint8, now int64) (out []Repair) {
+	m.fold.RLock()
+	defer m.fold.RUnlock()
+	st := &m.streams[stream]
+	st.mu.Lock()
+	rewound := st.gen > 0
+	st.reread = st.seq
+	st.mu.Unlock()
+	if !rewound {
+		return nil
+	}
+	for i := range m.shards {
+		for _, r := range m.shards[i].all(func(r *record) bool { return r.lost(stream) }) {
+			if fix, ok := r.repairRevoke(now); ok {
+				out = append(out, fix)
+			}
+		}
+	}
+	for i := range m.marks {
+		for key, k := range m.marks[i] {
+			if key.stream != stream {
+				continue
+			}
+			for _, old := range k.kept {
+				if fix, ok := m.restate(key, old, now); ok {
+					fix.Event.(*events.RevokeAll).Prev = k.last
+					out = append(out, fix)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// lost reports whether the stream no longer says that r is revoked. What an
+// "all" revoked needs no entry of its own when its state is gone as well: the
+// "all" is appended again by itself.
+func (r *record) lost(stream uint8) bool {
+	return r.SID.Stream() == stream && r.revoked() && !r.found && r.App != "" &&
+		(r.known || r.rank == rankSession || r.rank == rankAwaySession || r.rank == rankForgedSession)
+}
