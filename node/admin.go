@@ -53,9 +53,9 @@ func appNotFound(id string) *failure {
 // waitParam reads ?wait= of routes that answer with a receipt.
 func waitParam(c *call) (string, error) {
 	switch w := c.r.URL.Query().Get("wait"); w {
-	case "", "none":
-		return "none", nil
-	case "all":
+	case "", waitNone:
+		return waitNone, nil
+	case waitAll:
 		return w, nil
 	default:
 		return "", fail(api.InvalidArgument, "wait %q: want none or all", w).with("field", "wait")

@@ -1,13 +1,11 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -301,9 +299,4 @@ func (n *Node) revokeApp(ctx context.Context, app, by, reason string) (pos event
 		}
 	}
 	return pos, err
-}
-
-// jwtLife is the longest life of a JWT that the app can have minted.
-func jwtLife(s events.AppSettings) time.Duration {
-	return time.Duration(cmp.Or(s.JWTTTL, maxJWTTTL)) * time.Second
 }
