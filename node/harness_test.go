@@ -39,9 +39,9 @@ type harness struct {
 const publicURL = "https://id.example.com"
 
 // bubble runs the test in a synctest bubble with a harness.
-func bubble(t *testing.T, test func(h *harness)) {
+func bubble(t *testing.T, test func(t *testing.T, h *harness)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(newHarness(t)) })
+	synctest.Test(t, func(t *testing.T) { test(t, newHarness(t)) })
 }
 
 // newHarness starts a node and waits until it is ready and has its first app.
@@ -163,9 +163,14 @@ func (h *harness) do(key, method, path string, body any, headers ...string) *rep
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
+	return h.send(r)
+}
+
+// send serves the request as it is.
+func (h *harness) send(r *http.Request) *reply {
 	w := httptest.NewRecorder()
 	h.handler.ServeHTTP(w, r)
-	out := &reply{t: h.t, call: method + " " + path, Status: w.Code, Header: w.Header(), Raw: w.Body.Bytes()}
+	out := &reply{t: h.t, call: r.Method + " " + r.URL.Path, Status: w.Code, Header: w.Header(), Raw: w.Body.Bytes()}
 	_ = json.Unmarshal(out.Raw, &out.JSON)
 	return out
 }
