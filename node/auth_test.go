@@ -18,12 +18,6 @@ func (h *harness) apiKey(app string, scopes ...string) string {
 	return h.do(h.admin, "POST", "/v1/apps/"+app+"/api-keys", map[string]any{"scopes": scopes}).want(201).str("api_key")
 }
 
-// newApp makes a further app and returns its first API key.
-func (h *harness) newApp(id string) string {
-	h.t.Helper()
-	return h.do(h.admin, "POST", "/v1/apps", map[string]any{"app_id": id}).want(201).str("api_key")
-}
-
 // concrete returns method and path of a route, with ids of the first app.
 func (h *harness) concrete(pattern string) (method, path string) {
 	method, path, _ = strings.Cut(pattern, " ")
@@ -70,7 +64,7 @@ func TestScopes(t *testing.T) {
 
 func TestCredentials(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		other := h.newApp("other")
+		other := h.newApp("other", nil)
 		const path = "/v1/sessions?user_id=u"
 		basic := func(user, secret string) string {
 			return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+secret))
@@ -120,7 +114,7 @@ func TestCredentials(t *testing.T) {
 // which may not contradict each other.
 func TestNamingTheApp(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		other := h.newApp("other")
+		other := h.newApp("other", nil)
 		h.login("u1")
 		total := func(r *reply) any { return r.want(200).JSON["total"] }
 		if got := total(h.do(h.admin, "GET", "/v1/sessions", nil, "X-Revocast-App", h.app)); got != 1.0 {
@@ -156,7 +150,7 @@ func TestTwoAuthorizations(t *testing.T) {
 // exist.
 func TestIsolation(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		h.newApp("other")
+		h.newApp("other", nil)
 		kid := h.do(h.admin, "GET", "/v1/apps/other/keys", nil).want(200).JSON["keys"].([]any)[0].(map[string]any)["kid"].(string)
 		keyID := h.do(h.admin, "GET", "/v1/apps/other/api-keys", nil).want(200).JSON["keys"].([]any)[0].(map[string]any)["id"].(string)
 		h.do(h.admin, "PUT", "/v1/apps/other/templates/t1", `{}`).want(200)
@@ -261,7 +255,7 @@ func TestSuspendedApp(t *testing.T) {
 
 func TestDeletedApp(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		key := h.newApp("gone")
+		key := h.newApp("gone", nil)
 		s := h.do(key, "POST", "/v1/sessions", `{"user_id":"u1"}`).want(201)
 		token, jwt := s.str("session_token"), s.str("session_jwt")
 		kept := h.login("u1").str("session_token")
