@@ -1,0 +1,272 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node"
+)
+
+// serveCmd runs a node with its log in the same process.
+type serveCmd struct {
+	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
+	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
+	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464). Keep it away from the public."`
+	PublicURL      string   `name:"public-url" placeholder:"URL" help:"Base URL under which clients reach this service: the issuer of JWTs (default: http:// and the address of --listen)."`
+	Node           string   `placeholder:"NAME" help:"Name of this node, unique in the cluster (default: made from the host's name)."`
+	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
+	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory). The key itself can be in REVOCAST_CLUSTER_KEY instead."`
+	NatsListen     string   `name:"nats-listen" placeholder:"ADDR" help:"Address on which the embedded NATS server takes clients, who need no password (default: none)."`
+	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB)."`
+	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty."`
+	LogFormat      string   `enum:"text,json" default:"text" placeholder:"FORMAT" help:"Format of the log on stderr: text or json (default: text)."`
+	LogLevel       string   `enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (default: info)."`
+}
+
+// Help is shown by "serve --help".
+func (*serveCmd) Help() string {
+	return `The first start begins a cluster: it makes the log, a cluster key, an app and its API key, prints them, and writes them to bootstrap.json in the data directory. Back up cluster.key: nothing in the log can be read without it.
+
+Every flag is also an environment variable (--public-url is REVOCAST_PUBLIC_URL) and a line of the --config file ("public-url"). A flag beats the environment, which beats the file.
+
+SIGINT or SIGTERM stops the node in order; a second one stops it at once. What was acknowledged is on disk either way.`
+}
+
+// Run implements the command.
+func (c *serveCmd) Run(e *env) error {
+	s := &service{out: e, dir: dataAt(c.Data), log: c.logger(e)}
+	name, err := c.nodeName()
+	if err != nil {
+		return err
+	}
+	// Ports first: nothing is made on disk by a start that cannot succeed.
+	if s.listener, err = listen("listen", c.Listen); err != nil {
+		return err
+	}
+	defer s.listener.Close()
+	if c.MetricsListen != "" {
+		if s.metrics, err = listen("metrics-listen", c.MetricsListen); err != nil {
+			return err
+		}
+		defer s.metrics.Close()
+	}
+	if c.NatsListen != "" {
+		// The broker binds it again; this is for the one clear line.
+		l, err := listen("nats-listen", c.NatsListen)
+		if err != nil {
+			return err
+		}
+		_ = l.Close()
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, openTimeout)
+	s.store, err = openStore(ctx, storeConfig{
+		dir: s.dir, region: c.Region, keyFile: c.ClusterKeyFile, create: true, init: c.Init,
+		maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
+	})
+	cancel()
+	if err != nil {
+		return err
+	}
+	// Last of all: until here the node may still append its farewell.
+	defer s.store.Close()
+	s.url = localURL(s.listener.Addr())
+	if s.node, err = s.store.newNode(node.Config{
+		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "", Log: s.log,
+	}); err != nil {
+		return err
+	}
+	return s.run(e.ctx)
+}
+
+func (c *serveCmd) logger(e *env) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // the flag's enum allows no other
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(e.stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(e.stderr, o))
+}
+
+// nodeName returns the node's name: the flag, or the host's name made to fit.
+func (c *serveCmd) nodeName() (string, error) {
+	if c.Node != "" {
+		if !events.ValidName(c.Node) {
+			return "", fmt.Errorf("node name %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Node)
+		}
+		return c.Node, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "node", nil
+	}
+	return sanitiseName(host), nil
+}
+
+// sanitiseName returns a valid name that resembles text.
+func sanitiseName(text string) string {
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(text))
+	name = strings.Trim(name, "-_")
+	name = strings.TrimRight(name[:min(len(name), 64)], "-_")
+	return cmp.Or(name, "node")
+}
+
+// listen binds the address before anything else happens, so that a port that
+// is taken is the first thing said.
+func listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		return l, nil
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
+		err = op.Err
+	}
+	return nil, fmt.Errorf("cannot listen on %s (%w): stop what uses it, or give another address with --%s", addr, err, flag)
+}
+
+// localURL returns a URL under which this machine reaches the address.
+func localURL(addr net.Addr) string {
+	a, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return "http://" + addr.String()
+	}
+	if a.IP.IsUnspecified() {
+		return fmt.Sprintf("http://localhost:%d", a.Port)
+	}
+	return "http://" + a.String()
+}
+
+// newNode returns a node on the store's streams.
+func (s *store) newNode(c node.Config) (*node.Node, error) {
+	c.Version = programVersion()
+	c.Settings, c.Home, c.Archive, c.Keys = s.settings, s.home, s.archive, s.keys
+	c.Disk, c.Durability = s.broker, s.durability
+	n, err := node.New(c)
+	if err != nil {
+		return nil, err
+	}
+	n.Register(&logCollector{logs: []*events.JetStream{s.settings, s.home}})
+	return n, nil
+}
+
+// service is a running node with its listeners.
+type service struct {
+	out      *env
+	log      *slog.Logger
+	dir      dataDir
+	listener net.Listener
+	metrics  net.Listener // nil: none
+	url      string       // under which this machine reaches the node
+	store    *store
+	node     *node.Node
+}
+
+// Limits of an HTTP connection.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = 15 * time.Second
+	idleTimeout       = 90 * time.Second
+	maxHeaderBytes    = 16 << 10
+)
+
+// run serves until ctx ends or a part fails, and then stops everything.
+func (s *service) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	// The node lives on after ctx, until stop has taken its leave of the log.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	public := s.server(s.node.Handler())
+	public.ReadTimeout, public.WriteTimeout = readTimeout, writeTimeout
+	// Requests are answered from the start: 503 until the leases are held.
+	servers := map[*http.Server]net.Listener{public: s.listener}
+	if s.metrics != nil {
+		servers[s.server(s.operations())] = s.metrics
+	}
+	g.Go(func() error { return s.node.Run(life) })
+	for server, l := range servers {
+		g.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { return s.begin(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.stop(servers, end)
+	})
+	return g.Wait()
+}
+
+func (s *service) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// operations is what the metrics listener serves. Profiles run for as long as
+// they were asked to, so it has no write timeout.
+func (s *service) operations() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.node.Metrics())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// Bounds of the steps of stop.
+const (
+	leaveTimeout    = 3 * time.Second
+	shutdownTimeout = 10 * time.Second
+)
+
+// stop ends the node in an order that has reasons. A second signal ends the
+// process at any point of it, and nothing acknowledged is lost.
+func (s *service) stop(servers map[*http.Server]net.Listener, end context.CancelFunc) error {
+	s.log.Info("stopping")
+	// 1. Stop answering and say farewell, in this order: who waits for a
+	// receipt takes the farewell for "this node says nothing any more". Load
+	// balancers see 503 from here on.
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	if err := s.node.Leave(ctx); err != nil {
+		s.log.Warn("farewell was not written; receipts wait for this node's lease to end", "error", err)
+	}
+	cancel()
+	// 2. Let requests under way end: their writes need the log and the follow
+	// loop, which still run.
+	ctx, cancel = context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	for server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			s.log.Warn("requests were cut off", "error", err)
+			_ = server.Close() // what Shutdown could not wait for
+		}
+	}
+	// 3. End following and heartbeats; run then returns, and its caller closes
+	// the connection and the server under it.
+	end()
+	return nil
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/broker"
+)
+
+// storeConfig says which data directory is opened, and how.
+type storeConfig struct {
+	dir dataDir
+	// region must be the directory's; empty: the one it has, "local" for a new one.
+	region string
+	// keyFile holds the cluster keys; empty: see dataDir.clusterKeys.
+	keyFile string
+	// create allows a new cluster where there is none; init also where
+	// something else lies in the directory.
+	create, init bool
+	// maxBytes is the budget of a new log; 0: see budgets.
+	maxBytes int64
+	// listen is the address on which NATS clients are taken; empty: none.
+	listen string
+	log    *slog.Logger
+}
+
+// store is an opened data directory: the embedded server and the streams in it.
+type store struct {
+	dir    dataDir
+	state  *state
+	keys   *events.ClusterKeys
+	broker *broker.Broker
+	conn   interface{ Close() } // to the broker
+
+	settings, home *events.JetStream
+	archive        *events.JetStreamArchive
+}
+
+// openStore opens the data directory, or makes it. It starts no goroutine of
+// its own; the broker's end with Close.
+func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
+	s := &store{dir: c.dir}
+	if s.state, err = s.known(c); err != nil {
+		return nil, err
+	}
+	s.broker, err = broker.Start(ctx, broker.Config{StoreDir: c.dir.logDir(), Name: "revocast", Listen: c.listen, Log: c.log})
+	if err != nil {
+		return nil, brokerRefusal(c, err)
+	}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	nc, err := s.broker.Connect("revocast")
+	if err != nil {
+		return nil, err
+	}
+	s.conn = nc
+	if s.state == nil {
+		if err := s.begin(c); err != nil {
+			return nil, err
+		}
+	}
+	if !s.state.Created {
+		conf, err := s.newCluster(c)
+		if err != nil {
+			return nil, err
+		}
+		if err := events.CreateCluster(ctx, nc, conf); err != nil {
+			return nil, err
+		}
+	}
+	known := s.state.Streams
+	s.settings, err = events.Open(ctx, nc, streamConfig(s.state.Cluster, events.ConfigRegion, known))
+	if err != nil {
+		return nil, s.streamRefusal(err)
+	}
+	if s.home, err = events.Open(ctx, nc, streamConfig(s.state.Cluster, s.state.Region, known)); err != nil {
+		return nil, s.streamRefusal(err)
+	}
+	s.archive, err = events.OpenArchive(ctx, nc, events.ArchiveConfig{Region: s.state.Region, Cluster: s.state.Cluster})
+	if err != nil {
+		return nil, s.streamRefusal(err)
+	}
+	if s.state.Created {
+		return s, nil
+	}
+	s.state.Created = true
+	s.state.Streams = map[string]streamState{}
+	for _, l := range []*events.JetStream{s.settings, s.home} {
+		s.state.Streams[l.Region()] = streamState{Number: l.Number(), Epoch: l.Epoch()}
+	}
+	return s, s.dir.writeState(s.state)
+}
+
+// known checks all that can be checked before the log is touched, and returns
+// what the directory remembers, nil for a new one.
+func (s *store) known(c storeConfig) (*state, error) {
+	if c.region != "" && !events.ValidName(c.region) {
+		return nil, fmt.Errorf("region %q: want [a-z0-9][a-z0-9_-]{0,63}", c.region)
+	}
+	if c.create {
+		if err := c.dir.prepare(); err != nil {
+			return nil, err
+		}
+	}
+	st, err := c.dir.readState()
+	if err != nil {
+		return nil, err
+	}
+	if st == nil {
+		if !c.create {
+			return nil, fmt.Errorf("%s is not the data directory of a node: give it with --data", c.dir)
+		}
+		return nil, c.dir.beginnable(c.init)
+	}
+	if c.region != "" && c.region != st.Region {
+		return nil, fmt.Errorf("data directory %s belongs to region %q, not %q: start it with --region %[2]s, or give another --data for region %[3]s", c.dir, st.Region, c.region)
+	}
+	if s.keys, err = c.dir.clusterKeys(c.keyFile, false); err != nil {
+		return nil, err
+	}
+	return st, s.checkKeys(st)
+}
+
+// checkKeys refuses keys that do not open the log of the state.
+func (s *store) checkKeys(st *state) error {
+	for _, id := range s.keys.IDs() {
+		if id == st.Key {
+			return nil
+		}
+	}
+	return fmt.Errorf("cluster key %s is not the one that data directory %s was made with (%s): restore that key, or give it with --cluster-key-file or %s",
+		strings.Join(s.keys.IDs(), ", "), s.dir, st.Key, clusterKeyEnv)
+}
+
+// begin makes the key and the memory of a new cluster. The broker is running,
+// whose lock keeps a second process from doing the same.
+func (s *store) begin(c storeConfig) (err error) {
+	if s.state, err = c.dir.readState(); err != nil {
+		return err
+	}
+	if s.keys, err = c.dir.clusterKeys(c.keyFile, true); err != nil {
+		return err
+	}
+	if s.state != nil {
+		return s.checkKeys(s.state) // another process made it a moment ago
+	}
+	region := c.region
+	if region == "" {
+		region = "local"
+	}
+	// So that nobody commits the keys by accident where the directory lies in
+	// a repository.
+	if err := writeFile(c.dir.path(".gitignore"), []byte("*\n")); err != nil {
+		return err
+	}
+	s.state = newState(region, s.keys.IDs()[0])
+	return c.dir.writeState(s.state)
+}
+
+// Limits of the budgets that are chosen for a new log.
+const (
+	// maxDefaultBytes is the largest budget chosen by default: more than a
+	// hundred million sessions.
+	maxDefaultBytes = 64 << 30
+	// minBytes is the smallest budget a log can live with.
+	minBytes = 4 << 20
+)
+
+// newCluster returns how the cluster's streams are made. The server sets all
+// budgets aside at once, out of nine tenths of the free space.
+func (s *store) newCluster(c storeConfig) (events.ClusterConfig, error) {
+	free, err := s.broker.FreeBytes()
+	if err != nil {
+		return events.ClusterConfig{}, err
+	}
+	space := int64(min(free, 1<<62))
+	conf := events.ClusterConfig{
+		Cluster: s.state.Cluster, Region: s.state.Region, Keys: s.keys,
+		MaxBytes:       min(space/2, maxDefaultBytes),
+		ConfigMaxBytes: min(space/20, events.DefaultConfigBytes),
+		AuditMaxBytes:  min(space/4, maxDefaultBytes),
+	}
+	if c.maxBytes != 0 {
+		conf.MaxBytes = c.maxBytes
+		conf.AuditMaxBytes = min(conf.AuditMaxBytes, c.maxBytes)
+	}
+	switch total := conf.MaxBytes + conf.ConfigMaxBytes + conf.AuditMaxBytes; {
+	case conf.MaxBytes < minBytes || conf.ConfigMaxBytes < minBytes:
+		return conf, fmt.Errorf("a budget of %s for the log is too small (%s free in %s): make space or give a larger --max-bytes",
+			byteSize(conf.MaxBytes), byteSize(space), c.dir)
+	case total > space/10*9:
+		return conf, fmt.Errorf("a budget of %s for the log and %s for its history does not fit into the %s free in %s: give a smaller --max-bytes",
+			byteSize(conf.MaxBytes), byteSize(conf.AuditMaxBytes), byteSize(space), c.dir)
+	}
+	return conf, nil
+}
+
+// streamConfig returns what is known of the region's stream.
+func streamConfig(cluster, region string, known map[string]streamState) events.StreamConfig {
+	k := known[region]
+	return events.StreamConfig{Region: region, Cluster: cluster, Number: k.Number, Epoch: k.Epoch}
+}
+
+// streamRefusal says what to do about a stream that is gone.
+func (s *store) streamRefusal(err error) error {
+	if errors.Is(err, events.ErrNoStream) {
+		return fmt.Errorf("the log in %s has lost a stream that it had (%w): restore the directory from a backup; to begin anew, give another --data",
+			s.dir, err)
+	}
+	return err
+}
+
+// brokerRefusal says what to do about a log that cannot be opened.
+func brokerRefusal(c storeConfig, err error) error {
+	if strings.Contains(err.Error(), "in use by another broker") {
+		return fmt.Errorf("another process runs on data directory %s: stop it first, or give another --data", c.dir)
+	}
+	return fmt.Errorf("open the log in %s: %w", c.dir, err)
+}
+
+// durability says what an acknowledgement of the log is worth now.
+func (s *store) durability() string {
+	if s.broker.SyncAlways() {
+		return "fsync"
+	}
+	return "unverified"
+}
+
+// openTimeout bounds how long the streams may take to answer when the store is
+// opened. Recovery of a large log is not part of it.
+const openTimeout = time.Minute
+
+// Close ends the connection, then the server: a client that is still connected
+// would go on asking for a server that is gone.
+func (s *store) Close() {
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.broker.Close()
+}
