@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -230,4 +231,13 @@ func (r *reply) str(path string) string {
 func (h *harness) login(user string) *reply {
 	h.t.Helper()
 	return h.do(h.key, "POST", "/v1/sessions", map[string]any{"user_id": user}).want(http.StatusCreated)
+}
+
+// newApp makes a further app with the settings (nil: the defaults) and returns
+// its first API key.
+func (h *harness) newApp(id string, settings map[string]any) string {
+	h.t.Helper()
+	body := map[string]any{"app_id": id}
+	maps.Copy(body, settings)
+	return h.do(h.admin, "POST", "/v1/apps", body).want(http.StatusCreated).str("api_key")
 }
