@@ -35,6 +35,7 @@ func BenchmarkLookup(b *testing.B) {
 	look := map[string]func(i int) bool{
 		"sid":   func(i int) bool { _, v := m.Lookup(sids[i%len(sids)], base); return v == active },
 		"token": func(i int) bool { _, v, _ := m.LookupToken(sids[i%len(sids)], base); return v == active },
+		"one":   func(int) bool { _, v, _ := m.LookupToken(sids[0], base); return v == active },
 		"miss":  func(i int) bool { _, v := m.Lookup(events.SID{home, byte(i), byte(i >> 8)}, base); return v == unknown },
 	}
 	for name, look := range look {

@@ -53,52 +53,49 @@ func (r *record) idleEnd(lease int64) int64 {
 }
 
 // Lookup implements [Projection].
-func (m *Map) Lookup(sid events.SID, now int64) (Session, Verdict) {
-	r := m.get(sid)
-	if r == nil {
-		return Session{}, Unknown
+func (m *Map) Lookup(sid events.SID, now int64) (s Session, v Verdict) {
+	if r := m.get(sid); r != nil {
+		if v = m.verdict(r, now); v != Unknown {
+			s = r.Session
+		}
 	}
-	v := m.verdict(r, now)
-	if v == Unknown {
-		return Session{}, Unknown
-	}
-	return r.Session, v
+	return s, v
 }
 
 // LookupToken implements [Projection].
 func (m *Map) LookupToken(key events.SID, now int64) (s Session, v Verdict, rotated bool) {
+	r, until := m.accepts(key)
+	if r == nil || until != 0 && m.judged(r.SID.Stream(), now) >= until {
+		return s, Unknown, false
+	}
+	if v = m.verdict(r, now); v != Unknown {
+		s, rotated = r.Session, until != 0
+	}
+	return s, v, rotated
+}
+
+// accepts returns the record that the token's key belongs to, and until when
+// the token is accepted, 0 for good. The record alone says which aliases it
+// has: the table only finds it.
+func (m *Map) accepts(key events.SID) (r *record, until int64) {
 	if r := m.get(key); r != nil {
-		return m.accept(r, r.OriginalUntil, now)
+		return r, r.OriginalUntil
 	}
 	sh := m.shard(key)
 	sh.mu.RLock()
 	sid, ok := sh.aliases[key]
 	sh.mu.RUnlock()
 	if !ok {
-		return Session{}, Unknown, false
+		return nil, 0
 	}
-	r := m.get(sid)
-	if r == nil {
-		return Session{}, Unknown, false
-	}
-	for i := range r.Aliases {
-		if a := &r.Aliases[i]; a.Key == key {
-			return m.accept(r, a.Until, now)
+	if r = m.get(sid); r != nil {
+		for i := range r.Aliases {
+			if r.Aliases[i].Key == key {
+				return r, r.Aliases[i].Until
+			}
 		}
 	}
-	return Session{}, Unknown, false
-}
-
-// accept answers for a token of r that is accepted until then, 0 for good.
-func (m *Map) accept(r *record, until, now int64) (Session, Verdict, bool) {
-	if until != 0 && m.judged(r.SID.Stream(), now) >= until {
-		return Session{}, Unknown, false
-	}
-	v := m.verdict(r, now)
-	if v == Unknown {
-		return Session{}, Unknown, false
-	}
-	return r.Session, v, until != 0
+	return nil, 0
 }
 
 // User implements [Projection].
