@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -20,32 +19,21 @@ import (
 	"github.com/revocast/revocast/node/api"
 )
 
-// build compiles the program once for all tests of this file.
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "revocast-test-*")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "revocast")
-	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return bin, nil
-})
-
-// program returns the built program, which is removed when the last test of
-// this file has ended: TestMain exits without a hook, so each test does it.
-func program(t *testing.T) string {
-	t.Helper()
+// The program itself, built once, is killed, stopped and pasted from.
+func TestProgram(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT TESTED with -short: needs the built program")
 	}
-	bin, err := build()
-	if err != nil {
-		t.Fatal(err)
+	bin := filepath.Join(t.TempDir(), "revocast")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	return bin
+	for name, test := range map[string]func(*testing.T, string){
+		"KillLosesNothingAcknowledged": testKill, "SignalsStopInOrder": testSignals,
+		"PrintedCurlLines": testCurlLines, "FullDisk": testFullDisk,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, bin) })
+	}
 }
 
 // serving is a serve process and how to reach it.
@@ -55,9 +43,9 @@ type serving struct {
 }
 
 // serve starts the program on the data directory.
-func serve(t *testing.T, bin, data string) *serving {
+func serve(t *testing.T, bin, data string, flags ...string) *serving {
 	t.Helper()
-	cmd := exec.Command(bin, "serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics-listen", "", "--max-bytes", "256MiB")
+	cmd := exec.Command(bin, append([]string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics-listen", ""}, flags...)...)
 	p, err := startProcess(cmd)
 	if err != nil {
 		t.Fatalf("serve: %v\n%s%s", err, p.out, p.stderr)
@@ -150,9 +138,9 @@ func (s *serving) load(ctx context.Context, c *http.Client, worker int, progress
 
 // A node that is killed in the middle of creates and revokes has, when it
 // comes back, every one that it acknowledged.
-func TestKillLosesNothingAcknowledged(t *testing.T) {
+func testKill(t *testing.T, bin string) {
 	const rounds, workers = 3, 16
-	bin, data := program(t), filepath.Join(t.TempDir(), "data")
+	data := filepath.Join(t.TempDir(), "data")
 	var all acknowledged
 	for round := range rounds {
 		s := serve(t, bin, data)
@@ -220,8 +208,8 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 
 // Each signal that asks for an end gets one: orderly, with exit code 0, soon,
 // also while requests come in.
-func TestSignalsStopInOrder(t *testing.T) {
-	bin, data := program(t), filepath.Join(t.TempDir(), "data")
+func testSignals(t *testing.T, bin string) {
+	data := filepath.Join(t.TempDir(), "data")
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		s := serve(t, bin, data)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -257,8 +245,7 @@ func TestSignalsStopInOrder(t *testing.T) {
 }
 
 // What serve prints can be pasted into a shell, and does what it says.
-func TestPrintedCurlLines(t *testing.T) {
-	bin := program(t)
+func testCurlLines(t *testing.T, bin string) {
 	for _, tool := range []string{"curl", "sed", "sh"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("NOT TESTED on this machine: the lines that serve prints need %s: %v", tool, err)

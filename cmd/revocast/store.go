@@ -171,7 +171,7 @@ const (
 	// hundred million sessions.
 	maxDefaultBytes = 64 << 30
 	// minBytes is the smallest budget a log can live with.
-	minBytes = 4 << 20
+	minBytes = 1 << 20
 )
 
 // newCluster returns how the cluster's streams are made. The server sets all
