@@ -63,7 +63,7 @@ func load(b *testing.B, clients int, d time.Duration, msgs <-chan events.Message
 // same messages, with an fsync for every acknowledgement, in alternating
 // rounds of one run: the ratio counts, not the disk.
 func BenchmarkGroupCommit(b *testing.B) {
-	for _, clients := range []int{1, 8, 64, 256} {
+	for _, clients := range []int{1, 8, 16, 32, 64, 256} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			s := newSite(b, false)
 			log := s.create(b, s.cluster())

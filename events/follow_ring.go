@@ -26,18 +26,18 @@ type summed struct{ seq, sum uint64 }
 
 func newRing() ring { return ring{seed: maphash.MakeSeed(), limit: ringBare} }
 
-// sum is a hash of all that makes an entry the same entry.
+// sum is a hash of what tells an entry from any other at its sequence: the
+// server's time, to the nanosecond, subject and payload. Not of its headers,
+// which a hostile writer can make so that two ways to read them differ.
 func (r *ring) sum(e *Entry) uint64 {
 	var h maphash.Hash
 	h.SetSeed(r.seed)
-	var b [24]byte
+	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(e.Time.UnixNano()))
-	binary.LittleEndian.PutUint64(b[8:], uint64(e.TTL))
-	binary.LittleEndian.PutUint64(b[16:], uint64(len(e.Subject))<<32|uint64(len(e.Seal)))
+	binary.LittleEndian.PutUint64(b[8:], uint64(len(e.Subject)))
 	// Writes to a maphash never fail.
 	_, _ = h.Write(b[:])
 	_, _ = h.WriteString(e.Subject)
-	_, _ = h.WriteString(e.Seal)
 	_, _ = h.Write(e.Payload)
 	return h.Sum64()
 }

@@ -364,7 +364,9 @@ func TestFollowHostileHeaders(t *testing.T) {
 		"NATS/1.0\r\nNats-Sequence: 3\r\nNats-Stream: EV_eu\r\n" + seal + "\r\n\r\nX: y\r\n\r\n", // a place of its own
 		"NATS/1.0\r\nNats-Sequence: 999999\r\nNats-Stream: EV_eu\r\nNats-Subject: ev.eu.a.b.c.st\r\n" +
 			"Nats-Time-Stamp: 2026-01-01T00:00:00Z\r\n" + seal + "\r\n\r\nX: y\r\n\r\n",
-		"NATS/1.0 503\r\n" + seal + "\r\nNats-TTL: 7200\r\n\r\n", // a status
+		"NATS/1.0\r\nRevocast-Seal:  " + m.Seal + "\r\nNats-TTL: 7200\r\n\r\n", // two spaces
+		"NATS/1.0\r\nRevocast-Seal:" + m.Seal + "\r\nNats-TTL:  3600 \r\n\r\n", // none and two
+		"NATS/1.0 503\r\n" + seal + "\r\nNats-TTL: 7200\r\n\r\n",               // a status
 	}
 	for _, h := range hostile {
 		rawPublish(t, s, m.Subject+"x", h, string(m.Payload))
@@ -373,7 +375,12 @@ func TestFollowHostileHeaders(t *testing.T) {
 	for i, h := range hostile {
 		rawPublish(t, s, fmt.Sprintf("%s%d", m.Subject, i), h, string(m.Payload))
 	}
-	last := put(t, log, benchMessage(t, s.keys, 8))
+	put(t, log, benchMessage(t, s.keys, 8))
+	// What is read again after a break, in another way, is taken for the same.
+	if err := s.b.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	last := put(t, log, benchMessage(t, s.keys, 9))
 	for name, tl := range map[string]*tailing{"live": live, "later": tailLog(t, log, events.Follow{})} {
 		n := 0
 		for _, e := range tl.reaches(last) {
@@ -389,6 +396,9 @@ func TestFollowHostileHeaders(t *testing.T) {
 		if n < len(hostile) {
 			t.Errorf("%s: %d hostile entries, want %d at least", name, n, len(hostile))
 		}
+	}
+	if c := log.Counters(); c.Resumes["reconnected"] == 0 || c.Rewinds != 0 {
+		t.Errorf("counters: %+v", c)
 	}
 }
 

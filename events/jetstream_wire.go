@@ -221,9 +221,8 @@ func parseDelivery(reply string) (d delivery, ok bool) {
 func deliveredEntry(m *nats.Msg, d delivery) Entry {
 	e := Entry{Seq: d.seq, Time: d.time}
 	e.Subject, e.Payload = m.Subject, m.Data
-	seal, ttl := sealAndTTL(m.Header)
-	if e.TTL = ttl; regular(m) {
-		e.Seal = seal
+	if regular(m) {
+		e.Seal, e.TTL = sealAndTTL(m.Header)
 	}
 	return e
 }

@@ -7,8 +7,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// nats-server v2.15.2 leaves the goroutine that sets up a stream's source
-	// waiting for its own time-out when the server stops meanwhile.
+	const server = "github.com/nats-io/nats-server/v2/server"
 	goleak.VerifyTestMain(m,
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
+		// nats-server v2.15.2 leaves the goroutine that sets up a stream's
+		// source waiting for its own time-out when the server stops meanwhile,
+		goleak.IgnoreTopFunction(server+".(*stream).trySetupSourceConsumer.func3"),
+		// and the file store of an atomic batch that was staged when it stopped.
+		goleak.IgnoreTopFunction(server+".(*fileStore).flushStreamStateLoop"),
+		goleak.IgnoreTopFunction(server+".(*msgBlock).flushLoop"),
+		goleak.IgnoreTopFunction(server+"/ats.Register.func1"),
+	)
 }
