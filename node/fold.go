@@ -23,6 +23,9 @@ func (f sessionFold) Lost(now int64) []projection.Repair {
 	return slices.Collect(f.sessions.Lost(f.home.number, now))
 }
 
+// Expect demands nothing: revocations add up in any order.
+func (f sessionFold) Expect(events.Event) events.Expectation { return events.Expectation{} }
+
 // settingsFold is the stream CONFIG as a fold.
 type settingsFold struct{ *Node }
 
@@ -43,3 +46,8 @@ func (f settingsFold) Repair(s events.Subject, seq uint64, _ int64) (projection.
 }
 
 func (f settingsFold) Lost(int64) []projection.Repair { return slices.Collect(f.catalog.Lost()) }
+
+// Expect demands that nothing newer stands there than is applied.
+func (f settingsFold) Expect(e events.Event) events.Expectation {
+	return events.Expect(f.catalog.Snapshot().Last(e))
+}

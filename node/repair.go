@@ -73,7 +73,7 @@ func (s *stream) repair(ctx context.Context) error {
 			continue
 		}
 		for _, fix := range s.fold.Lost(s.node.wall()) {
-			s.repairAppend(ctx, fix, events.Expectation{})
+			s.repairAppend(ctx, fix, s.fold.Expect(fix.Event))
 		}
 	}
 }

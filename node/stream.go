@@ -19,6 +19,8 @@ type fold interface {
 	Position() (gen uint32, seq uint64)
 	Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool)
 	Lost(now int64) []projection.Repair
+	// Expect returns what appending a lost event again demands of its subject.
+	Expect(e events.Event) events.Expectation
 	Digest(now int64) string
 }
 
