@@ -157,7 +157,7 @@ func TestFollowRestarts(t *testing.T) {
 			t.Errorf("acknowledged as %d, delivered as %d", seq, at[seal])
 		}
 	}
-	if c := log.Counters(); c.Resumes["reconnected"] == 0 || c.Rewinds != 0 {
+	if c := log.Counters(); len(c.Resumes) == 0 || c.Rewinds != 0 {
 		t.Errorf("counters: %+v", c)
 	}
 }
@@ -397,7 +397,7 @@ func TestFollowHostileHeaders(t *testing.T) {
 			t.Errorf("%s: %d hostile entries, want %d at least", name, n, len(hostile))
 		}
 	}
-	if c := log.Counters(); c.Resumes["reconnected"] == 0 || c.Rewinds != 0 {
+	if c := log.Counters(); len(c.Resumes) == 0 || c.Rewinds != 0 {
 		t.Errorf("counters: %+v", c)
 	}
 }
