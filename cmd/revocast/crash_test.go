@@ -146,7 +146,7 @@ func testKill(t *testing.T, bin string) {
 		s := serve(t, bin, data)
 		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}, Timeout: 30 * time.Second}
 		// The kill comes at a random acknowledgement, so in the middle of others.
-		killAt := 100 + rand.IntN(300)
+		killAt := 500 + rand.IntN(1500)
 		acks := make(chan struct{}, 1)
 		var wg sync.WaitGroup
 		var mu sync.Mutex // guards what the workers add to

@@ -76,7 +76,10 @@ func (c *serveCmd) Run(e *env) error {
 		maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
 	})
 	cancel()
-	if err != nil {
+	if err != nil && e.ctx.Err() != nil {
+		s.log.Info("stopped before the log was open")
+		return nil
+	} else if err != nil {
 		return err
 	}
 	// Last of all: until here the node may still append its farewell.

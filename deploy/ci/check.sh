@@ -1,0 +1,69 @@
+#!/bin/bash
+# Checks a checkout: format, vet, staticcheck, tests, tests under the race
+# detector, and the tests that need other programs (deploy/compat), where they
+# are there. Runs on a clean checkout and changes nothing in it.
+#
+#   deploy/ci/check.sh            all steps
+#   deploy/ci/check.sh vet race   only these
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# What README.md says is how to test.
+readme_test='go test ./...'
+
+format() {
+	local bad
+	bad=$(find . -name node_modules -prune -o -name '*.go' -print0 | xargs -0 gofmt -l) || return 1
+	[ -z "$bad" ] && return
+	printf 'not formatted (run gofmt -w):\n%s\n' "$bad"
+	return 1
+}
+
+vet() { go vet ./...; }
+
+static() { go run "$staticcheck" ./...; }
+
+tests() {
+	if ! grep -qF -- "$readme_test" README.md; then
+		echo "README.md does not name the test command: $readme_test"
+		return 1
+	fi
+	$readme_test
+}
+
+race() {
+	if ! command -v "$(go env CC)" >/dev/null; then
+		echo "the race detector needs a C compiler: install $(go env CC), such as by apt-get install gcc libc6-dev"
+		return 1
+	fi
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+}
+
+compat() {
+	if [ ! -x deploy/compat/run ]; then
+		echo "no deploy/compat/run: nothing to do"
+		return
+	fi
+	deploy/compat/run
+}
+
+steps=(format vet static tests race compat)
+chosen=("$@")
+[ $# -eq 0 ] && chosen=("${steps[@]}")
+for step in "${chosen[@]}"; do
+	if [[ " ${steps[*]} " != *" $step "* ]]; then
+		echo "check: no step $step; there are: ${steps[*]}" >&2
+		exit 2
+	fi
+done
+for step in "${chosen[@]}"; do
+	echo "== $step"
+	begun=$SECONDS
+	if ! "$step"; then
+		echo "== FAILED: $step after $((SECONDS - begun)) s" >&2
+		exit 1
+	fi
+	echo "== $step: ok, $((SECONDS - begun)) s"
+done
+echo "== all ok, $SECONDS s"
