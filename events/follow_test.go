@@ -402,20 +402,44 @@ func TestFollowHostileHeaders(t *testing.T) {
 	}
 }
 
-// TestFollowForgedLive publishes to live. directly, which permissions should
-// forbid. It must neither stop following nor move its position.
+// TestFollowForgedLive sends what was never stored to live., as somebody can
+// whose server does not forbid it. It must neither stop following nor move its
+// position.
 func TestFollowForgedLive(t *testing.T) {
 	s := newSite(t, true)
 	log := s.create(t, s.cluster())
 	tl := tailLog(t, log, events.Follow{})
 	tl.reaches(put(t, log, benchMessage(t, s.keys, 1)))
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The embedded server lets nobody publish there. It delivers there itself
+	// what a stream of the stranger's holds.
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "FORGED", Subjects: []string{"forged"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.CreatePushConsumer(t.Context(), "FORGED", jetstream.ConsumerConfig{
+		DeliverSubject: "live.eu.demo.u.s.st", AckPolicy: jetstream.AckNonePolicy,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived, err := s.nc.SubscribeSync("live.eu.demo.u.s.st")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, seq := range []string{"1", "900", "18446744073709551615", "0", "-1", ""} {
-		msg := &nats.Msg{Subject: "live.eu.demo.u.s.st", Data: []byte("{}"), Header: nats.Header{
+		_, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "forged", Data: []byte("{}"), Header: nats.Header{
 			"Nats-Stream": {"EV_eu"}, "Nats-Subject": {"ev.eu.demo.u.s.st"}, "Nats-Sequence": {seq},
 			"Nats-Time-Stamp": {"2026-01-01T00:00:00Z"},
-		}}
-		if err := s.nc.PublishMsg(msg); err != nil {
+		}})
+		if err != nil {
 			t.Fatal(err)
+		}
+		if m, err := arrived.NextMsgWithContext(t.Context()); err != nil || m.Header.Get("Nats-Sequence") != seq {
+			t.Fatalf("the forged %q did not arrive: %v", seq, err)
 		}
 		got := tl.reaches(put(t, log, benchMessage(t, s.keys, 2)))
 		for i, e := range got {

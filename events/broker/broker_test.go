@@ -570,3 +570,43 @@ func TestKillReleasesStore(t *testing.T) {
 		wantMsg(t, js, uint64(i+1), fmt.Sprint(i))
 	}
 }
+
+// Only the server publishes to live.: a follower believes what comes there.
+func TestNobodyPublishesLive(t *testing.T) {
+	b := start(t, broker.Config{Listen: "127.0.0.1:0"})
+	local, js := connect(t, b)
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "EV", Subjects: []string{"ev.>"}, RePublish: &jetstream.RePublish{Source: "ev.>", Destination: "live.>"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := local.SubscribeSync("live.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan error, 8)
+	note := nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err })
+	remote, err := nats.Connect(b.ClientURL(), note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.Close()
+	inside, _ := connect(t, b, note)
+	for name, nc := range map[string]*nats.Conn{"in process": inside, "by its port": remote} {
+		if err := nc.Publish("live.a", []byte("forged")); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("%s: publish to live. = %v, want a permissions violation", name, err)
+		}
+	}
+	publish(t, js, "ev.a", "stored")
+	m, err := live.NextMsgWithContext(t.Context())
+	if err != nil || string(m.Data) != "stored" {
+		t.Errorf("live. carries %v, %v; want what was stored", m, err)
+	}
+}

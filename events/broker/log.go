@@ -37,7 +37,15 @@ func (l *logBridge) Noticef(format string, v ...any) {
 	l.log.Debug("nats-server", "text", fmt.Sprintf(format, v...))
 }
 
+// noPassword is what the server says of the one user every client is, who has
+// no password: Config.Listen says to whom that leaves the port.
+const noPassword = "Plaintext passwords detected, use nkeys or bcrypt"
+
 func (l *logBridge) Warnf(format string, v ...any) {
+	if format == noPassword {
+		l.Noticef(format, v...)
+		return
+	}
 	l.log.Warn("nats-server", "text", fmt.Sprintf(format, v...))
 }
 

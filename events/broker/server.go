@@ -58,6 +58,8 @@ func options(c Config) (*server.Options, error) {
 		DontListen:             c.Listen == "",
 		NoSigs:                 true,
 		DisableJetStreamBanner: true,
+		Users:                  []*server.User{anyone()},
+		NoAuthUser:             anyoneName,
 	}
 	if c.Listen == "" {
 		return opts, nil
@@ -75,6 +77,18 @@ func options(c Config) (*server.Options, error) {
 		opts.Port = server.RANDOM_PORT
 	}
 	return opts, nil
+}
+
+// anyoneName is the user that every client is.
+const anyoneName = "anyone"
+
+// anyone may do everything but publish what only the server may: copies of what
+// it stored. A follower takes such a copy for the entry of its sequence, and
+// would miss the real one.
+func anyone() *server.User {
+	return &server.User{Username: anyoneName, Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Deny: []string{"live.>"}},
+	}}
 }
 
 // inProcess adapts one server, before the Broker shows it to its clients.
