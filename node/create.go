@@ -187,13 +187,12 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if err != nil {
 		return found{}, err
 	}
-	f, err := n.findSID(d.state.App, d.state.SID)
+	f, err := n.written(d.state.App, d.state.SID, pos)
+	if err == nil && f.verdict == projection.Revoked {
+		return found{}, revokedSince()
+	}
 	if err != nil {
 		return found{}, err
-	}
-	f.at = pos
-	if f.verdict == projection.Revoked {
-		return found{}, revokedSince()
 	}
 	return f, f.active()
 }

@@ -32,3 +32,28 @@ func TestMergePatch(t *testing.T) {
 		}
 	}
 }
+
+// FuzzMergePatch holds what follows from RFC 7396 for any patch: applying it
+// twice is applying it once, no null is left that the patch brought, and an
+// empty patch changes nothing.
+func FuzzMergePatch(f *testing.F) {
+	f.Add(`{"a":{"b":1}}`, `{"a":{"b":null,"c":[null]}}`)
+	f.Add(`[]`, `{"a":{}}`)
+	f.Add(`{"a":1e400}`, `{}`)
+	f.Fuzz(func(t *testing.T, target, patch string) {
+		if !json.Valid([]byte(target)) || !json.Valid([]byte(patch)) || patch[0] != '{' {
+			t.Skip()
+		}
+		once, err := mergePatch(json.RawMessage(target), json.RawMessage(patch))
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice, err := mergePatch(once, json.RawMessage(patch))
+		if err != nil || string(twice) != string(once) {
+			t.Errorf("once %s, twice %s, %v", once, twice, err)
+		}
+		if same, err := mergePatch(once, json.RawMessage(`{}`)); err != nil || string(same) != string(once) {
+			t.Errorf("an empty patch made %s of %s, %v", same, once, err)
+		}
+	})
+}

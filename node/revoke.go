@@ -23,6 +23,8 @@ type revocation struct {
 	app   *events.App
 	req   *api.Revoke
 	start time.Time
+	// mustExist: what is not known is 404, not "nothing to revoke".
+	mustExist bool
 }
 
 // revokeSessions answers POST /v1/sessions/revoke. It can be repeated: what is
@@ -81,13 +83,8 @@ func (n *Node) deleteSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return n.revokeOne(ctx, r, func() (found, error) {
-		f, err := n.findSID(r.app.App, sid)
-		if err == nil && f.verdict == projection.Unknown {
-			err = notFound(f.verdict)
-		}
-		return f, err
-	})
+	r.mustExist = true
+	return n.revokeOne(ctx, r, func() (found, error) { return n.findSID(r.app.App, sid) })
 }
 
 func checkRevoke(req *api.Revoke) error {
@@ -139,6 +136,9 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	}
 	if err != nil {
 		return 0, nil, err
+	}
+	if f.verdict == projection.Unknown && r.mustExist {
+		return 0, nil, notFound(f.verdict)
 	}
 	if f.verdict == projection.Unknown || f.verdict == projection.Revoked {
 		return http.StatusOK, &api.RevokeAnswer{Freshness: f.freshness()}, nil

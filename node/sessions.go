@@ -302,19 +302,27 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		} else if err != nil {
 			return found{}, err
 		}
-		return n.written(d.state.App, d.state.SID, pos)
+		if f, err = n.written(d.state.App, d.state.SID, pos); err != nil {
+			return found{}, err
+		}
+		return f, f.active()
 	}
 	return found{}, events.ErrConflict
 }
 
-// written returns a session after a write to it at pos.
+// written returns a session after a write to it at pos, good or not.
 func (n *Node) written(app string, sid events.SID, pos events.Position) (found, error) {
 	f, err := n.findSID(app, sid)
 	if err != nil {
 		return found{}, err
 	}
+	if f.verdict == projection.Unknown {
+		// Committed, and not to be seen. On "not found" clients would forget
+		// what they were given.
+		return found{}, fmt.Errorf("%w: nothing is known of what was written at %s", events.ErrUnavailable, pos)
+	}
 	f.at = pos
-	return f, f.active()
+	return f, nil
 }
 
 // stateOf returns the newest state of the session, for the next to be made of.
