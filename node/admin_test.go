@@ -218,20 +218,22 @@ func TestConflicts(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		keyID := h.do(h.admin, "GET", "/v1/apps/acme/api-keys", nil).JSON["keys"].([]any)[0].(map[string]any)["id"].(string)
 		h.do(h.admin, "PUT", "/v1/apps/acme/templates/t1", `{}`).want(200)
-		for _, c := range []struct{ method, path, body string }{
-			{"PATCH", "/v1/apps/acme", `{"jwt_ttl_seconds":61}`},
-			{"POST", "/v1/apps/acme/suspend", ``},
-			{"DELETE", "/v1/apps/acme", ``},
-			{"POST", "/v1/apps", `{"app_id":"late"}`},
-			{"PUT", "/v1/apps/acme/templates/t1", `{"ttl_seconds":60}`},
-			{"PUT", "/v1/apps/acme/templates/t2", `{}`},
-			{"DELETE", "/v1/apps/acme/templates/t1", ``},
-			{"DELETE", "/v1/apps/acme/api-keys/" + keyID, ``},
+		for _, c := range []struct{ method, path, body, kind string }{
+			{"PATCH", "/v1/apps/acme", `{"jwt_ttl_seconds":61}`, "app"},
+			{"POST", "/v1/apps/acme/suspend", ``, "app"},
+			{"DELETE", "/v1/apps/acme", ``, "app"},
+			{"POST", "/v1/apps", `{"app_id":"late"}`, "app"},
+			{"PUT", "/v1/apps/acme/templates/t1", `{"ttl_seconds":60}`, "cfg"},
+			{"PUT", "/v1/apps/acme/templates/t2", `{}`, "cfg"},
+			{"DELETE", "/v1/apps/acme/templates/t1", ``, "cfg"},
+			{"POST", "/v1/apps/acme/api-keys", ``, "apikey"},
+			{"DELETE", "/v1/apps/acme/api-keys/" + keyID, ``, "apikey"},
+			{"POST", "/v1/apps/acme/keys/rotate", ``, "key"},
 		} {
-			// Just before the last write of the call, somebody else writes to
-			// that subject. What they write does not matter.
+			// Just before the write of that kind, somebody else writes to its
+			// subject. What they write does not matter.
 			h.config.SetFaults(events.MemoryFaults{Send: func(_ context.Context, m events.Message) error {
-				if kind := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]; kind == "app" || kind == "cfg" || kind == "apikey" {
+				if strings.HasSuffix(m.Subject, "."+c.kind) {
 					m.Seal = "other"
 					_, err := h.config.Inject(m)
 					return err
@@ -287,6 +289,31 @@ func TestCrashInCreate(t *testing.T) {
 			t.Errorf("%d keys, want 1", n)
 		}
 		h.do(key, "POST", "/v1/sessions", `{"user_id":"u"}`).want(201)
+	})
+}
+
+// TestCrashInDelete: when the app is deleted and the home stream could not be
+// told, all of it is refused already, and a repeat tells it.
+func TestCrashInDelete(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		token := h.login("u1").str("session_token")
+		h.home.SetFaults(events.MemoryFaults{Send: func(_ context.Context, m events.Message) error {
+			if strings.HasSuffix(m.Subject, ".all") {
+				return events.ErrUnavailable
+			}
+			return nil
+		}})
+		h.do(h.admin, "DELETE", "/v1/apps/acme", nil).wantError(503, api.LogUnavailable)
+		if r := h.do(token, "GET", "/v1/verify", nil); r.Status != 401 && r.Status != 403 {
+			t.Errorf("verify: %d", r.Status)
+		}
+		h.home.SetFaults(events.MemoryFaults{})
+		h.do(h.admin, "DELETE", "/v1/apps/acme", nil).want(200)
+		told := 0
+		if err := h.home.History(t.Context(), []string{"ev.eu.acme.-.-.all"}, func(events.Archived) bool { told++; return true }); err != nil || told != 1 {
+			t.Errorf("%d events that revoke the app's sessions, want 1: %v", told, err)
+		}
+		h.do(h.admin, "DELETE", "/v1/apps/acme", nil).wantError(404, api.AppNotFound)
 	})
 }
 

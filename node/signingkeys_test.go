@@ -1,12 +1,14 @@
 package node_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
 )
 
@@ -131,6 +133,33 @@ func TestCompromisedKey(t *testing.T) {
 		repeat := h.do(h.key, "POST", "/v1/apps/acme/keys/rotate", map[string]any{"compromised": bad}).want(200)
 		if h.configured() != before || repeat.str("receipt.status") != "complete" {
 			t.Errorf("repeat: %s", repeat.Raw)
+		}
+	})
+}
+
+// TestCrashInCompromise: when only the first of the two events was written, the
+// app can still mint, and a repeat finishes.
+func TestCrashInCompromise(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		bad := h.mintedBy("u1")
+		time.Sleep(time.Minute)
+		writes := 0
+		h.config.SetFaults(events.MemoryFaults{Send: func(_ context.Context, m events.Message) error {
+			if strings.HasSuffix(m.Subject, ".key") {
+				if writes++; writes == 2 {
+					return events.ErrUnavailable
+				}
+			}
+			return nil
+		}})
+		body := map[string]any{"compromised": bad}
+		h.do(h.key, "POST", "/v1/apps/acme/keys/rotate", body).wantError(503, api.LogUnavailable)
+		h.config.SetFaults(events.MemoryFaults{})
+		h.login("u2")
+		h.do(h.key, "POST", "/v1/apps/acme/keys/rotate", body).want(200)
+		states, _ := h.states(h.app)
+		if kid := h.mintedBy("u3"); states[bad] != "compromised" || states[kid] != "active" || len(states) != 2 {
+			t.Errorf("minted with %s of %v", kid, states)
 		}
 	})
 }
