@@ -23,7 +23,7 @@ import (
 type serveCmd struct {
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
 	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
-	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464). Keep it away from the public."`
+	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
 	PublicURL      string   `name:"public-url" placeholder:"URL" help:"Base URL under which clients reach this service: the issuer of JWTs (default: http:// and the address of --listen)."`
 	Node           string   `placeholder:"NAME" help:"Name of this node, unique in the cluster (default: made from the host's name)."`
 	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
@@ -57,7 +57,7 @@ func (c *serveCmd) Run(e *env) error {
 	}
 	defer s.listener.Close()
 	if c.MetricsListen != "" {
-		if s.metrics, err = listen("metrics-listen", c.MetricsListen); err != nil {
+		if s.metrics, err = listenMetrics(c.MetricsListen); err != nil {
 			return err
 		}
 		defer s.metrics.Close()
@@ -142,6 +142,19 @@ func listen(flag, addr string) (net.Listener, error) {
 		err = op.Err
 	}
 	return nil, fmt.Errorf("cannot listen on %s (%w): stop what uses it, or give another address with --%s", addr, err, flag)
+}
+
+// defaultMetrics is the default of --metrics-listen.
+const defaultMetrics = "127.0.0.1:9464"
+
+// listenMetrics is listen for the metrics. A second node on one machine takes
+// any free port for them unless it was told which.
+func listenMetrics(addr string) (net.Listener, error) {
+	l, err := listen("metrics-listen", addr)
+	if err != nil && addr == defaultMetrics {
+		return listen("metrics-listen", "127.0.0.1:0")
+	}
+	return l, err
 }
 
 // localURL returns a URL under which this machine reaches the address.
