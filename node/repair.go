@@ -3,7 +3,10 @@ package node
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/projection"
@@ -66,9 +69,7 @@ func (s *stream) repair(ctx context.Context) error {
 		if !caught {
 			continue
 		}
-		for subject, seq := range broken {
-			s.repairOne(ctx, subject, seq)
-		}
+		s.repairBroken(ctx, broken)
 		if !lost {
 			continue
 		}
@@ -76,6 +77,25 @@ func (s *stream) repair(ctx context.Context) error {
 			s.repairAppend(ctx, fix, s.fold.Expect(fix.Event))
 		}
 	}
+}
+
+// repairers is how many repairs are under way at a time: as many appends with an
+// expectation as a log takes.
+const repairers = 8
+
+// repairBroken repairs revocations before all else: without them a node that
+// starts now would know less than this one.
+func (s *stream) repairBroken(ctx context.Context, broken map[string]uint64) {
+	var g errgroup.Group
+	g.SetLimit(repairers)
+	for _, first := range []bool{true, false} {
+		for subject, seq := range broken {
+			if revokes := strings.HasSuffix(subject, ".rev") || strings.HasSuffix(subject, ".all"); revokes == first {
+				g.Go(func() error { s.repairOne(ctx, subject, seq); return nil })
+			}
+		}
+	}
+	_ = g.Wait() // a repair reports nothing: it goes on until it has succeeded
 }
 
 func (s *stream) repairOne(ctx context.Context, text string, seq uint64) {
@@ -106,9 +126,18 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 		_, err := s.log.Append(ctx, m, e)
 		if err == nil {
 			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
-		}
-		if err == nil || errors.Is(err, events.ErrConflict) {
 			return
+		}
+		if errors.Is(err, events.ErrConflict) {
+			if _, err = s.log.Last(ctx, m.Subject); err == nil {
+				return
+			}
+			if errors.Is(err, events.ErrNotFound) && e.Seq != 0 {
+				// The overwrite had a short life, and is gone together with what
+				// it replaced.
+				e = events.Expect(0)
+				continue
+			}
 		}
 		s.node.conf.Log.Warn("repair is tried again", "stream", s.region, "error", err)
 		select {
