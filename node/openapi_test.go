@@ -117,7 +117,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	d := readDescription(t)
 	for _, v := range []any{
 		api.APIKey{}, api.APIKeyAnswer{}, api.APIKeyList{}, api.App{}, api.AppAnswer{}, api.AppList{}, api.AppSettings{},
-		api.Attributes{}, api.Authenticate{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{}, api.Credential{},
+		api.Attributes{}, api.Authenticate{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
 		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.PatchSession{}, api.Ready{}, api.Receipt{}, api.ReceiptApplied{},
 		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
