@@ -101,13 +101,6 @@ type User struct {
 	UserID string `json:"user_id"`
 }
 
-// Credential names a session: exactly one of its members is set.
-type Credential struct {
-	SessionID    string `json:"session_id,omitempty"`
-	SessionToken string `json:"session_token,omitempty"`
-	SessionJWT   string `json:"session_jwt,omitempty"`
-}
-
 // Authenticate is the body of POST /v1/sessions/authenticate. Exactly one of
 // SessionToken and SessionJWT is set.
 type Authenticate struct {
