@@ -30,10 +30,10 @@ func TestTokenKey(t *testing.T) {
 			t.Fatalf("token decodes to %d bytes, %v", len(raw), err)
 		}
 	}
-	if events.NewToken(1) == events.NewToken(1) {
+	if a, b := events.NewToken(1), events.NewToken(1); a == b {
 		t.Error("two new tokens are the same")
 	}
-	if events.TokenOf(1, [32]byte{1}) != events.TokenOf(1, [32]byte{1}) {
+	if a, b := events.TokenOf(1, [32]byte{1}), events.TokenOf(1, [32]byte{1}); a != b {
 		t.Error("one secret makes two tokens")
 	}
 }
