@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,6 +105,7 @@ func TestConcurrentChangesAllCount(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		c := h.login("ada")
 		sid := c.str("session.session_id")
+		slow(&h.home.MemoryLink)
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		done := m{}
@@ -124,7 +127,35 @@ func TestConcurrentChangesAllCount(t *testing.T) {
 		if diff := cmp.Diff(done, g.at("session.metadata")); diff != "" || len(done) == 0 {
 			t.Errorf("acknowledged changes against what is there: %s", diff)
 		}
+		h.wantNoOverwrites()
 	})
+}
+
+// slow lets everything written over the link take so long that others compute
+// from the same state meanwhile.
+func slow(link *events.MemoryLink) {
+	link.SetFaults(events.MemoryFaults{Send: func(ctx context.Context, _ events.Message) error {
+		select {
+		case <-time.After(10 * time.Millisecond):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}})
+}
+
+// wantNoOverwrites fails the test if something was written over something else
+// without having known it.
+func (h *harness) wantNoOverwrites() {
+	h.t.Helper()
+	time.Sleep(time.Second)
+	w := httptest.NewRecorder()
+	h.node.Metrics().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "revocast_overwrites_total") && !strings.HasSuffix(line, " 0\n") {
+			h.t.Error(line)
+		}
+	}
 }
 
 func TestPatch(t *testing.T) {
@@ -181,11 +212,13 @@ func TestConsistency(t *testing.T) {
 
 		// A node whose deliveries lag hears of a revocation only when it waits.
 		twin, link := h.twinLink("n2")
-		hold := make(chan struct{})
+		var hold atomic.Pointer[chan struct{}]
+		lag := func() { c := make(chan struct{}); hold.Store(&c) }
+		lag()
 		link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
 			if strings.HasSuffix(e.Subject, ".rev") {
 				select {
-				case <-hold:
+				case <-*hold.Load():
 				case <-ctx.Done():
 				}
 			}
@@ -194,8 +227,15 @@ func TestConsistency(t *testing.T) {
 		r := h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_token": c.str("session_token")}).want(200)
 		auth(twin, "bounded").want(200)
 		auth(twin, m{"at_least": r.str("revision")}).wantError(503, "consistency_timeout")
-		time.AfterFunc(100*time.Millisecond, func() { close(hold) })
+		time.AfterFunc(100*time.Millisecond, func() { close(*hold.Load()) })
 		auth(twin, m{"at_least": r.str("revision")}).wantEnded("revoked")
+
+		lag()
+		c = h.login("ada")
+		auth(twin, m{"at_least": c.str("revision")}).want(200)
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_token": c.str("session_token")}).want(200)
+		auth(twin, "bounded").want(200)
+		time.AfterFunc(100*time.Millisecond, func() { close(*hold.Load()) })
 		auth(twin, "strong").wantEnded("revoked")
 	})
 }
@@ -280,6 +320,8 @@ func TestReturnToken(t *testing.T) {
 		h.do(h.admin, "PATCH", "/v1/apps/vendor", m{"jwt_profile": "native"}).want(200)
 		h.verify(c.str("session_jwt")).want(204)
 		h.do(key, "POST", "/v1/sessions/authenticate", m{"session_jwt": c.str("session_jwt")}).want(200)
+		time.Sleep(301 * time.Second)
+		h.verify(c.str("session_jwt")).wantRefused("expired")
 	})
 }
 

@@ -59,6 +59,7 @@ func TestIdempotencyKey(t *testing.T) {
 func TestConcurrentRepeatsAreOneSession(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		before := h.stored()
+		slow(&h.home.MemoryLink)
 		var wg sync.WaitGroup
 		replies := make([]*reply, 24)
 		for i := range replies {
@@ -96,7 +97,9 @@ func TestConcurrentRepeatsAreOneSession(t *testing.T) {
 // TestRepeatOnAnotherNode has two nodes create under one key at the same time.
 func TestRepeatOnAnotherNode(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		twin := h.twin("n2")
+		twin, link := h.twinLink("n2")
+		slow(link)
+		slow(&h.home.MemoryLink)
 		var wg sync.WaitGroup
 		replies := make([]*reply, 2)
 		for i, x := range []*harness{h, twin} {
@@ -109,6 +112,25 @@ func TestRepeatOnAnotherNode(t *testing.T) {
 		if a.str("session_token") != b.str("session_token") {
 			t.Errorf("two sessions: %s and %s", a.Raw, b.Raw)
 		}
+		h.wantNoOverwrites()
+	})
+}
+
+// TestRevisionsOfALogThatIsGone: after the log went backwards its sequences are
+// used again, so that an old revision says nothing.
+func TestRevisionsOfALogThatIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		old := h.login("ada")
+		time.Sleep(30 * time.Second)
+		h.home.Truncate(20)
+		time.Sleep(30 * time.Second)
+		c := h.login("ada")
+		if !strings.HasPrefix(c.str("revision"), "eu:1:") {
+			t.Fatalf("the node has not noticed: %s", c.str("revision"))
+		}
+		h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "auth_revision": old.str("revision")}).
+			wantError(409, "revoked_since_authentication")
+		h.auth(m{"session_token": c.str("session_token"), "consistency": m{"at_least": "eu:0:999999"}}).want(200)
 	})
 }
 
