@@ -59,16 +59,16 @@ func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Lease/4)
 	defer cancel()
-	before := s.applied.Load()
+	before := s.position()
 	s.lease.sending(n, now)
 	seq, err := s.log.Append(ctx, m, events.Expectation{})
 	if err != nil {
 		return 0, fmt.Errorf("send heartbeat: %w", err)
 	}
-	if seq <= before {
+	if seq <= before.Seq {
 		// What this node applied is not what the log holds: only an own
 		// acknowledgement proves it, never what a leader says of itself.
-		s.rewound()
+		s.rewound(before.Gen)
 		return 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
 	}
 	s.node.metrics.beats.WithLabelValues(s.region).Inc()

@@ -236,8 +236,13 @@ func (s *stream) wait(ctx context.Context, seq uint64) error {
 	}
 }
 
-// rewound ends the current Follow because the log went backwards.
-func (s *stream) rewound() {
+// rewound ends the current Follow because the log of the generation went
+// backwards. Of several appends that prove it, all but the first come when the
+// next generation is being read already.
+func (s *stream) rewound(gen uint32) {
+	if now, _ := s.fold.Position(); now != gen {
+		return
+	}
 	s.doomed.Store(true)
 	s.lease.drop(reasonRewound)
 	s.mu.Lock()

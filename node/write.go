@@ -29,15 +29,15 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 	// that gave up after the append finds it applied.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
 	defer cancel()
-	before := s.applied.Load()
+	before := s.position()
 	seq, err := s.log.Append(ctx, m, ex)
 	if err != nil {
 		return events.Position{}, err
 	}
-	if seq <= before {
+	if seq <= before.Seq {
 		// The log went backwards. What readers see at this sequence is another
 		// event, and waiting for it would answer as if they saw this one.
-		s.rewound()
+		s.rewound(before.Gen)
 		return events.Position{}, events.ErrRewound
 	}
 	if err := s.wait(ctx, seq); err != nil {
