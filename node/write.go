@@ -11,6 +11,10 @@ import (
 // appendTimeout bounds how long a request waits for the log.
 const appendTimeout = 5 * time.Second
 
+// messageFrame is about what a stored message takes in a stream beside subject,
+// payload and seal, in bytes.
+const messageFrame = 160
+
 // write appends the event, with its private part sealed, and returns its
 // position once this node's readers see it.
 //
@@ -40,6 +44,9 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 		s.rewound(before.Gen)
 		return events.Position{}, events.ErrRewound
 	}
+	// Until the stream's size is looked at again: within that second many clients
+	// can fill a small log to the end, and then it takes no revocation either.
+	s.bytes.Add(uint64(len(m.Subject)+len(m.Payload)+len(m.Seal)) + messageFrame)
 	if err := s.wait(ctx, seq); err != nil {
 		// Committed, but this node cannot show it: the same to the caller as
 		// an append without an answer.
