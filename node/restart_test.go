@@ -107,7 +107,12 @@ func (n *realNode) traffic(t *testing.T, clients int) *traffic {
 				case <-tr.stop:
 					return
 				default:
-					tr.once(t, fmt.Sprintf("traffic-%d-%d", c, i), i%3 == 0)
+				}
+				if !tr.once(t, fmt.Sprintf("traffic-%d-%d", c, i), i%3 == 0) {
+					select { // a client that is refused asks again a little later
+					case <-tr.stop:
+					case <-time.After(5 * time.Millisecond):
+					}
 				}
 			}
 		})
@@ -125,22 +130,23 @@ func (tr *traffic) end() {
 	tr.running.Wait()
 }
 
-func (tr *traffic) once(t *testing.T, user string, revoke bool) {
+// once reports whether the node took part.
+func (tr *traffic) once(t *testing.T, user string, revoke bool) bool {
 	counts := tr.since.Load()
 	r := tr.n.do(tr.n.key, "POST", "/v1/sessions", map[string]any{"user_id": user, "session_duration_minutes": 60})
 	if !tr.answered(t, r, http.StatusCreated) {
-		return
+		return false
 	}
 	sid, err := events.ParseSID(r.str("session.session_id"))
 	if err != nil {
 		t.Errorf("create: %v\n%s", err, r.Raw)
-		return
+		return false
 	}
 	m := member{user, r.str("session_token"), r.str("session_jwt"), sid, r.str("revision")}
 	if revoke {
 		counts = tr.since.Load()
 		if !tr.answered(t, tr.n.do(tr.n.key, "POST", "/v1/sessions/revoke", map[string]any{"session_token": m.token}), http.StatusOK) {
-			return
+			return false
 		}
 		// From its answer on nobody is let in any more.
 		if status, _ := tr.n.verify(m.token); status == http.StatusNoContent {
@@ -156,6 +162,7 @@ func (tr *traffic) once(t *testing.T, user string, revoke bool) {
 	default:
 		tr.created = append(tr.created, m)
 	}
+	return true
 }
 
 // answered reports whether the reply has the status; otherwise it must be 503,
