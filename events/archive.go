@@ -1,13 +1,16 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // ArchiveConfig says which archive OpenArchive opens.
@@ -53,6 +56,22 @@ func OpenArchive(ctx context.Context, nc *nats.Conn, c ArchiveConfig) (*JetStrea
 		return nil, &MismatchError{Stream: a.name, Differences: k.found}
 	}
 	return a, nil
+}
+
+// Await returns once the archive takes what is appended to its streams, which
+// begins a moment after the server does. A state that is replaced before then
+// is missing from the history, with a gap that names it.
+func (a *JetStreamArchive) Await(ctx context.Context) error {
+	for {
+		s, err := a.api.config(ctx, a.name)
+		silent := func(src *jetstream.StreamSourceInfo) bool { return src.Active < 0 }
+		if err == nil && !slices.ContainsFunc(s.Sources, silent) {
+			return nil
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("await %s: %w", a.name, cmp.Or(err, ctx.Err()))
+		}
+	}
 }
 
 // History implements [Archive]. It ends with what the archive held when it

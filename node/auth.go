@@ -104,8 +104,8 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 }
 
 // within checks that the state of the caller's app allows what the scope is
-// for, and adds its settings. Of a suspended app a cluster admin key can read,
-// revoke and administer.
+// for, and adds its settings. In a suspended app sessions can be read and
+// revoked, and a cluster admin key can administer it.
 func (n *Node) within(c caller, scope string) (caller, error) {
 	app, ok := n.app(c.app)
 	switch {
@@ -115,7 +115,8 @@ func (n *Node) within(c caller, scope string) (caller, error) {
 	default:
 		return caller{}, unauthorized("the app of the API key was deleted")
 	}
-	if app.State == events.AppSuspended && (!c.cluster || scope == api.ScopeCreate || scope == api.ScopeVerify) {
+	allowed := scope == api.ScopeRead || scope == api.ScopeRevoke || c.cluster && scope == api.ScopeAdmin
+	if app.State == events.AppSuspended && !allowed {
 		return caller{}, fail(api.AppSuspended, "app %s is suspended", c.app)
 	}
 	c.settings = app.Settings
@@ -150,17 +151,17 @@ func unauthorized(format string, args ...any) *failure {
 // apiKey returns the API key with the secret if it is in force.
 func (n *Node) apiKey(secret string) (*events.APIKey, error) {
 	hash := hashSecret(secret)
+	// It may have been made a moment ago, and clients sign users out on 401:
+	// "unknown" is said only with a lease that was held before the lookup.
+	stale := n.configStale()
 	key, ok := n.catalog.Snapshot().APIKey(hash)
 	now := n.wall()
 	switch {
 	case ok && subtle.ConstantTimeCompare([]byte(key.Hash), []byte(hash)) == 1 &&
 		key.RevokedAt == 0 && (key.ExpiresAt == 0 || now < key.ExpiresAt):
 		return key, nil
-	case !ok:
-		// It may have been made a moment ago. Clients sign users out on 401.
-		if stale := n.configStale(); stale != nil {
-			return nil, stale
-		}
+	case !ok && stale != nil:
+		return nil, stale
 	}
 	return nil, unauthorized("the API key is unknown, expired or revoked")
 }

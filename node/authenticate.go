@@ -10,7 +10,7 @@ import (
 )
 
 // extendStep: an extension asked for on every request is written only when it
-// moves the expiry by more than this part of the duration.
+// moves the expiry by more than this part of what is then left of the session.
 const extendStep = 20
 
 // authenticateSession answers POST /v1/sessions/authenticate.
@@ -138,7 +138,7 @@ func (n *Node) refresh(ctx context.Context, c *call, f found, look func() (found
 // expiry far enough ahead to be worth an event.
 func extend(d *draft, minutes, now int64) bool {
 	until := extended(minutes, now, d.state.AbsoluteAt)
-	if minutes == 0 || (until-d.state.ExpiresAt)*extendStep <= minutes*60_000 {
+	if minutes == 0 || (until-d.state.ExpiresAt)*extendStep <= until-now {
 		return false
 	}
 	d.state.ExpiresAt = until

@@ -44,8 +44,7 @@ func TestExtend(t *testing.T) {
 		check("by more than a twentieth", 100, 106, 1)
 		check("shorter", 10, 106, 0)
 		check("longer", 200, 206, 1)
-		check("beyond the absolute expiry", 527_040, 206, 0) // 44 minutes are less than a twentieth of that
-		check("to the absolute expiry", 300, 250, 1)
+		check("beyond the absolute expiry", 527_040, 250, 1)
 		check("again", 300, 250, 0)
 		time.Sleep(240 * time.Minute)
 		check("at the end", 300, 250, 0)

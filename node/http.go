@@ -121,6 +121,9 @@ func (c *call) read() ([]byte, error) {
 	} else if err != nil {
 		return nil, fail(api.InvalidArgument, "the body could not be read").because(err)
 	}
+	if enc := c.r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return nil, fail(api.MediaType, "Content-Encoding %q: want none", enc)
+	}
 	if ct := c.r.Header.Get("Content-Type"); ct != "" && !mediaJSON(ct, b) {
 		return nil, fail(api.MediaType, "Content-Type %q: want application/json", ct)
 	}

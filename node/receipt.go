@@ -47,7 +47,7 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 		left = max(0, acknowledged+left-clock.Boot())
 	}
 	r.TookMS = clock.Wall().Sub(start).Milliseconds()
-	r.JWTSafeAfter = clock.Wall().Add(left + jwtLife).UTC()
+	r.JWTSafeAfter = clock.Wall().Add(left + jwtLife).UTC().Truncate(time.Millisecond)
 	return r
 }
 

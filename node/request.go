@@ -119,6 +119,12 @@ func (w walker) value(t reflect.Type, path string, depth int) error {
 	case nil:
 		return nil
 	}
+	if n, ok := token.(json.Number); ok {
+		// Beyond a double, readers of one document see different numbers or none.
+		if _, err := n.Float64(); err != nil {
+			return fail(api.InvalidArgument, "%s: the number %s is out of range", path, n).with("field", path)
+		}
+	}
 	if t == timeType {
 		if text, ok := token.(string); !ok || !validTime(text) {
 			return fail(api.InvalidArgument, "%s: want a time as in RFC 3339, such as 2026-01-31T12:00:00Z", path).with("field", path)

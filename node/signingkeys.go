@@ -138,6 +138,12 @@ func (n *Node) rotateSigningKeys(ctx context.Context, c *call) (int, any, error)
 		}
 		return 0, nil, badSetting("alg", "the app signs with %s; change its jwt_alg instead", alg)
 	}
+	for _, k := range n.ring(c.caller.app).Keys() {
+		if string(k.Alg) == alg && !k.Compromised && start.Before(k.ActiveAt) {
+			return 0, nil, fail(api.Conflict, "the next key, %s, is published already and signs from %s on",
+				k.ID, k.ActiveAt.UTC().Format(time.RFC3339)).with("kid", k.ID)
+		}
+	}
 	changed, err := rotation.Rotate(n.ring(c.caller.app), signer.Alg(alg), start)
 	if err != nil {
 		return 0, nil, err

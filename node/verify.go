@@ -216,7 +216,7 @@ func presented(w http.ResponseWriter, r *http.Request) (cr shown, bad bool) {
 			return textual(text)
 		}
 	}
-	if len(body) == 0 || r.Method != http.MethodPost || !isJSON(r.Header.Get("Content-Type")) {
+	if len(body) == 0 || r.Method != http.MethodPost || !mediaJSON(r.Header.Get("Content-Type"), body) {
 		return shown{}, false
 	}
 	var in struct {
@@ -234,11 +234,6 @@ func presented(w http.ResponseWriter, r *http.Request) (cr shown, bad bool) {
 
 func textual(text string) (cr shown, bad bool) {
 	return shown{text, strings.IndexByte(text, '.') >= 0}, len(text) > maxCredentials || text == ""
-}
-
-func isJSON(contentType string) bool {
-	media, _, _ := strings.Cut(contentType, ";")
-	return strings.EqualFold(strings.TrimSpace(media), "application/json")
 }
 
 // bearer returns what follows the scheme Bearer.
@@ -396,8 +391,12 @@ func (n *Node) respondBody(w http.ResponseWriter, c *call, o *outcome) {
 
 // headerText returns s for a header: as it is when it is visible ASCII without
 // a percent sign, else percent-encoded, so that decoding percent signs gives s
-// back in any case.
+// back in any case. A lone dash, which in these headers means nobody, is
+// encoded as well.
 func headerText(s string) string {
+	if s == "-" {
+		return "%2D"
+	}
 	for i := range len(s) {
 		if !headerSafe(s[i]) {
 			return escapeHeader(s)

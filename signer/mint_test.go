@@ -224,7 +224,12 @@ func TestReservedClaims(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"plan", "roles", "SID", "scope", "https://example.com/x", ""} {
+	for _, name := range []string{"Sub", "SUB", "\u017fub", "\u017fID", "Exp", "Rev", "HTTPS://\u017ftytch.com/session", "https://STREAMBIRD.io/x"} {
+		if !signer.IsReservedClaim(name) {
+			t.Errorf("%q is not reserved, and encoding/json reads it as a reserved name", name)
+		}
+	}
+	for _, name := range []string{"plan", "roles", "scope", "subs", "https://example.com/x", ""} {
 		if signer.IsReservedClaim(name) {
 			t.Errorf("%q is reserved", name)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Profile is a shape of JWT: which claims it has, how they are named, and the
@@ -164,16 +165,30 @@ var reservedPrefixes = []string{stytchPrefix, "https://streambird.io/"}
 // IsReservedClaim says whether custom claims may not use the name, whatever the
 // profile: a session may be minted in several. "roles" is not reserved: a custom
 // claim of that name is written where the session itself has no roles.
+// Nor may they use it in other letters that fold to the same: a verifier that
+// decodes into a struct, as encoding/json does, would take "Sub" for "sub".
 func IsReservedClaim(name string) bool {
-	if reserved[name] {
+	if reserved[fold(name)] {
 		return true
 	}
 	for _, p := range reservedPrefixes {
-		if strings.HasPrefix(name, p) {
+		if strings.HasPrefix(fold(name), p) {
 			return true
 		}
 	}
 	return false
+}
+
+// fold returns the same text for all that strings.EqualFold takes for equal:
+// each letter as the smallest of those it folds to.
+func fold(name string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return unicode.ToLower(least)
+	}, name)
 }
 
 // ReservedClaimError names the custom claim that was refused.

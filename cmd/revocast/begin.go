@@ -45,28 +45,36 @@ func (s *service) begin(ctx context.Context) error {
 
 // firstKeys makes what a new cluster begins with. The secrets are on disk
 // before they are in the log, so that a crash in between loses none: the next
-// start finishes with the same ones.
+// start finishes with the same ones. Until they are in the log they are in a
+// file that nobody looks for: bootstrap.json means that its keys work.
 func (s *service) firstKeys(ctx context.Context) (b *bootstrap, first bool, err error) {
-	if b, err = s.dir.readBootstrap(); err != nil {
-		return nil, false, err
-	}
 	if s.store.state.Bootstrapped {
+		b, err = s.dir.readBootstrap()
 		if b != nil && b.URL != s.url {
 			b.URL = s.url
 			err = s.dir.writeBootstrap(b)
 		}
 		return b, false, err
 	}
+	if b, err = s.dir.readPending(); b == nil && err == nil {
+		b, err = s.dir.readBootstrap() // published, but not recorded as such
+	}
+	if err != nil {
+		return nil, false, err
+	}
 	if b == nil {
 		k := node.NewBootstrap(firstApp)
 		b = &bootstrap{App: k.App, APIKey: k.APIKey, AdminKey: k.Admin}
 	}
 	b.URL = s.url
-	if err := s.dir.writeBootstrap(b); err != nil {
+	if err := s.dir.writePending(b); err != nil {
 		return nil, false, err
 	}
 	if err := s.node.Bootstrap(ctx, node.Bootstrap{App: b.App, APIKey: b.APIKey, Admin: b.AdminKey}); err != nil {
 		return nil, false, fmt.Errorf("make the first app and its keys: %w; start again to finish", err)
+	}
+	if err := s.dir.publishBootstrap(); err != nil {
+		return nil, false, err
 	}
 	s.store.state.Bootstrapped = true
 	return b, true, s.dir.writeState(s.store.state)

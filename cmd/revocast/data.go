@@ -37,6 +37,7 @@ func (d dataDir) path(name string) string { return filepath.Join(string(d), name
 func (d dataDir) stateFile() string       { return d.path("cluster.json") }
 func (d dataDir) keyFile() string         { return d.path("cluster.key") }
 func (d dataDir) bootstrapFile() string   { return d.path("bootstrap.json") }
+func (d dataDir) pendingFile() string     { return d.path(".bootstrap.json") }
 func (d dataDir) logDir() string          { return d.path("jetstream") }
 
 // state is what a data directory remembers, in cluster.json. It is written
@@ -235,8 +236,13 @@ type bootstrap struct {
 }
 
 // readBootstrap returns nil without an error when there is no such file.
-func (d dataDir) readBootstrap() (*bootstrap, error) {
-	text, err := os.ReadFile(d.bootstrapFile())
+func (d dataDir) readBootstrap() (*bootstrap, error) { return readKeys(d.bootstrapFile()) }
+
+// readPending is readBootstrap for secrets that may not be in the log yet.
+func (d dataDir) readPending() (*bootstrap, error) { return readKeys(d.pendingFile()) }
+
+func readKeys(file string) (*bootstrap, error) {
+	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	} else if err != nil {
@@ -244,17 +250,29 @@ func (d dataDir) readBootstrap() (*bootstrap, error) {
 	}
 	b := new(bootstrap)
 	if err := json.Unmarshal(text, b); err != nil {
-		return nil, fmt.Errorf("read first keys from %s: %w", d.bootstrapFile(), err)
+		return nil, fmt.Errorf("read first keys from %s: %w", file, err)
 	}
 	return b, nil
 }
 
-func (d dataDir) writeBootstrap(b *bootstrap) error {
+func (d dataDir) writeBootstrap(b *bootstrap) error { return writeKeys(d.bootstrapFile(), b) }
+
+func (d dataDir) writePending(b *bootstrap) error { return writeKeys(d.pendingFile(), b) }
+
+// publishBootstrap makes the pending secrets the bootstrap file.
+func (d dataDir) publishBootstrap() error {
+	if err := os.Rename(d.pendingFile(), d.bootstrapFile()); err != nil {
+		return fmt.Errorf("publish first keys: %w", err)
+	}
+	return nil
+}
+
+func writeKeys(file string, b *bootstrap) error {
 	text, err := json.MarshalIndent(b, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", d.bootstrapFile(), err)
+		return fmt.Errorf("encode %s: %w", file, err)
 	}
-	return writeFile(d.bootstrapFile(), append(text, '\n'))
+	return writeFile(file, append(text, '\n'))
 }
 
 // writeFile replaces the file (0600) so that after a crash at any moment it is

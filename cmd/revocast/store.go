@@ -41,6 +41,10 @@ type store struct {
 	archive        *events.JetStreamArchive
 }
 
+// archiveWait is how long a start waits for the archive, which is a second at
+// most with a healthy log. A history with a gap is better than no start.
+const archiveWait = 5 * time.Second
+
 // openStore opens the data directory, or makes it. It starts no goroutine of
 // its own; the broker's end with Close.
 func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
@@ -87,6 +91,11 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 	s.archive, err = events.OpenArchive(ctx, nc, events.ArchiveConfig{Region: s.state.Region, Cluster: s.state.Cluster})
 	if err != nil {
 		return nil, s.streamRefusal(err)
+	}
+	await, cancel := context.WithTimeout(ctx, archiveWait)
+	defer cancel()
+	if err := s.archive.Await(await); err != nil {
+		c.log.Warn("the history of sessions may begin with a gap", "error", err)
 	}
 	if s.state.Created {
 		return s, nil
