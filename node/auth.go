@@ -107,9 +107,12 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 // for, and adds its settings. In a suspended app sessions can be read and
 // revoked, and a cluster admin key can administer it.
 func (n *Node) within(c caller, scope string) (caller, error) {
+	stale := n.configStale()
 	app, ok := n.app(c.app)
 	switch {
 	case ok && app.State != events.AppDeleted:
+	case !ok && stale != nil:
+		return caller{}, stale
 	case c.cluster:
 		return caller{}, appNotFound(c.app)
 	default:

@@ -31,8 +31,17 @@ type settingsFold struct{ *Node }
 
 func (f settingsFold) Apply(r events.Record) projection.Effect {
 	effect := f.catalog.Apply(r)
-	if k, ok := r.Event.(*events.SigningKey); ok {
-		f.reload(k.App)
+	switch e := r.Event.(type) {
+	case *events.SigningKey:
+		f.reload(e.App)
+	case *events.App:
+		if e.Prev != 0 {
+			f.jwtLives.changed(e.App, r.Time)
+		}
+	case *events.Setting:
+		if e.Prev != 0 && e.Type == templateType {
+			f.jwtLives.changed(e.App, r.Time)
+		}
 	}
 	return effect
 }

@@ -29,6 +29,9 @@ func (s *stream) beat(ctx context.Context) error {
 		if registered {
 			_, err = s.sendBeat(ctx)
 		}
+		if s.lease.ended() {
+			return nil // after the farewell nothing is heard of this node any more
+		}
 		if (!registered || err != nil) && ctx.Err() == nil {
 			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
 		} else if now := s.node.conf.Clock.Boot(); !marked || now-markedAt >= markerEvery {

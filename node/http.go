@@ -30,6 +30,10 @@ type call struct {
 	h  http.Header // of the answer
 	id string      // of the request
 
+	// The body, read before anything is judged, and why it could not be read.
+	body    []byte
+	bodyErr error
+
 	// Set by authorize for routes that need an API key.
 	caller caller
 }
@@ -68,6 +72,11 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 			status, body, err = 0, nil, errors.New("panic")
 		}
 	}()
+	// To its end, before any clock is read or lookup made: a slow sender must
+	// not outlive a revocation, be it of its session, its API key or its app.
+	if c.r.Body != nil {
+		c.body, c.bodyErr = io.ReadAll(http.MaxBytesReader(nil, c.r.Body, maxBody))
+	}
 	if rt.scope != "" {
 		if c.caller, err = n.authorize(c.r, rt.scope); err != nil {
 			return 0, nil, err
@@ -112,10 +121,9 @@ func respond(w http.ResponseWriter, c *call, status int, body any) {
 	_, _ = w.Write(buf.Bytes()) // a client that went away reads nothing
 }
 
-// read returns the whole body. It is read before any clock is, so that a slow
-// sender does not age the answer.
+// read returns the whole body if it may be JSON.
 func (c *call) read() ([]byte, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(nil, c.r.Body, maxBody))
+	b, err := c.body, c.bodyErr
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		return nil, fail(api.BodyTooLarge, "the body is over %d bytes", maxBody)
 	} else if err != nil {

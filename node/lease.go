@@ -54,6 +54,18 @@ func (l *lease) staleness(now time.Duration) (time.Duration, bool) {
 	return now - time.Duration(p), p != 0
 }
 
+// blind reports whether the node never knew all that was committed since the
+// stream was last read from its beginning: what it has read so far may lack any
+// revocation.
+func (l *lease) blind() bool { return l.proven.Load() == 0 }
+
+// ended reports whether the lease was dropped for good.
+func (l *lease) ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dead
+}
+
 // why returns the reason for which the lease is not held.
 func (l *lease) why() string { return *l.reason.Load() }
 
@@ -90,12 +102,14 @@ func (l *lease) returned(n uint64) {
 	}
 }
 
-// drop ends the lease at once. Heartbeats sent before no longer count, so that
-// none of them renews it while the stream is read again.
+// drop ends the lease at once, and with it what was proven. Heartbeats sent
+// before no longer count, so that none of them renews it while the stream is
+// read again.
 func (l *lease) drop(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deadline.Store(0)
+	l.proven.Store(0)
 	clear(l.sent)
 	l.because(reason)
 	l.dead = l.dead || reason == reasonLeaving

@@ -111,7 +111,7 @@ func (n *Node) page(all iter.Seq2[projection.Session, projection.Verdict], want 
 		page = page[:min(len(page), want.limit+1)]
 	}
 	for s, v := range all {
-		v = n.held(v)
+		v = n.held(&s, v)
 		if !want.keep(v) {
 			continue
 		}
@@ -125,15 +125,6 @@ func (n *Node) page(all iter.Seq2[projection.Session, projection.Verdict], want 
 	}
 	sortPage()
 	return page, total
-}
-
-// held returns the verdict while touches cannot be written: then nobody is
-// idle.
-func (n *Node) held(v projection.Verdict) projection.Verdict {
-	if v == projection.IdleExpired && n.idleHeld.Load() {
-		return projection.Active
-	}
-	return v
 }
 
 // parseListing reads the query. Parameters it does not know are refused: a

@@ -38,6 +38,9 @@ func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires
 	if !ok {
 		return "", time.Time{}, fail(api.AppNotFound, "no app %s", f.App)
 	}
+	if app.State != events.AppActive {
+		return "", time.Time{}, fail(api.AppSuspended, "app %s is %s", f.App, app.State)
+	}
 	now := n.conf.Clock.Wall()
 	ring := n.ring(f.App)
 	key, err := n.signingKey(app, now)

@@ -110,11 +110,13 @@ type Node struct {
 	verified signer.VerifyCache
 	touches  touches
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
-	// idleHeld: touches could not be written for lack of space, so nobody is
-	// idle-expired until they have been.
-	idleHeld atomic.Bool
+	// idleHeld is since when (unix ms) touches could not be written for lack of
+	// space, 0 while they can: nobody is idle-expired since then.
+	idleHeld atomic.Int64
 	logDead  atomic.Bool // the embedded log takes no writes: requests need not wait to learn it
 	metrics  *metrics
+
+	jwtLives jwtLives
 
 	ready chan struct{} // closed once both leases are held
 }

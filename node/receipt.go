@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -68,8 +69,36 @@ func (n *Node) sleepUntil(ctx context.Context, t time.Duration) bool {
 	}
 }
 
+// jwtLives remembers until when JWTs of an app may be around that were minted
+// under settings or a template that have changed since.
+type jwtLives struct {
+	mu    sync.Mutex // guards until
+	until map[string]time.Time
+}
+
+// changed notes that the app's settings, or one of its templates, were changed
+// at that time: what was minted before lives for an hour at most.
+func (l *jwtLives) changed(app string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.until == nil {
+		l.until = map[string]time.Time{}
+	}
+	l.until[app] = at.Add(maxJWTTTL * time.Second)
+}
+
+// linger reports whether such JWTs may be around at the time.
+func (l *jwtLives) linger(app string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return now.Before(l.until[app])
+}
+
 // jwtLife returns the longest life of a JWT of the app, templates included.
 func (n *Node) jwtLife(app *events.App) time.Duration {
+	if n.jwtLives.linger(app.App, n.conf.Clock.Wall()) {
+		return maxJWTTTL * time.Second
+	}
 	longest := jwtLimit(&app.Settings, api.Template{})
 	for _, held := range n.catalog.Snapshot().SettingsOf(app.App, templateType) {
 		if t, err := readTemplate(held); err == nil { // one that cannot be read mints nothing

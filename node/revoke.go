@@ -140,8 +140,12 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	if f.verdict == projection.Unknown && r.mustExist {
 		return 0, nil, notFound(f.verdict)
 	}
-	if f.verdict == projection.Unknown || f.verdict == projection.Revoked {
+	switch f.verdict {
+	case projection.Unknown:
 		return http.StatusOK, &api.RevokeAnswer{Freshness: f.freshness()}, nil
+	case projection.Revoked:
+		// Another node may not have heard of it yet.
+		return n.revoked(ctx, r, f.at, 0)
 	}
 	e := &events.Revoke{
 		App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
@@ -217,7 +221,7 @@ func (n *Node) countActive(e *events.RevokeAll) (count int) {
 		all = n.sessions.User(e.App, e.User, n.wall())
 	}
 	for s, v := range all {
-		if n.held(v) == projection.Active && !e.Spares(s.SID) {
+		if n.held(&s, v) == projection.Active && !e.Spares(s.SID) {
 			count++
 		}
 	}

@@ -23,6 +23,13 @@ func (n *Node) writeKey(ctx context.Context, snap *projection.Snapshot, app, by 
 		return events.Position{}, err
 	}
 	e.Prev = snap.Last(e)
+	if !k.Compromised && slices.ContainsFunc(snap.Keys(app), func(held projection.Key) bool {
+		return held.Event.KID == k.ID && held.Event.Compromised
+	}) {
+		// The ring that k was taken from is older than the snapshot: k was
+		// found compromised in between.
+		return events.Position{}, events.ErrConflict
+	}
 	var life time.Duration
 	if !k.ForgetAt.IsZero() && !k.Compromised {
 		life = max(k.ForgetAt.Sub(n.conf.Clock.Wall()), 0) + events.TTLSlack

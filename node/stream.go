@@ -54,6 +54,8 @@ type stream struct {
 	warned  time.Time               // when an overwrite was last logged
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
+
+	agreed time.Time // newest stamp of an own heartbeat that fitted the wall clock; owned by the follow goroutine
 }
 
 type waiter struct {
@@ -89,8 +91,8 @@ func (s *stream) at(seq uint64) events.Position {
 func (s *stream) follow(ctx context.Context) error {
 	for again := false; ; again = true {
 		if again {
+			s.applied.Store(0) // first: nobody may take the old sequence for the new
 			s.fold.Rewind()
-			s.applied.Store(0)
 			s.mu.Lock()
 			s.lost = true
 			s.mu.Unlock()
@@ -162,11 +164,19 @@ func (s *stream) apply(e events.Entry) error {
 }
 
 func (s *stream) renew(n uint64, logged time.Time) {
-	skew := logged.Sub(s.node.conf.Clock.Wall()).Abs()
-	if skew > maxClockSkew {
+	// Two clocks that disagree say that one is wrong. Where node and log have
+	// the same clock, only its going back shows: what was expired would be good.
+	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), s.agreed.Sub(logged)
+	if skew > maxClockSkew || back > maxClockSkew {
+		if s.lease.why() != reasonClock {
+			s.node.conf.Log.Error("lease is not renewed: this node's clock and the log's are too far apart, or both were set back; if they are right now, restart the node",
+				"stream", s.region, "apart", skew, "back", max(0, back))
+		}
 		s.lease.because(reasonClock)
-		s.node.conf.Log.Error("lease is not renewed: the log's clock and this node's are too far apart", "stream", s.region, "skew", skew)
 		return
+	}
+	if back < 0 {
+		s.agreed = logged
 	}
 	s.lease.returned(n)
 	select {

@@ -77,7 +77,7 @@ func (n *Node) writeTouches(ctx context.Context) error {
 			return nil
 		}
 		if n.home.above(touchBudget) {
-			n.idleHeld.Store(true)
+			n.idleHeld.CompareAndSwap(0, n.wall())
 			continue
 		}
 		g, gctx := errgroup.WithContext(ctx)
@@ -88,8 +88,20 @@ func (n *Node) writeTouches(ctx context.Context) error {
 			}
 		}
 		_ = g.Wait() // writers report nothing: a touch that fails is noted again at the next use
-		n.idleHeld.Store(false)
+		n.idleHeld.Store(0)
 	}
+}
+
+// held returns the verdict, except that nobody becomes idle while touches
+// cannot be written. Who was idle before stays so.
+func (n *Node) held(s *projection.Session, v projection.Verdict) projection.Verdict {
+	if v != projection.IdleExpired {
+		return v
+	}
+	if since := n.idleHeld.Load(); since != 0 && s.IdleEnd(n.conf.Lease) >= since {
+		return projection.Active
+	}
+	return v
 }
 
 func (s *touchShard) take() map[events.SID]events.Touch {
@@ -102,7 +114,7 @@ func (s *touchShard) take() map[events.SID]events.Touch {
 
 func (n *Node) writeTouch(ctx context.Context, t events.Touch) {
 	s, v := n.sessions.Lookup(t.SID, n.wall())
-	if v != projection.Active && (v != projection.IdleExpired || !n.idleHeld.Load()) {
+	if n.held(&s, v) != projection.Active {
 		return
 	}
 	t.At = n.wall()

@@ -14,6 +14,9 @@ import (
 type staleError struct {
 	stream string
 	reason string
+	// blind: nothing that this node has read so far is worth an answer, even
+	// an old one.
+	blind bool
 	// reauth: the session's app asks for a new log-in rather than a wait.
 	reauth bool
 }
@@ -65,13 +68,11 @@ func (n *Node) bySID(sid events.SID) (answer, error) {
 
 // judge decides on what was looked up, given what the lease check before said.
 func (n *Node) judge(a answer, stale *staleError) (answer, error) {
-	if a.verdict == projection.IdleExpired && n.idleHeld.Load() {
-		a.verdict = projection.Active
-	}
+	a.verdict = n.held(&a.Session, a.verdict)
 	if stale == nil {
 		return a, nil
 	}
-	if a.verdict != projection.Active {
+	if a.verdict != projection.Active || stale.blind {
 		return answer{}, stale
 	}
 	switch n.whenStale(a.App) {
@@ -101,7 +102,7 @@ func (n *Node) fresh(number uint8) (staleness time.Duration, stale *staleError) 
 	now := n.conf.Clock.Boot()
 	staleness, _ = s.lease.staleness(now)
 	if !s.lease.holds(now) {
-		return staleness, &staleError{stream: s.region, reason: s.lease.why()}
+		return staleness, &staleError{stream: s.region, reason: s.lease.why(), blind: s.lease.blind()}
 	}
 	return staleness, nil
 }

@@ -18,12 +18,7 @@ func (m *Map) judged(stream uint8, now int64) int64 {
 	return max(now, min(m.streams[stream].logTime.Load(), now+skew))
 }
 
-func (m *Map) lease() int64 {
-	if m.Lease == 0 {
-		return int64(DefaultLease / time.Millisecond)
-	}
-	return int64(m.Lease / time.Millisecond)
-}
+func (m *Map) lease() time.Duration { return cmp.Or(m.Lease, DefaultLease) }
 
 func (m *Map) verdict(r *record, now int64) Verdict {
 	t := m.judged(r.SID.Stream(), now)
@@ -34,22 +29,22 @@ func (m *Map) verdict(r *record, now int64) Verdict {
 		return Unknown
 	case t >= r.ExpiresAt:
 		return Expired
-	case t >= r.idleEnd(m.lease()):
+	case t >= r.IdleEnd(m.lease()):
 		return IdleExpired
 	}
 	return Active
 }
 
-// idleEnd returns when the session has been idle too long: its idle timeout
-// after its last use, and later by the tenth within which a use is written and
-// by the lease within which what was written is heard.
-func (r *record) idleEnd(lease int64) int64 {
+// IdleEnd returns when (unix ms) the session has been idle too long: its idle
+// timeout after its last use, and later by the tenth within which a use is
+// written and by the lease within which what was written is heard.
+func (s *Session) IdleEnd(lease time.Duration) int64 {
 	const longest = year / 1000 // seconds; no session lives longer, so a longer timeout ends none
-	if r.Idle <= 0 || r.Idle > longest {
+	if s.Idle <= 0 || s.Idle > longest {
 		return 1<<63 - 1
 	}
-	ms := r.Idle * 1000
-	return r.SeenAt + ms + ms/10 + lease
+	ms := s.Idle * 1000
+	return s.SeenAt + ms + ms/10 + lease.Milliseconds()
 }
 
 // Lookup implements [Projection].

@@ -119,6 +119,9 @@ func (n *Snapshot) apply(r *events.Record) Effect {
 	next.lost = event != r.Event
 	n.objects = n.objects.with(r.Subject, &next)
 	n.index(held.event, &next)
+	if next.lost {
+		return Overwrite // it gives back what was taken away, and is alone in the log
+	}
 	return Applied
 }
 

@@ -245,9 +245,10 @@ func TestSettings(t *testing.T) {
 			c.ttl(1)
 			recs := c.recs[:2]
 			c.seq = 0
-			for _, r := range recs {
-				c.must(applied, c.put(r))
-			}
+			// The API key as it was before its revocation is now alone in the
+			// log: an overwrite, and repaired.
+			c.must(overwrite, c.put(recs[0]))
+			c.must(applied, c.put(recs[1]))
 			if k, _ := c.s.Snapshot().APIKey("h"); k.RevokedAt != 5 {
 				t.Error("a revoked API key is good again")
 			}

@@ -22,9 +22,13 @@ func (m *Map) applyState(r *events.Record, e *events.State) Effect {
 	if next == nil {
 		return effect
 	}
-	user := userKey{next.App, r.Subject.User}
-	if held == nil || !held.known {
-		user.hash = strings.Clone(user.hash) // else the index keeps the whole subject
+	same := held != nil && held.known && held.App == next.App && held.User == next.User
+	if held != nil && held.known && !same {
+		was := userKey{held.App, events.UserHash(held.App, held.User)}
+		m.user(was).remove(was, e.SID)
+	}
+	if !same {
+		user := userKey{next.App, strings.Clone(r.Subject.User)} // else the index keeps the whole subject
 		m.user(user).add(user, e.SID)
 	}
 	// New aliases can be found before the record lists them, old ones as long
@@ -60,7 +64,15 @@ func (m *Map) foldState(held *record, r *events.Record, e *events.State) (*recor
 		switch {
 		case sameMessage(held.Sealed, r.Sealed):
 			return m.foldCopy(held, r, e)
-		case e.Prev < held.StateSeq, held.App != e.App, held.User != e.User:
+		case held.App != e.App || held.User != e.User:
+			// One token was made a session of two users: two creates under
+			// one Idempotency-Key that knew nothing of each other. The one
+			// created first counts, whatever is still in the log of either.
+			if earlier(e.CreatedSeq, r.Seq) >= held.CreatedSeq {
+				return nil, Overwrite
+			}
+			had = false
+		case e.Prev < held.StateSeq:
 			return nil, Overwrite
 		}
 	}
@@ -187,6 +199,8 @@ func (m *Map) applyTouch(r *events.Record, e *events.Touch) Effect {
 		return Applied
 	case held.App != e.App || held.User != e.User:
 		return Applied
+	case seen < held.SeenAt && r.Time.UnixMilli() < held.SeenAt:
+		return Applied // the log's clock is behind; a repair would say no more
 	case seen < held.SeenAt:
 		return Overwrite
 	}
