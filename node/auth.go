@@ -158,7 +158,7 @@ func (n *Node) apiKey(secret string) (*events.APIKey, error) {
 	// "unknown" is said only with a lease that was held before the lookup.
 	stale := n.configStale()
 	key, ok := n.catalog.Snapshot().APIKey(hash)
-	now := n.wall()
+	now := n.judged()
 	switch {
 	case ok && subtle.ConstantTimeCompare([]byte(key.Hash), []byte(hash)) == 1 &&
 		key.RevokedAt == 0 && (key.ExpiresAt == 0 || now < key.ExpiresAt):

@@ -444,7 +444,8 @@ func heartbeats(t *testing.T, s *stage) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	incarnation, number, _ := strings.Cut(sub.ID, "-")
+	cut := strings.LastIndexByte(sub.ID, '-') // an incarnation may have dashes of its own
+	incarnation, number := sub.ID[:cut], sub.ID[cut+1:]
 	var n int
 	if _, err := fmt.Sscan(number, &n); err != nil {
 		t.Fatalf("heartbeat %q: %v", sub.ID, err)

@@ -118,6 +118,8 @@ type Node struct {
 
 	jwtLives jwtLives
 
+	agreed atomic.Int64 // newest stamp (unix ms) of an own heartbeat that fitted the wall clock
+
 	ready chan struct{} // closed once both leases are held
 }
 
@@ -226,6 +228,22 @@ func (n *Node) stream(number uint8) *stream {
 
 // wall returns the wall clock in unix milliseconds.
 func (n *Node) wall() int64 { return n.conf.Clock.Wall().UnixMilli() }
+
+// agree notes a stamp of the log that fits the wall clock.
+func (n *Node) agree(stamp int64) {
+	for {
+		was := n.agreed.Load()
+		if stamp <= was || n.agreed.CompareAndSwap(was, stamp) {
+			return
+		}
+	}
+}
+
+// judged returns the time (unix ms) at which it is judged whether something has
+// expired: the wall clock, but never before what it and the log once agreed on.
+// So a clock that is set back revives nothing, not even until the next heartbeat
+// shows it.
+func (n *Node) judged() int64 { return max(n.wall(), n.agreed.Load()) }
 
 // maxWait is W: how long after a revocation's acknowledgement no lease taken
 // before it can still be held anywhere.

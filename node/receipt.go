@@ -19,6 +19,7 @@ const (
 const (
 	receiptCommitted = "committed"
 	receiptComplete  = "complete"
+	receiptPartial   = "partial" // a node that is cut off may serve its old answer, as the app wants
 )
 
 // receipt says how far a revocation has come that was begun at start (of

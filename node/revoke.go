@@ -235,8 +235,11 @@ func (n *Node) revoked(ctx context.Context, r *revocation, pos events.Position, 
 		Revoked:   count,
 		Receipt:   n.receipt(ctx, n.home, pos, r.start, r.req.Wait, n.jwtLife(r.app)),
 	}
+	if !n.conf.Solo && out.Receipt.Status == receiptComplete && n.whenStale(r.app.App) == whenStaleServe {
+		out.Receipt.Status = receiptPartial
+	}
 	status := http.StatusOK
-	if r.req.Wait == waitAll && out.Receipt.Status != receiptComplete {
+	if r.req.Wait == waitAll && out.Receipt.Status == receiptCommitted {
 		status = http.StatusAccepted
 	}
 	return status, out, nil

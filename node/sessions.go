@@ -144,7 +144,7 @@ func (n *Node) checkJWT(app, jwt string, expired bool) (signer.Verified, error) 
 	ring := n.ring(app)
 	e := signer.Expect{
 		Issuer: n.issuerOf(app, signer.Profile(t.Settings.JWTProfile)),
-		App:    app, Now: n.conf.Clock.Wall(), AllowExpired: expired,
+		App:    app, Now: time.UnixMilli(n.judged()), AllowExpired: expired,
 	}
 	v, err := n.verified.Verify(ring, jwt, e)
 	for _, p := range signer.Profiles() {

@@ -54,8 +54,6 @@ type stream struct {
 	warned  time.Time               // when an overwrite was last logged
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
-
-	agreed time.Time // newest stamp of an own heartbeat that fitted the wall clock; owned by the follow goroutine
 }
 
 type waiter struct {
@@ -166,7 +164,7 @@ func (s *stream) apply(e events.Entry) error {
 func (s *stream) renew(n uint64, logged time.Time) {
 	// Two clocks that disagree say that one is wrong. Where node and log have
 	// the same clock, only its going back shows: what was expired would be good.
-	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), s.agreed.Sub(logged)
+	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), time.UnixMilli(s.node.agreed.Load()).Sub(logged)
 	if skew > maxClockSkew || back > maxClockSkew {
 		if s.lease.why() != reasonClock {
 			s.node.conf.Log.Error("lease is not renewed: this node's clock and the log's are too far apart, or both were set back; if they are right now, restart the node",
@@ -175,9 +173,7 @@ func (s *stream) renew(n uint64, logged time.Time) {
 		s.lease.because(reasonClock)
 		return
 	}
-	if back < 0 {
-		s.agreed = logged
-	}
+	s.node.agree(logged.UnixMilli())
 	s.lease.returned(n)
 	select {
 	case <-s.leased:

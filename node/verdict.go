@@ -56,13 +56,13 @@ type answer struct {
 // must have been read in full before (DESIGN section 5).
 func (n *Node) byToken(key events.SID) (answer, error) {
 	staleness, err := n.fresh(key.Stream())
-	s, v, rotated := n.sessions.LookupToken(key, n.wall())
+	s, v, rotated := n.sessions.LookupToken(key, n.judged())
 	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
 }
 
 func (n *Node) bySID(sid events.SID) (answer, error) {
 	staleness, err := n.fresh(sid.Stream())
-	s, v := n.sessions.Lookup(sid, n.wall())
+	s, v := n.sessions.Lookup(sid, n.judged())
 	return n.judge(answer{Session: s, verdict: v, staleness: staleness}, err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -176,7 +177,7 @@ func (n *Node) verifyAnyJWT(jwt, pin string) (signer.Verified, error) {
 			return nil, signer.Expect{}
 		}
 		return n.ring(audience), signer.Expect{
-			Issuer: n.issuerOf(audience, signer.Profile(t.Settings.JWTProfile)), App: audience, Now: n.conf.Clock.Wall(),
+			Issuer: n.issuerOf(audience, signer.Profile(t.Settings.JWTProfile)), App: audience, Now: time.UnixMilli(n.judged()),
 		}
 	})
 	switch {

@@ -131,7 +131,8 @@ type Rotate struct {
 	SessionToken string `json:"session_token,omitempty"`
 	SessionJWT   string `json:"session_jwt,omitempty"`
 	// GraceSeconds is how long the old token stays good, 0 to 60; rotating
-	// with it again within that time returns the same new token.
+	// with it again within that time returns the same new token. With 0 an
+	// answer that is lost cannot be asked for again.
 	GraceSeconds int64 `json:"grace_seconds,omitempty"`
 }
 
@@ -163,7 +164,8 @@ type RevokeAnswer struct {
 // Receipt says how far a revocation has come.
 type Receipt struct {
 	Revision string `json:"revision"`
-	// Status is "committed" or "complete" (no node anywhere answers "valid" any more).
+	// Status is "committed", "complete" (no node anywhere answers "valid" any more) or
+	// "partial" (but for nodes that are cut off and serve old answers because the app wants that).
 	Status  string           `json:"status"`
 	Applied []ReceiptApplied `json:"applied,omitempty"`
 	TookMS  int64            `json:"took_ms"`
