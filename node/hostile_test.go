@@ -641,7 +641,7 @@ func signingKeys(t *testing.T, s *stage) {
 		subject, payload := event(mine.ID)
 		s.log.store(t, subject, payload, nil)
 		// With the seal of a key that is real.
-		subject, payload = event(held.KID)
+		subject, _ = event(held.KID)
 		real, _ := s.log.last(t, subject)
 		subject, payload = event(mine.ID)
 		s.log.store(t, subject, payload, headerOf(real.Message))
