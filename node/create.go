@@ -53,8 +53,7 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if repeatable {
 		f, err = n.createOnce(ctx, c, d, &req, key)
 	} else {
-		d.name(events.NewToken(n.home.number))
-		f, err = n.create(ctx, d, events.Expectation{})
+		f, err = n.createNew(ctx, d, req.AuthRevision != "")
 	}
 	if err != nil {
 		return 0, nil, err
@@ -66,6 +65,30 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	out, err := n.answered(c, f, p.Token)
 	return http.StatusCreated, out, err
 }
+
+// createNew creates a session with a token of its own.
+//
+// Its state always says what was known of the stream when it was made. Without
+// that, a copy of it appended after a log-out everywhere would look like a new
+// session to a node that reads only the copy. So a log-out everywhere at the
+// same moment hits it; unless the caller asked for that, it is made again.
+func (n *Node) createNew(ctx context.Context, d *draft, authRevision bool) (f found, err error) {
+	for range attempts {
+		d.name(events.NewToken(n.home.number))
+		if !authRevision {
+			d.state.AuthSeq = n.known()
+		}
+		f, err = n.create(ctx, d, events.Expectation{})
+		if failed, ok := errors.AsType[*failure](err); !ok || failed.kind != api.RevokedMeanwhile || authRevision {
+			break
+		}
+	}
+	return f, err
+}
+
+// known returns the sequence up to which this node knows the home stream, at
+// least 1: as AuthSeq 0 would say nothing.
+func (n *Node) known() uint64 { return max(n.home.position().Seq, 1) }
 
 // name gives the session its token and the id that derives from it.
 func (d *draft) name(t events.Token) {
@@ -210,6 +233,9 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 	}
 	d.private.BodyHash = hash
 	d.name(n.idempotentToken(c, key))
+	if req.AuthRevision == "" {
+		d.state.AuthSeq = n.known()
+	}
 	for range attempts {
 		first, err, _ := n.creates.Do(d.state.SID.String(), func() (any, error) {
 			return n.createFirst(ctx, d)

@@ -15,22 +15,20 @@ const (
 	markerEvery = 5 * time.Minute
 )
 
-// beat registers this incarnation and then sends heartbeats until ctx ends.
+// beat registers this incarnation and then sends heartbeats until ctx ends or
+// the node leaves: after the farewell nothing is heard of it any more.
 func (s *stream) beat(ctx context.Context) error {
 	tick := time.NewTicker(s.node.conf.Beat)
 	defer tick.Stop()
 	var registered, marked bool
 	var markedAt time.Duration
-	for {
+	for !s.lease.ended() {
 		// Its registration comes first in the log: a coordinator that reads
 		// members before a revocation finds this incarnation (rule R11).
 		registered = registered || s.register(ctx, false) == nil
 		var err error
 		if registered {
 			_, err = s.sendBeat(ctx)
-		}
-		if s.lease.ended() {
-			return nil // after the farewell nothing is heard of this node any more
 		}
 		if (!registered || err != nil) && ctx.Err() == nil {
 			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
@@ -43,6 +41,7 @@ func (s *stream) beat(ctx context.Context) error {
 			return nil
 		}
 	}
+	return nil
 }
 
 // sendBeat sends one heartbeat and returns its sequence once it is committed:

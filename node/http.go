@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/revocast/revocast/node/api"
@@ -89,10 +90,30 @@ func (n *Node) failed(c *call, err error) (status int, body any) {
 	f := classify(err)
 	f.headers(c.h)
 	status = statusOf[f.kind]
-	if status >= http.StatusInternalServerError {
+	if status >= http.StatusInternalServerError && (status != http.StatusServiceUnavailable || n.refusals.first(f.kind, n.conf.Clock.Boot())) {
 		n.conf.Log.Error("request failed", "request_id", c.id, "route", c.r.Pattern, "error_type", f.kind, "error", err)
 	}
 	return status, f.body(n.issuer, c.id)
+}
+
+// refusals lets one line a minute of each error type through: a fenced node
+// under load would otherwise say the same thousands of times a second.
+type refusals struct {
+	mu   sync.Mutex // guards last
+	last map[string]time.Duration
+}
+
+func (r *refusals) first(kind string, now time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, ok := r.last[kind]; ok && now-at < warnEvery {
+		return false
+	}
+	if r.last == nil {
+		r.last = map[string]time.Duration{}
+	}
+	r.last[kind] = now
+	return true
 }
 
 // respond writes the body, whose Content-Type must be exactly application/json:

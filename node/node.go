@@ -115,6 +115,7 @@ type Node struct {
 	idleHeld atomic.Int64
 	logDead  atomic.Bool // the embedded log takes no writes: requests need not wait to learn it
 	metrics  *metrics
+	refusals refusals
 
 	jwtLives jwtLives
 

@@ -16,7 +16,7 @@ import (
 // when the stream is read again; they grant nothing meanwhile.
 const maxBroken = 100_000
 
-// warnEvery is the least time between two log lines about overwrites.
+// warnEvery is the least time between two log lines about the same.
 const warnEvery = time.Minute
 
 // overwritten notes that the entry may not stand where it stands.
