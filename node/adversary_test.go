@@ -101,6 +101,8 @@ type slowReload struct {
 	armed *atomic.Bool
 }
 
+func (slowReload) Enabled(context.Context, slog.Level) bool { return true }
+
 func (l slowReload) Handle(ctx context.Context, r slog.Record) error {
 	if l.armed.Load() && strings.Contains(r.Message, "signing key cannot be used") {
 		time.Sleep(time.Second)
