@@ -72,6 +72,9 @@ func clip(s string) string {
 
 const invalid = "invalid_argument"
 
+// form is what curl sends with -d.
+var form = []string{"Content-Type", "application/x-www-form-urlencoded"}
+
 func badBodies(s *reply) []badCase {
 	create, auth, revoke, rotate := "/v1/sessions", "/v1/sessions/authenticate", "/v1/sessions/revoke", "/v1/sessions/rotate"
 	all := []badCase{
@@ -101,7 +104,14 @@ func badBodies(s *reply) []badCase {
 		{name: "claims over 4 KiB", path: create, body: `{"user_id":"u","session_custom_claims":{"a":"` + strings.Repeat("x", 4<<10) + `"}}`, status: 413, kind: "claims_too_large"},
 		{name: "metadata over 8 KiB", path: create, body: `{"user_id":"u","metadata":{"a":"` + strings.Repeat("x", 8<<10) + `"}}`, status: 413, kind: "claims_too_large"},
 		{name: "another Content-Type", path: create, body: `{"user_id":"u"}`, header: []string{"Content-Type", "text/plain"}, status: 415, kind: "unsupported_media_type"},
-		{name: "a form", path: create, body: `user_id=u`, header: []string{"Content-Type", "application/x-www-form-urlencoded"}, status: 415, kind: "unsupported_media_type"},
+		{name: "a form", path: create, body: `user_id=u`, header: form, status: 415, kind: "unsupported_media_type"},
+		{name: "JSON text as a form", path: create, body: `"user_id=u"`, header: form, status: 415, kind: "unsupported_media_type"},
+		{name: "a form that begins like JSON", path: create, body: `{"user_id":"u"}&a=b`, header: form, status: 400, kind: invalid},
+		{name: "a form, to authenticate", path: auth, body: "session_token=" + s.SessionToken, header: form, status: 415, kind: "unsupported_media_type"},
+		{name: "gzip", path: create, body: `{"user_id":"u"}`, header: []string{"Content-Encoding", "gzip"}, status: 415, kind: "unsupported_media_type"},
+		{name: "gzip, as a form", path: revoke, body: `{"user_id":"ada"}`, header: append([]string{"Content-Encoding", "gzip"}, form...), status: 415, kind: "unsupported_media_type"},
+		{name: "a number no double holds", path: create, body: `{"user_id":"u","metadata":{"a":[1,{"b":1e400}]}}`, status: 400, kind: invalid},
+		{name: "a number below all doubles", path: create, body: `{"user_id":"u","session_custom_claims":{"a":-1e400}}`, status: 400, kind: invalid},
 		{name: "authenticate: token and JWT", path: auth, body: object{"session_token": s.SessionToken, "session_jwt": s.SessionJWT}, status: 400, kind: "too_many_session_arguments"},
 		{name: "authenticate: neither", path: auth, body: `{}`, status: 400, kind: invalid},
 		{name: "authenticate: an id", path: auth, body: object{"session_id": s.Session.SessionID}, status: 400, kind: invalid},
@@ -122,8 +132,11 @@ func badBodies(s *reply) []badCase {
 		all = append(all, badCase{name: "reserved claim " + claim, path: create,
 			body: object{"user_id": "u", "session_custom_claims": object{claim: "x"}}, status: 400, kind: invalid})
 	}
-	return append(all, badCase{name: "reserved claim in a patch", method: "PATCH", path: create + "/" + s.Session.SessionID,
-		body: object{"session_custom_claims": object{"sub": "root"}}, status: 400, kind: invalid})
+	for _, claim := range []string{"sub", "Sub", "ſub"} {
+		all = append(all, badCase{name: "reserved claim in a patch: " + claim, method: "PATCH", path: create + "/" + s.Session.SessionID,
+			body: object{"session_custom_claims": object{claim: "root"}}, status: 400, kind: invalid})
+	}
+	return all
 }
 
 func badUsers() []badCase {
@@ -253,6 +266,38 @@ func badApps(n *node) []badCase {
 		badCase{name: "a key that has expired", path: "/v1/apps/" + n.boot.App + "/api-keys", body: object{"expires_at": "2020-01-01T00:00:00Z"}, status: 400, kind: invalid},
 		badCase{name: "rotate an unknown key", path: "/v1/apps/" + n.boot.App + "/keys/rotate", body: object{"compromised": "x"}, status: 404, kind: "not_found"},
 	)
+}
+
+// TestCurlsContentType sends JSON objects as "curl -d" does, without naming
+// them JSON: they are taken for what they are.
+func TestCurlsContentType(t *testing.T) {
+	c := shared(t).newApp(t, "curl", nil)
+	tab := newTable(t, "request", "status")
+	s := c.create(t, "ada")
+	sid := "/v1/sessions/" + s.Session.SessionID
+	for _, r := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"POST", "/v1/sessions", `{"user_id":"bob"}`, http.StatusCreated},
+		{"POST", "/v1/sessions", "\r\n {\"user_id\":\"bob\"}\n", http.StatusCreated},
+		{"POST", "/v1/sessions/authenticate", `{"session_token":"` + s.SessionToken + `"}`, http.StatusOK},
+		{"POST", sid + "/tokens", `{}`, http.StatusOK},
+		{"PATCH", sid, `{"metadata":{"a":1}}`, http.StatusOK},
+		{"POST", "/v1/verify", `{"session_token":"` + s.SessionToken + `"}`, http.StatusNoContent},
+		{"POST", "/v1/verify", `{"session_jwt":"` + s.SessionJWT + `"}`, http.StatusNoContent},
+		{"POST", "/v1/verify", "session_token=" + s.SessionToken, http.StatusUnauthorized},
+		{"PUT", "/v1/apps/curl/templates/t", `{"audience":"x"}`, http.StatusOK},
+		{"POST", "/v1/sessions/revoke", `{"session_id":"` + s.Session.SessionID + `"}`, http.StatusOK},
+	} {
+		from := c
+		if r.path == "/v1/verify" {
+			from = client{base: c.base}
+		}
+		a := from.do(t, r.method, r.path, r.body, form...)
+		tab.row(unless(a.status == r.status, "want %d: %s", r.status, a.raw), r.method+" "+strings.ReplaceAll(r.path, s.Session.SessionID, "{sid}"), a.status)
+	}
+	tab.row(c.verdict(t, s, "revoked"), "the session", "revoked")
 }
 
 // TestAnotherApp shows the credentials of one app with the key of another: the

@@ -83,9 +83,10 @@ type event struct {
 }
 
 type receipt struct {
-	Status       string    `json:"status"`
-	JWTSafeAfter time.Time `json:"jwt_safe_after"`
-	Applied      []any     `json:"applied"`
+	Revision     string `json:"revision"`
+	Status       string `json:"status"`
+	JWTSafeAfter string `json:"jwt_safe_after"`
+	Applied      []any  `json:"applied"`
 }
 
 type app struct {

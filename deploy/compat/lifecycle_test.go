@@ -128,8 +128,8 @@ func (l *life) ends() {
 	l.step("revoke, with who and why", func() (string, any) {
 		r := c.do(t, "POST", "/v1/sessions/revoke", object{"session_id": s.Session.SessionID, "reason": "logout", "wait": "all"}).want(t, http.StatusOK)
 		ok := r.Revoked != nil && *r.Revoked == 1 && r.Revision != "" && r.Receipt != nil && r.Receipt.Status == "complete" &&
-			len(r.Receipt.Applied) == 1 && r.Receipt.JWTSafeAfter.After(time.Now())
-		return unless(ok, "%s", r.raw), "receipt"
+			r.Receipt.Revision == r.Revision && len(r.Receipt.Applied) == 1
+		return unless(ok, "%s", r.raw) + wrongSafeAfter(r, seconds(t, s.SessionJWT, "exp")), "receipt"
 	})
 	l.step("revoked, every way", func() (string, any) { return c.verdict(t, s, "revoked"), "" })
 	l.step("who and why are shown", func() (string, any) {
@@ -138,7 +138,8 @@ func (l *life) ends() {
 	})
 	l.step("revoke again", func() (string, any) {
 		r := c.do(t, "POST", "/v1/sessions/revoke", object{"session_id": s.Session.SessionID}).want(t, http.StatusOK)
-		return unless(r.Revoked != nil && *r.Revoked == 0, "%s", r.raw), "revoked 0"
+		ok := r.Revoked != nil && *r.Revoked == 0 && r.Receipt != nil && r.Receipt.Status == "complete"
+		return unless(ok, "%s", r.raw), "revoked 0, receipt"
 	})
 	l.step("nothing brings it back", func() (string, any) {
 		a := c.do(t, "PATCH", "/v1/sessions/"+s.Session.SessionID, object{"session_duration_minutes": 60})
@@ -152,6 +153,19 @@ func (l *life) ends() {
 		trouble := unless(last.Type == "session.revoked" && last.Reason == "logout" && last.By != "", "ends with %v", last)
 		return trouble + incomplete(got, want, gaps), strings.Join(got, " ")
 	})
+}
+
+// wrongSafeAfter says what is wrong with the time after which no JWT of the
+// session is good: it is cut to milliseconds, and not before exp of one of them.
+func wrongSafeAfter(revoked *reply, exp time.Time) string {
+	if revoked.Receipt == nil {
+		return "; no receipt"
+	}
+	text := revoked.Receipt.JWTSafeAfter
+	at, err := time.Parse(time.RFC3339, text)
+	_, fraction, _ := strings.Cut(text, ".")
+	return unless(err == nil && len(fraction) <= len("123Z") && strings.HasSuffix(text, "Z") && !at.Before(exp),
+		"; jwt_safe_after %s (%v)", text, err)
 }
 
 // claims returns the custom claims with their members in order.
@@ -217,24 +231,29 @@ func incomplete(got, want []string, gaps int) string {
 	return unless(len(left) == 0, "has %v, want %v; ", got, want) + unless((missing > 0) == (gaps > 0), "%d missing, %d gaps named; ", missing, gaps)
 }
 
-// TestExtend asks for more life than a session may have: it gets all there is.
+// TestExtend asks for more life than a session may have: it gets all there is,
+// also when that is little.
 func TestExtend(t *testing.T) {
 	n := shared(t)
 	c := n.newApp(t, "extend", nil)
-	tab := newTable(t, "minutes asked for", "how", "expires in")
+	tab := newTable(t, "minutes it had", "asked for", "how", "expires in")
 	for _, how := range []string{"authenticate", "patch"} {
-		for _, minutes := range []int{61, 90, 119, 121, 1440, 43200, 527040} {
-			s := c.do(t, "POST", "/v1/sessions", object{"user_id": "ada", "session_duration_minutes": 10, "absolute_lifetime_minutes": 120}).want(t, http.StatusCreated)
+		for _, ask := range []struct{ has, minutes int }{
+			{10, 61}, {10, 90}, {10, 119}, {10, 121}, {10, 1440}, {10, 43200}, {10, 527040}, {110, 1440}, {110, 527040}, {60, 43200},
+		} {
+			s := c.do(t, "POST", "/v1/sessions", object{"user_id": "ada", "session_duration_minutes": ask.has, "absolute_lifetime_minutes": 120}).want(t, http.StatusCreated)
 			var r *reply
 			if how == "patch" {
-				r = c.do(t, "PATCH", "/v1/sessions/"+s.Session.SessionID, object{"session_duration_minutes": minutes})
+				r = c.do(t, "PATCH", "/v1/sessions/"+s.Session.SessionID, object{"session_duration_minutes": ask.minutes})
 			} else {
-				r = c.do(t, "POST", "/v1/sessions/authenticate", object{"session_jwt": s.SessionJWT, "session_duration_minutes": minutes})
+				r = c.do(t, "POST", "/v1/sessions/authenticate", object{"session_jwt": s.SessionJWT, "session_duration_minutes": ask.minutes})
 			}
 			r.want(t, http.StatusOK)
+			kept := c.do(t, "GET", "/v1/sessions/"+s.Session.SessionID, nil).want(t, http.StatusOK)
 			got := r.Session.ExpiresAt.Sub(s.Session.StartedAt).Round(time.Minute)
-			want := time.Duration(min(minutes, 120)) * time.Minute
-			tab.row(unless(got == want && !r.Session.ExpiresAt.After(s.Session.AbsoluteExpiresAt), "want %v, got %v", want, got), minutes, how, got)
+			want := time.Duration(min(ask.minutes, 120)) * time.Minute
+			tab.row(unless(got == want && !r.Session.ExpiresAt.After(s.Session.AbsoluteExpiresAt) && kept.Session.ExpiresAt.Equal(r.Session.ExpiresAt),
+				"want %v, got %v; afterwards it is %v", want, got, kept.Session.ExpiresAt), ask.has, ask.minutes, how, got)
 		}
 	}
 }

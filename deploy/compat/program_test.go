@@ -120,8 +120,8 @@ func newNode(t testing.TB, args ...string) *node {
 	return n
 }
 
-// start starts the process and waits until it is ready.
-func (n *node) start(t testing.TB) {
+// launch starts the process and does not wait for it.
+func (n *node) launch(t testing.TB) {
 	t.Helper()
 	args := append([]string{"serve", "--data", n.data, "--listen", n.addr, "--metrics-listen", "127.0.0.1:0"}, n.args...)
 	n.out, n.exited = &output{}, make(chan struct{})
@@ -136,6 +136,12 @@ func (n *node) start(t testing.TB) {
 		close(n.exited)
 	}()
 	n.base = "http://" + n.addr
+}
+
+// start starts the process and waits until it is ready.
+func (n *node) start(t testing.TB) {
+	t.Helper()
+	n.launch(t)
 	if err := n.awaitReady(); err != nil {
 		_ = n.kill()
 		t.Fatalf("%v; it printed:\n%s", err, n.out)
@@ -227,6 +233,31 @@ func runFails(t *testing.T, code int, env []string, args ...string) string {
 		t.Errorf("revocast %s: want one line on standard error, got %q", strings.Join(args, " "), lines)
 	}
 	return lines[len(lines)-1]
+}
+
+// TestBootstrapAppears watches a first start, without waiting for it to be
+// ready: once bootstrap.json is there, its keys work, and the file is whole.
+func TestBootstrapAppears(t *testing.T) {
+	for range 3 {
+		n := &node{data: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t)}
+		n.launch(t)
+		t.Cleanup(func() { _ = n.kill() })
+		text, err := os.ReadFile(filepath.Join(n.data, "bootstrap.json"))
+		for end := time.Now().Add(readyWithin); err != nil && time.Now().Before(end); {
+			text, err = os.ReadFile(filepath.Join(n.data, "bootstrap.json"))
+		}
+		if err != nil {
+			t.Fatalf("%v; it printed:\n%s", err, n.out)
+		}
+		if err := json.Unmarshal(text, &n.boot); err != nil {
+			t.Fatalf("the file is not whole: %v", err)
+		}
+		for path, c := range map[string]client{"/v1/sessions": n.app(), "/v1/apps": n.admin()} {
+			if r, err := c.try("GET", path, nil); err != nil || r.status != http.StatusOK {
+				t.Errorf("GET %s with a key of bootstrap.json: %+v, %v", path, r, err)
+			}
+		}
+	}
 }
 
 // TestAnyPort lets the system choose the port: the program must print, and

@@ -55,6 +55,9 @@ func TestKeyRotation(t *testing.T) {
 			check("rotated", "newer", second.SessionJWT, "cached", cached, true)
 			check("rotated", "newer", second.SessionJWT, "fresh", fresh(), true)
 
+			again := c.do(t, "POST", "/v1/apps/"+s.app+"/keys/rotate", object{})
+			tab.row(again.wrong(http.StatusConflict, "conflict")+unless(len(kids(t, n, s.app)) == 2, "; another key is listed"), "rotated again", "", "", again.status)
+
 			c.do(t, "POST", "/v1/apps/"+s.app+"/keys/rotate", object{"compromised": old}).want(t, http.StatusOK)
 			if kids(t, n, s.app)[old] {
 				t.Errorf("the compromised key %s is still listed", old)

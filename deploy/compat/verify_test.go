@@ -101,6 +101,17 @@ func TestVerifyHeaders(t *testing.T) {
 	}
 }
 
+// TestVerifyUserDash: a dash in a header means nobody, so the user of that name
+// is spelt otherwise.
+func TestVerifyUserDash(t *testing.T) {
+	c := shared(t).newApp(t, "verify-dash", nil)
+	tab := newTable(t, "user", userHeader)
+	for user, want := range map[string]string{"-": "%2D", "--": "--", "-a": "-a", "%2D": "%252D"} {
+		got := c.verify(t, c.create(t, user).SessionToken).want(t, http.StatusNoContent).header.Get(userHeader)
+		tab.row(unless(got == want, "want %s", want), user, got)
+	}
+}
+
 // TestVerifyJWTHeader asks verify for a JWT to hand to the service behind a
 // proxy.
 func TestVerifyJWTHeader(t *testing.T) {
@@ -123,7 +134,7 @@ func bearer(credential string) []string { return []string{"Authorization", "Bear
 func TestAppStates(t *testing.T) {
 	n := shared(t)
 	c, admin := n.newApp(t, "states", nil), n.admin()
-	s := c.create(t, "ada")
+	s, gone := c.create(t, "ada"), c.create(t, "ada")
 	tab := newTable(t, "step", "status", "error_type")
 	refused := func(name string, r *reply, status int, kind string) {
 		tab.row(r.wrong(status, kind), name, r.status, r.ErrorType)
@@ -133,10 +144,20 @@ func TestAppStates(t *testing.T) {
 	refused("suspended: authenticate", c.do(t, "POST", "/v1/sessions/authenticate", object{"session_token": s.SessionToken}), 403, "app_suspended")
 	for name, credential := range map[string]string{"token": s.SessionToken, "JWT": s.SessionJWT} {
 		r := c.verify(t, credential)
-		tab.row(unless(r.status == 401 || r.status == 403, "status %d", r.status), "suspended: verify by "+name, r.status, "")
+		tab.row(unless(r.status == 403, "status %d", r.status), "suspended: verify by "+name, r.status, "")
 	}
+	refused("suspended: mint", c.do(t, "POST", "/v1/sessions/"+s.Session.SessionID+"/tokens", object{}), 403, "app_suspended")
+	refused("suspended: administration", c.do(t, "GET", "/v1/apps/states", nil), 403, "app_suspended")
+	// With the app's own key one can still look, and sign people out.
+	r := c.do(t, "GET", "/v1/sessions/"+s.Session.SessionID, nil)
+	tab.row(unless(r.status == 200 && r.Session.Status == "active", "%s", r.raw), "suspended: read", r.status, "")
+	r = c.do(t, "GET", "/v1/sessions?user_id=ada", nil)
+	tab.row(unless(r.status == 200 && r.Total == 2, "%s", r.raw), "suspended: list", r.status, "")
+	r = c.do(t, "POST", "/v1/sessions/revoke", object{"session_id": gone.Session.SessionID})
+	tab.row(unless(r.status == 200 && r.Revoked != nil && *r.Revoked == 1, "%s", r.raw), "suspended: revoke", r.status, "")
 	admin.do(t, "POST", "/v1/apps/states/resume", nil).want(t, http.StatusOK)
 	tab.row(c.verdict(t, s, "active"), "resumed", "", "")
+	tab.row(c.verdict(t, gone, "revoked"), "resumed: what was revoked meanwhile", "", "")
 	admin.do(t, "DELETE", "/v1/apps/states", nil).want(t, http.StatusOK)
 	refused("deleted: create", c.do(t, "POST", "/v1/sessions", object{"user_id": "bob"}), 401, "unauthorized_credentials")
 	for name, credential := range map[string]string{"token": s.SessionToken, "JWT": s.SessionJWT} {
