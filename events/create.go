@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // Defaults of a ClusterConfig.
@@ -130,7 +130,7 @@ func eventStream(c ClusterConfig, region string, number uint8, maxBytes int64) j
 
 func metadata(c ClusterConfig, number uint8) map[string]string {
 	return map[string]string{
-		metaFormat: streamFormat, metaCluster: c.Cluster, metaEpoch: nuid.Next(), metaNumber: strconv.Itoa(int(number)),
+		metaFormat: streamFormat, metaCluster: c.Cluster, metaEpoch: rand.Text(), metaNumber: strconv.Itoa(int(number)),
 	}
 }
 

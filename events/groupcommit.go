@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"runtime"
 	"slices"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 )
 
 // Group commit for a stream of one replica, whose server syncs its file once
@@ -293,7 +293,7 @@ func (j *JetStream) publishBatch(b *batch) error {
 		return fmt.Errorf("subscribe to acknowledgement: %w", err)
 	}
 	b.sub, b.deadline = sub, time.Now().Add(attemptTimeout)
-	id := []string{nuid.Next()}
+	id := []string{rand.Text()}
 	for i, p := range b.members {
 		msg := natsMsg(p.m, j.name)
 		msg.Header[hdrBatchID] = id
