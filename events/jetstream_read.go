@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // Bulk reading goes by pull requests of many messages at once, on an ephemeral
@@ -39,7 +39,7 @@ func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(
 	setup, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	consumer, err := a.js.CreateConsumer(setup, stream, jetstream.ConsumerConfig{
-		Name: "read_" + nuid.Next(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1),
+		Name: "read_" + rand.Text(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1),
 		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: c.filters,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
 	})
