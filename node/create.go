@@ -243,7 +243,7 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 		switch {
 		case errors.Is(err, events.ErrConflict):
 			// Another node was first.
-			if err := n.catchUp(ctx, &d.state); err != nil {
+			if err := n.home.catchUp(ctx, &d.state); err != nil {
 				return found{}, err
 			}
 			continue

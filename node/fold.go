@@ -7,20 +7,23 @@ import (
 	"github.com/revocast/revocast/projection"
 )
 
-// sessionFold is the home stream as a fold.
-type sessionFold struct{ *Node }
+// sessionFold is a region's stream as a fold.
+type sessionFold struct {
+	*Node
+	number uint8
+}
 
 func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions.Apply(r) }
-func (f sessionFold) Rewind()                                 { f.sessions.Rewind(f.home.number) }
-func (f sessionFold) Position() (uint32, uint64)              { return f.sessions.Position(f.home.number) }
-func (f sessionFold) Digest(now int64) string                 { return f.sessions.Digest(f.home.number, now) }
+func (f sessionFold) Rewind()                                 { f.sessions.Rewind(f.number) }
+func (f sessionFold) Position() (uint32, uint64)              { return f.sessions.Position(f.number) }
+func (f sessionFold) Digest(now int64) string                 { return f.sessions.Digest(f.number, now) }
 
 func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
 	return f.sessions.Repair(s, seq, now)
 }
 
 func (f sessionFold) Lost(now int64) []projection.Repair {
-	return slices.Collect(f.sessions.Lost(f.home.number, now))
+	return slices.Collect(f.sessions.Lost(f.number, now))
 }
 
 // Expect demands nothing: revocations add up in any order.
@@ -34,6 +37,11 @@ func (f settingsFold) Apply(r events.Record) projection.Effect {
 	switch e := r.Event.(type) {
 	case *events.SigningKey:
 		f.reload(e.App)
+	case *events.Region:
+		select {
+		case f.met <- struct{}{}:
+		default:
+		}
 	case *events.App:
 		if e.Prev != 0 {
 			f.jwtLives.changed(e.App, r.Time)

@@ -27,7 +27,8 @@ func (n *Node) readyz(_ context.Context, c *call) (int, any, error) {
 	r.Sessions, r.Tombstones = n.sessions.Len()
 	for _, s := range n.streams() {
 		state := s.state()
-		r.Ready = r.Ready && state.Fresh
+		// Another region out of reach is no reason to ask another node.
+		r.Ready = r.Ready && (state.Fresh || s != n.settings && s != n.home)
 		r.Streams = append(r.Streams, state)
 	}
 	if !r.Ready {

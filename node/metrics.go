@@ -61,24 +61,26 @@ func newMetrics(n *Node) *metrics {
 	}
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions.Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions.Len(); return float64(t) })
-	for _, s := range n.streams() {
-		// A counter that appears only with its first event hides that event from
-		// whoever asks by how much it grew.
-		for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs} {
-			v.WithLabelValues(s.region)
-		}
-		labels := prometheus.Labels{"stream": s.region}
-		for name, f := range map[string]func() float64{
-			"lease_seconds":    func() float64 { return s.lease.left(n.conf.Clock.Boot()).Seconds() },
-			"applied_sequence": func() float64 { return float64(s.applied.Load()) },
-			"stream_bytes":     func() float64 { return float64(s.bytes.Load()) },
-			"stream_max_bytes": func() float64 { return float64(s.maxBytes.Load()) },
-		} {
-			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "revocast_" + name, Help: "See the operations manual.", ConstLabels: labels}, f))
-		}
-	}
 	return m
+}
+
+// follow adds the metrics of one more stream.
+func (m *metrics) follow(s *stream) {
+	// A counter that appears only with its first event hides that event from
+	// whoever asks by how much it grew.
+	for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs} {
+		v.WithLabelValues(s.region)
+	}
+	labels := prometheus.Labels{"stream": s.region}
+	for name, f := range map[string]func() float64{
+		"lease_seconds":    func() float64 { return s.lease.left(s.node.conf.Clock.Boot()).Seconds() },
+		"applied_sequence": func() float64 { return float64(s.applied.Load()) },
+		"stream_bytes":     func() float64 { return float64(s.bytes.Load()) },
+		"stream_max_bytes": func() float64 { return float64(s.maxBytes.Load()) },
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "revocast_" + name, Help: "See the operations manual.", ConstLabels: labels}, f))
+	}
 }
 
 // verified counts a verify by its reason.

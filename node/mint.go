@@ -29,7 +29,7 @@ type jwtOrder struct {
 // p is the session's private part; nil: it is opened if it is needed.
 func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
 	if f.stale != "" {
-		return "", time.Time{}, &staleError{stream: n.home.region, reason: f.stale}
+		return "", time.Time{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 	}
 	if err := f.active(); err != nil {
 		return "", time.Time{}, err
@@ -124,7 +124,7 @@ func (n *Node) signingKey(app *events.App, now time.Time) (*signer.Key, error) {
 // fingerprint names all that the JWT depends on.
 func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) signer.Fingerprint {
 	return signer.NewFingerprint(
-		f.App, f.SID.String(), n.home.at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
+		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
 		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims))
 }
 

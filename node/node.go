@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,9 @@ type Config struct {
 
 	// Settings is the stream CONFIG, Home that of the node's region.
 	Settings, Home events.Log
+	// Open opens the stream of another region, as soon as CONFIG names it; nil:
+	// this node follows its own region only. After an error it is called again.
+	Open func(ctx context.Context, r *events.Region) (events.Log, error)
 	// Archive is the history of the region.
 	Archive events.Archive
 	// Keys authenticate what is read and seal what is written.
@@ -104,6 +108,10 @@ type Node struct {
 	catalog  *projection.Settings
 	settings *stream // CONFIG
 	home     *stream // of the node's region
+	// followed are all streams, CONFIG and home first; replaced as a whole by
+	// followRegions.
+	followed atomic.Pointer[[]*stream]
+	met      chan struct{} // 1 deep: CONFIG names a region that may be new
 
 	rings    atomic.Pointer[map[string]*signer.Ring] // by app; replaced as a whole by the applier of CONFIG
 	minted   signer.MintCache
@@ -121,7 +129,7 @@ type Node struct {
 
 	agreed atomic.Int64 // newest stamp (unix ms) of an own heartbeat that fitted the wall clock
 
-	ready chan struct{} // closed once both leases are held
+	ready chan struct{} // closed once the leases on CONFIG and home are held
 }
 
 // New checks the configuration and returns a node that has not begun to follow
@@ -162,11 +170,16 @@ func New(c Config) (*Node, error) {
 		sessions:    &projection.Map{Lease: c.Lease},
 		catalog:     new(projection.Settings),
 		ready:       make(chan struct{}),
+		met:         make(chan struct{}, 1),
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
 	n.settings = newStream(n, c.Settings, settingsFold{n})
-	n.home = newStream(n, c.Home, sessionFold{n})
+	n.home = newStream(n, c.Home, sessionFold{n, c.Home.Number()})
+	n.followed.Store(&[]*stream{n.settings, n.home})
 	n.metrics = newMetrics(n)
+	for _, s := range n.streams() {
+		n.metrics.follow(s)
+	}
 	return n, nil
 }
 
@@ -175,11 +188,9 @@ func New(c Config) (*Node, error) {
 func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range n.streams() {
-		g.Go(func() error { return s.follow(ctx) })
-		g.Go(func() error { return s.beat(ctx) })
-		g.Go(func() error { return s.repair(ctx) })
-		g.Go(func() error { return s.watch(ctx) })
+		s.live(ctx, g)
 	}
+	g.Go(func() error { return n.followRegions(ctx, g) })
 	g.Go(func() error { return n.awaitReady(ctx) })
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
@@ -187,11 +198,53 @@ func (n *Node) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Ready is closed once the node holds a lease on every stream for the first time.
+// live starts what a stream consists of.
+func (s *stream) live(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return s.follow(ctx) })
+	g.Go(func() error { return s.beat(ctx) })
+	g.Go(func() error { return s.repair(ctx) })
+	g.Go(func() error { return s.watch(ctx) })
+}
+
+// regionRetry is the time between two attempts to open a region's stream.
+const regionRetry = time.Second
+
+// followRegions opens the stream of each region that CONFIG names and follows
+// it with the others. A region out of reach is tried again: it holds up nobody.
+func (n *Node) followRegions(ctx context.Context, g *errgroup.Group) error {
+	for {
+		var again <-chan time.Time
+		for r := range n.catalog.Snapshot().Regions() {
+			if n.conf.Open == nil || n.stream(r.Number) != nil {
+				continue
+			}
+			log, err := n.conf.Open(ctx, r)
+			if err != nil {
+				n.conf.Log.Warn("stream of a region cannot be opened; tried again", "region", r.Region, "error", err)
+				again = time.After(regionRetry)
+				continue
+			}
+			s := newStream(n, log, sessionFold{n, log.Number()})
+			all := append(slices.Clone(n.streams()), s)
+			n.followed.Store(&all)
+			n.metrics.follow(s)
+			s.live(ctx, g)
+		}
+		select {
+		case <-n.met:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Ready is closed once the node holds a lease on CONFIG and on its region's
+// stream for the first time.
 func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 func (n *Node) awaitReady(ctx context.Context) error {
-	for _, s := range n.streams() {
+	for _, s := range []*stream{n.settings, n.home} {
 		select {
 		case <-s.leased:
 		case <-ctx.Done():
@@ -215,7 +268,9 @@ func (n *Node) Leave(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (n *Node) streams() [2]*stream { return [2]*stream{n.settings, n.home} }
+// streams returns all streams that this node follows, CONFIG and home first. The
+// caller must not change the slice.
+func (n *Node) streams() []*stream { return *n.followed.Load() }
 
 // stream returns the stream of the number, nil when this node does not follow it.
 func (n *Node) stream(number uint8) *stream {

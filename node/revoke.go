@@ -180,7 +180,7 @@ func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int
 		revoked := n.countActive(e)
 		pos, err := n.home.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
 		if errors.Is(err, events.ErrConflict) {
-			if err := n.catchUp(ctx, e); err != nil {
+			if err := n.home.catchUp(ctx, e); err != nil {
 				return 0, nil, err
 			}
 			continue

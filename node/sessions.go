@@ -291,11 +291,11 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 			return f, err
 		}
 		if f.stale != "" {
-			return found{}, &staleError{stream: n.home.region, reason: f.stale}
+			return found{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 		}
 		pos, err := n.writeState(ctx, d, events.Expect(f.StateSeq))
 		if errors.Is(err, events.ErrConflict) {
-			if err := n.catchUp(ctx, &d.state); err != nil {
+			if err := n.stream(d.state.SID.Stream()).catchUp(ctx, &d.state); err != nil {
 				return found{}, err
 			}
 			continue
@@ -350,7 +350,20 @@ func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) 
 		return events.Position{}, fail(api.ClaimsTooLarge,
 			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
-	return n.home.write(ctx, &d.state, private, n.life(d.state.ExpiresAt), ex)
+	s, err := n.homeOf(d.state.SID)
+	if err != nil {
+		return events.Position{}, err
+	}
+	return s.write(ctx, &d.state, private, n.life(d.state.ExpiresAt), ex)
+}
+
+// homeOf returns the stream in which the session lives, and to which every
+// change of it goes.
+func (n *Node) homeOf(sid events.SID) (*stream, error) {
+	if s := n.stream(sid.Stream()); s != nil && s != n.settings {
+		return s, nil
+	}
+	return nil, fail(api.HomeUnreachable, "the home of the session, stream %d, cannot be reached from here", sid.Stream())
 }
 
 // life returns how long an event about a session stays in the log.
@@ -360,17 +373,17 @@ func (n *Node) life(until int64) time.Duration {
 
 // catchUp returns once readers see what stands on the event's subject, which
 // somebody wrote before us.
-func (n *Node) catchUp(ctx context.Context, e events.Event) error {
+func (s *stream) catchUp(ctx context.Context, e events.Event) error {
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
-	last, err := n.home.log.Last(ctx, e.Subject(n.home.region).String())
+	last, err := s.log.Last(ctx, e.Subject(s.region).String())
 	switch {
 	case errors.Is(err, events.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	}
-	return n.home.wait(ctx, last.Seq)
+	return s.wait(ctx, last.Seq)
 }
 
 // marshal is json.Marshal that leaves <, > and & as they are: what a client

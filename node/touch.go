@@ -119,7 +119,11 @@ func (n *Node) writeTouch(ctx context.Context, t events.Touch) {
 	}
 	t.At = n.wall()
 	ttl := time.Duration(s.ExpiresAt-t.At)*time.Millisecond + events.TTLSlack
-	if _, err := n.home.write(ctx, &t, nil, ttl, events.Expectation{}); err != nil {
+	home, err := n.homeOf(t.SID)
+	if err == nil {
+		_, err = home.write(ctx, &t, nil, ttl, events.Expectation{})
+	}
+	if err != nil {
 		n.metrics.touchFailures.Inc()
 		return
 	}
