@@ -171,7 +171,7 @@ func TestReceiptWhileANodeIsCutOff(t *testing.T) {
 // back, nothing that had expired is good again, neither at once nor later.
 func TestClockSetBackRevivesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		c := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "session_duration_minutes": 1}).want(201)
+		c := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "session_duration_minutes": 2}).want(201)
 		exp := time.Now().Add(2 * time.Minute).UTC().Format(time.RFC3339)
 		key := h.do(h.admin, "POST", "/v1/apps/acme/api-keys", m{"name": "x", "expires_at": exp}).want(201).str("api_key")
 		h.do(key, "GET", "/v1/sessions", nil).want(200)
