@@ -40,6 +40,10 @@ race() {
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 }
 
+# The protocol itself, apart from the code: every rule kept holds, every rule
+# broken is caught.
+model() { (cd deploy/model/gosim && go test -short ./...); }
+
 compat() {
 	if [ ! -x deploy/compat/run ]; then
 		echo "no deploy/compat/run: nothing to do"
@@ -48,7 +52,7 @@ compat() {
 	deploy/compat/run
 }
 
-steps=(format vet static tests race compat)
+steps=(format vet static model tests race compat)
 chosen=("$@")
 [ $# -eq 0 ] && chosen=("${steps[@]}")
 for step in "${chosen[@]}"; do

@@ -1,0 +1,3 @@
+module github.com/revocast/revocast/deploy/model/gosim
+
+go 1.26
