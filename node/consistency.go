@@ -87,21 +87,9 @@ func (n *Node) reach(ctx context.Context, want consistency) error {
 }
 
 // barrier returns once readers see everything that was committed before it was
-// called: it sends a heartbeat and waits for it to come back.
+// called: one round trip, shared with all who ask at the same time.
 func (s *stream) barrier(ctx context.Context) error {
-	if stale := s.fenced(); stale != nil {
-		return stale
-	}
-	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
-	defer cancel()
-	seq, err := s.sendBeat(ctx)
-	if err == nil {
-		err = s.wait(ctx, seq)
-	}
-	if err != nil {
-		return fail(api.ConsistencyTimeout, "stream %s did not answer in time; ask again", s.region).because(err)
-	}
-	return nil
+	return s.reads.pass(ctx, appendTimeout, true)
 }
 
 // streamOf returns the stream of the region, nil when this node follows none.

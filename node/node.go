@@ -112,6 +112,7 @@ type Node struct {
 	// followRegions.
 	followed atomic.Pointer[[]*stream]
 	met      chan struct{} // 1 deep: CONFIG names a region that may be new
+	asks     pace          // of questions to the logs, of all streams together
 
 	rings    atomic.Pointer[map[string]*signer.Ring] // by app; replaced as a whole by the applier of CONFIG
 	minted   signer.MintCache
@@ -171,6 +172,7 @@ func New(c Config) (*Node, error) {
 		catalog:     new(projection.Settings),
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
+		asks:        pace{every: askPace},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
 	n.settings = newStream(n, c.Settings, settingsFold{n})

@@ -38,6 +38,9 @@ type stream struct {
 	beats  atomic.Uint64                     // number of the newest heartbeat, marker or registration
 	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
 
+	reads   *barrier // shared by all whose answer depends on what this node may not have heard
+	missing negative // what was asked for and is not in the stream
+
 	bytes, maxBytes atomic.Uint64 // newest size seen
 	overwrites      atomic.Uint64
 
@@ -68,6 +71,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 	s.digest.Store(&map[string]string{})
+	s.reads = newBarrier(s)
 	return s
 }
 
@@ -91,6 +95,7 @@ func (s *stream) follow(ctx context.Context) error {
 		if again {
 			s.applied.Store(0) // first: nobody may take the old sequence for the new
 			s.fold.Rewind()
+			s.missing.empty() // after the fold: see negative
 			s.mu.Lock()
 			s.lost = true
 			s.mu.Unlock()
@@ -149,6 +154,7 @@ func (s *stream) apply(e events.Entry) error {
 	}
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
+	s.missing.heard(r) // after the fold: see negative
 	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
 		s.renew(beat.N, e.Time)
 		s.takeDigest(beat, e.Time)
