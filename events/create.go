@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,6 +27,21 @@ const (
 // duplicates is the window in which the server remembers message ids. None are
 // sent, so it is as short as a server takes.
 const duplicates = 100 * time.Millisecond
+
+// Why NATS servers refuse to make a stream.
+var (
+	// ErrReplicas: there are fewer servers than copies asked for.
+	ErrReplicas = errors.New("the NATS servers cannot hold so many copies")
+	// ErrBudget: the budget is more than the servers, or the account, may
+	// still set aside.
+	ErrBudget = errors.New("the NATS servers cannot set so much space aside")
+	// ErrWrongKeys: none of the cluster keys opens what the stream holds.
+	ErrWrongKeys = errors.New("the cluster key is not the one that sealed this log")
+)
+
+// peersWait is how long a refusal for lack of servers may be that of a cluster
+// whose servers are still finding each other.
+const peersWait = 10 * time.Second
 
 // ClusterConfig says what CreateCluster makes.
 type ClusterConfig struct {
@@ -175,7 +191,7 @@ func source(region string, kinds ...Kind) *jetstream.StreamSource {
 func createStream(ctx context.Context, api jsAPI, want jetstream.StreamConfig) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	pause := backoff{}
+	pause, begun := backoff{}, time.Now()
 	for {
 		var have jetstream.StreamInfo
 		err := api.once(ctx, "STREAM.INFO."+want.Name, struct{}{}, &have)
@@ -188,8 +204,18 @@ func createStream(ctx context.Context, api jsAPI, want jetstream.StreamConfig) e
 				return nil
 			}
 		}
-		// Another init may have made it between the two requests.
-		if !transient(err) && apiCode(err) != codeNameInUse || !pause.wait(ctx) {
+		again := transient(err)
+		switch code := apiCode(err); {
+		case code == codeNoSpace, code == codeAccountLimit, code == codeNoPeers && strings.Contains(err.Error(), "storage"):
+			err, again = fmt.Errorf("%w: %w", ErrBudget, err), false
+		case code == codeStandalone:
+			err, again = fmt.Errorf("%w: %w", ErrReplicas, err), false
+		case code == codeNoPeers:
+			err, again = fmt.Errorf("%w: %w", ErrReplicas, err), time.Since(begun) < peersWait
+		case code == codeNameInUse:
+			again = true // another init may have made it between the two requests
+		}
+		if !again || !pause.wait(ctx) {
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
 	}
@@ -223,7 +249,7 @@ func assignNumber(ctx context.Context, nc *nats.Conn, c ClusterConfig) (uint8, e
 		return 0, err
 	}
 	for {
-		claims, err := log.claims(ctx, c.Keys)
+		claims, _, err := log.claims(ctx, c.Keys)
 		if err != nil {
 			return 0, err
 		}
@@ -282,16 +308,35 @@ func freeNumber(claims []claim) (uint8, bool) {
 	return 0, false
 }
 
-// claims reads the authentic region events of CONFIG.
-func (j *JetStream) claims(ctx context.Context, keys *ClusterKeys) ([]claim, error) {
-	var found []claim
+// Regions returns the numbers of the cluster's regions; the stream must be
+// CONFIG. It returns ErrWrongKeys when there are regions and the keys open none.
+func (j *JetStream) Regions(ctx context.Context, keys *ClusterKeys) (map[string]uint8, error) {
+	claims, read, err := j.claims(ctx, keys)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read regions: %w", err)
+	case read > 0 && len(claims) == 0:
+		return nil, fmt.Errorf("read regions: %w", ErrWrongKeys)
+	}
+	regions := map[string]uint8{}
+	for _, c := range claims {
+		if c.first(claims) {
+			regions[c.region] = c.number
+		}
+	}
+	return regions, nil
+}
+
+// claims reads the authentic region events of CONFIG; read counts all of them.
+func (j *JetStream) claims(ctx context.Context, keys *ClusterKeys) (found []claim, read int, err error) {
 	filter := Subject{Region: ConfigRegion, ID: "*", Kind: KindRegion}.String()
-	err := j.api.read(ctx, j.name, readConfig{from: 1, filters: []string{filter}}, func(d delivery, m *nats.Msg) (bool, error) {
+	err = j.api.read(ctx, j.name, readConfig{from: 1, filters: []string{filter}}, func(d delivery, m *nats.Msg) (bool, error) {
+		read++
 		r := keys.Decode(j.number, deliveredEntry(m, d))
 		if ev, ok := r.Event.(*Region); ok {
 			found = append(found, claim{region: ev.Region, number: ev.Number, seq: r.Seq})
 		}
 		return true, nil
 	})
-	return found, err
+	return found, read, err
 }

@@ -172,7 +172,7 @@ func (a jsAPI) once(ctx context.Context, verb string, req, resp any) error {
 	defer cancel()
 	m, err := a.nc.RequestWithContext(ctx, a.prefix+verb, body)
 	if err != nil {
-		return err
+		return explain(a.nc, a.prefix+verb, err)
 	}
 	var failed struct {
 		Error *apiError `json:"error"`
@@ -265,7 +265,7 @@ func transient(err error) bool {
 	}
 	for _, fatal := range []error{
 		nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg,
-		nats.ErrHeadersNotSupported,
+		nats.ErrHeadersNotSupported, ErrDenied,
 	} {
 		if errors.Is(err, fatal) {
 			return false

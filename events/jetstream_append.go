@@ -93,7 +93,7 @@ func (j *JetStream) publish(ctx context.Context, msg *nats.Msg) (uint64, error) 
 	defer cancel()
 	resp, err := j.api.nc.RequestMsgWithContext(ctx, msg)
 	if err != nil {
-		return 0, err
+		return 0, explain(j.api.nc, msg.Subject, err)
 	}
 	ack, err := parseAck(resp.Data, j.name)
 	return ack.Seq, err

@@ -44,7 +44,7 @@ func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
 	})
 	if err != nil {
-		return fmt.Errorf("create consumer: %w", err)
+		return fmt.Errorf("create consumer: %w", explain(a.nc, a.prefix+"CONSUMER.CREATE."+stream, err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTimeout)

@@ -33,13 +33,16 @@ const (
 // Error codes of JetStream that are told apart.
 const (
 	codeAccountLimit   = 10002
+	codeNoPeers        = 10005
 	codeServerLimit    = 10023
 	codeNoMessage      = 10037
+	codeNoSpace        = 10047
 	codeTooLarge       = 10054
 	codeNameInUse      = 10058
 	codeNoStream       = 10059
 	codeOtherStream    = 10060
 	codeWrongSequence  = 10071
+	codeStandalone     = 10074
 	codeStoreFailed    = 10077
 	codeHeaderTooLarge = 10097
 	codeWrongSequence2 = 10164 // the same under concurrency on a replicated stream

@@ -48,6 +48,9 @@ func (s *service) begin(ctx context.Context) error {
 // start finishes with the same ones. Until they are in the log they are in a
 // file that nobody looks for: bootstrap.json means that its keys work.
 func (s *service) firstKeys(ctx context.Context) (b *bootstrap, first bool, err error) {
+	if s.store.state.Joined {
+		return nil, false, nil // the first keys are those of the node that began the cluster
+	}
 	if s.store.state.Bootstrapped {
 		b, err = s.dir.readBootstrap()
 		if b != nil && b.URL != s.url {
@@ -90,7 +93,7 @@ func (s *service) welcome(w io.Writer, b *bootstrap, first bool) {
 	if s.metrics != nil {
 		fmt.Fprintf(w, "  metrics  %s/metrics\n", localURL(s.metrics.Addr()))
 	}
-	if nats := s.store.broker.ClientURL(); nats != "" {
+	if nats := s.store.natsURL(); nats != "" {
 		fmt.Fprintf(w, "  nats     %s\n", nats)
 	}
 	switch {

@@ -15,8 +15,11 @@ import (
 	"github.com/revocast/revocast/events"
 )
 
-// modeEmbedded is the mode of a data directory whose log is in it.
-const modeEmbedded = "embedded"
+// Modes of a data directory.
+const (
+	modeEmbedded = "embedded" // its log is in it
+	modeNats     = "nats"     // its log is on NATS servers elsewhere
+)
 
 // stateFormat is the version of cluster.json this code writes and reads.
 const stateFormat = 1
@@ -26,7 +29,7 @@ const stateFormat = 1
 //	cluster.json    what it belongs to (state)
 //	cluster.key     the cluster key, unless it comes from elsewhere
 //	bootstrap.json  the first keys for the API (bootstrapFile)
-//	jetstream/      the log
+//	jetstream/      the log, unless it is elsewhere
 //	.gitignore      keeps all of this out of a repository it may lie in
 type dataDir string
 
@@ -39,6 +42,7 @@ func (d dataDir) keyFile() string         { return d.path("cluster.key") }
 func (d dataDir) bootstrapFile() string   { return d.path("bootstrap.json") }
 func (d dataDir) pendingFile() string     { return d.path(".bootstrap.json") }
 func (d dataDir) logDir() string          { return d.path("jetstream") }
+func (d dataDir) lockFile() string        { return d.path(".lock") }
 
 // state is what a data directory remembers, in cluster.json. It is written
 // before the streams are made, with Created false, so that a creation that was
@@ -53,6 +57,8 @@ type state struct {
 	// Created says that the streams were made; from then on a missing one is
 	// a loss, not a beginning.
 	Created bool `json:"created"`
+	// Joined says that another node began the cluster, and made its first keys.
+	Joined bool `json:"joined,omitempty"`
 	// Bootstrapped says that the first app and its keys are in the log.
 	Bootstrapped bool `json:"bootstrapped"`
 	// Streams are the streams this directory knows, by region.
@@ -66,11 +72,11 @@ type streamState struct {
 }
 
 // newState returns the state of a new cluster.
-func newState(region, key string) *state {
+func newState(mode, region, key string) *state {
 	var id [6]byte
 	rand.Read(id[:])
 	return &state{
-		Format: stateFormat, Mode: modeEmbedded, Cluster: "c" + hex.EncodeToString(id[:]), Region: region, Key: key,
+		Format: stateFormat, Mode: mode, Cluster: "c" + hex.EncodeToString(id[:]), Region: region, Key: key,
 	}
 }
 
@@ -93,10 +99,23 @@ func (d dataDir) readState() (*state, error) {
 		return nil, fmt.Errorf("data directory %s has format %d, this program reads %d: run a newer revocast on it", d, s.Format, stateFormat)
 	case s.Format < 1 || s.Cluster == "" || !events.ValidName(s.Region):
 		return nil, fmt.Errorf("%s is not complete: restore it from a backup", d.stateFile())
-	case s.Mode != modeEmbedded:
-		return nil, fmt.Errorf("data directory %s was made in mode %q and cannot be started in mode %q, which would destroy its log: use another --data", d, s.Mode, modeEmbedded)
 	}
 	return s, nil
+}
+
+// sameMode refuses to use a directory in another mode than it was made in: a
+// server that is started as something else destroys the log, and a log that is
+// elsewhere is not in the directory.
+func (d dataDir) sameMode(made, wanted string) error {
+	switch {
+	case made == wanted:
+		return nil
+	case made == modeEmbedded && wanted == modeNats:
+		return fmt.Errorf("data directory %s was made in mode %q: its log is in it, not on NATS servers; start it without --nats, or use another --data", d, made)
+	case made == modeNats:
+		return fmt.Errorf("data directory %s was made in mode %q: its log is on NATS servers, not in it; start it with --nats, or use another --data", d, made)
+	}
+	return fmt.Errorf("data directory %s was made in mode %q and cannot be started in mode %q, which would destroy its log: use another --data", d, made, wanted)
 }
 
 func (d dataDir) writeState(s *state) error {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/revocast/revocast/events/broker"
 )
 
 // The scripts run this test binary as the program.
@@ -41,6 +43,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"node": cmdNode, "code": cmdCode, "mode": cmdMode, "take-port": cmdTakePort, "capture": cmdCapture,
+			"nats": cmdNats,
 		},
 	})
 }
@@ -269,4 +272,13 @@ func cmdTakePort(ts *testscript.TestScript, _ bool, args []string) {
 // cmdCapture is "capture VAR file": sets VAR to the file's text, trimmed.
 func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// cmdNats is "nats VAR": runs a NATS server with JetStream until the script
+// ends, and sets VAR to its address.
+func cmdNats(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := broker.Start(context.Background(), broker.Config{StoreDir: ts.MkAbs("nats-" + args[0]), Listen: "127.0.0.1:0", Lazy: true})
+	ts.Check(err)
+	ts.Defer(b.Close)
+	ts.Setenv(args[0], b.ClientURL())
 }

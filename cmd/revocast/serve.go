@@ -19,8 +19,9 @@ import (
 	"github.com/revocast/revocast/node"
 )
 
-// serveCmd runs a node with its log in the same process.
+// serveCmd runs a node, with its log in the same process or on NATS servers.
 type serveCmd struct {
+	natsFlags      `embed:""`
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
 	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
 	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
@@ -29,8 +30,9 @@ type serveCmd struct {
 	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
 	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory). The key itself can be in REVOCAST_CLUSTER_KEY instead."`
 	NatsListen     string   `name:"nats-listen" placeholder:"ADDR" help:"Address on which the embedded NATS server takes clients, who need no password (default: none)."`
-	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB)."`
-	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty."`
+	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
+	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
+	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats: there it makes the streams, on the first node of a cluster only."`
 	LogFormat      string   `enum:"text,json" default:"text" placeholder:"FORMAT" help:"Format of the log on stderr: text or json (default: text)."`
 	LogLevel       string   `enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (default: info)."`
 }
@@ -47,6 +49,9 @@ SIGINT or SIGTERM stops the node in order; a second one stops it at once. What w
 // Run implements the command.
 func (c *serveCmd) Run(e *env) error {
 	s := &service{out: e, dir: dataAt(c.Data), log: c.logger(e)}
+	if err := c.check(); err != nil {
+		return err
+	}
 	name, err := c.nodeName()
 	if err != nil {
 		return err
@@ -73,7 +78,7 @@ func (c *serveCmd) Run(e *env) error {
 	ctx, cancel := context.WithTimeout(e.ctx, openTimeout)
 	s.store, err = openStore(ctx, storeConfig{
 		dir: s.dir, region: c.Region, keyFile: c.ClusterKeyFile, create: true, init: c.Init,
-		maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
+		nats: c.natsFlags, replicas: c.Replicas, maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
 	})
 	cancel()
 	if err != nil && e.ctx.Err() != nil {
@@ -85,12 +90,31 @@ func (c *serveCmd) Run(e *env) error {
 	// Last of all: until here the node may still append its farewell.
 	defer s.store.Close()
 	s.url = localURL(s.listener.Addr())
+	if c.Nats != "" && c.PublicURL == "" {
+		s.log.Warn("--public-url is not given: the nodes of a cluster need one and the same, the issuer of its JWTs", "issuer", s.url)
+	}
 	if s.node, err = s.store.newNode(node.Config{
-		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "", Log: s.log,
+		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.Nats == "", Log: s.log,
 	}); err != nil {
 		return err
 	}
 	return s.run(e.ctx)
+}
+
+// check refuses flags that do not go together.
+func (c *serveCmd) check() error {
+	if err := c.natsFlags.check(); err != nil {
+		return err
+	}
+	switch {
+	case c.Nats != "" && c.NatsListen != "":
+		return &usageError{errors.New("--nats and --nats-listen: give one; with --nats there is no embedded server to listen")}
+	case c.Nats == "" && c.Replicas != 0:
+		return &usageError{errors.New("--replicas needs --nats: an embedded log is one copy")}
+	case c.Replicas < 0 || c.Replicas > 5:
+		return &usageError{fmt.Errorf("--replicas %d: want 1 to 5", c.Replicas)}
+	}
+	return nil
 }
 
 func (c *serveCmd) logger(e *env) *slog.Logger {
@@ -173,7 +197,12 @@ func localURL(addr net.Addr) string {
 func (s *store) newNode(c node.Config) (*node.Node, error) {
 	c.Version = programVersion()
 	c.Settings, c.Home, c.Archive, c.Keys = s.settings, s.home, s.archive, s.keys
-	c.Disk, c.Durability = s.broker, s.durability
+	c.Durability = s.durability
+	if s.broker != nil {
+		c.Disk = s.broker
+	} else {
+		c.Open = s.openRegion
+	}
 	n, err := node.New(c)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -22,6 +23,11 @@ type storeConfig struct {
 	// create allows a new cluster where there is none; init also where
 	// something else lies in the directory.
 	create, init bool
+	// nats says where the log is, if not in the directory.
+	nats natsFlags
+	// replicas is the number of copies of a new log elsewhere; 0: see
+	// elsewhereCluster.
+	replicas int
 	// maxBytes is the budget of a new log; 0: see budgets.
 	maxBytes int64
 	// listen is the address on which NATS clients are taken; empty: none.
@@ -29,13 +35,16 @@ type storeConfig struct {
 	log    *slog.Logger
 }
 
-// store is an opened data directory: the embedded server and the streams in it.
+// store is an opened data directory, and the streams in it or on NATS servers
+// elsewhere.
 type store struct {
 	dir    dataDir
+	conf   storeConfig
 	state  *state
 	keys   *events.ClusterKeys
-	broker *broker.Broker
-	conn   interface{ Close() } // to the broker
+	broker *broker.Broker // nil: the log is elsewhere
+	lock   io.Closer      // of the directory, where no broker holds it
+	conn   *events.Conn
 
 	settings, home *events.JetStream
 	archive        *events.JetStreamArchive
@@ -46,50 +55,31 @@ type store struct {
 const archiveWait = 5 * time.Second
 
 // openStore opens the data directory, or makes it. It starts no goroutine of
-// its own; the broker's end with Close.
+// its own; the broker's and the connection's end with Close.
 func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
-	s := &store{dir: c.dir}
+	s := &store{dir: c.dir, conf: c}
 	if s.state, err = s.known(c); err != nil {
 		return nil, err
-	}
-	s.broker, err = broker.Start(ctx, broker.Config{StoreDir: c.dir.logDir(), Name: "revocast", Listen: c.listen, Log: c.log})
-	if err != nil {
-		return nil, brokerRefusal(c, err)
 	}
 	defer func() {
 		if err != nil {
 			s.Close()
 		}
 	}()
-	nc, err := s.broker.Connect("revocast")
+	if c.mode() == modeNats {
+		err = s.reach(ctx, c)
+	} else {
+		err = s.embed(ctx, c)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s.conn = nc
-	if s.state == nil {
-		if err := s.begin(c); err != nil {
+	if !s.state.Created && !s.state.Joined {
+		if err := s.create(ctx, c); err != nil {
 			return nil, err
 		}
 	}
-	if !s.state.Created {
-		conf, err := s.newCluster(c)
-		if err != nil {
-			return nil, err
-		}
-		if err := events.CreateCluster(ctx, nc, conf); err != nil {
-			return nil, err
-		}
-	}
-	known := s.state.Streams
-	s.settings, err = events.Open(ctx, nc, streamConfig(s.state.Cluster, events.ConfigRegion, known))
-	if err != nil {
-		return nil, s.streamRefusal(err)
-	}
-	if s.home, err = events.Open(ctx, nc, streamConfig(s.state.Cluster, s.state.Region, known)); err != nil {
-		return nil, s.streamRefusal(err)
-	}
-	s.archive, err = events.OpenArchive(ctx, nc, events.ArchiveConfig{Region: s.state.Region, Cluster: s.state.Cluster})
-	if err != nil {
+	if err := s.openStreams(ctx); err != nil {
 		return nil, s.streamRefusal(err)
 	}
 	await, cancel := context.WithTimeout(ctx, archiveWait)
@@ -106,6 +96,45 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 		s.state.Streams[l.Region()] = streamState{Number: l.Number(), Epoch: l.Epoch()}
 	}
 	return s, s.dir.writeState(s.state)
+}
+
+// embed starts the server in this process.
+func (s *store) embed(ctx context.Context, c storeConfig) (err error) {
+	s.broker, err = broker.Start(ctx, broker.Config{StoreDir: c.dir.logDir(), Name: "revocast", Listen: c.listen, Log: c.log})
+	if err != nil {
+		return brokerRefusal(c, err)
+	}
+	if s.conn, err = s.broker.Connect("revocast"); err != nil {
+		return err
+	}
+	if s.state == nil {
+		return s.begin(c)
+	}
+	return nil
+}
+
+// create makes the streams.
+func (s *store) create(ctx context.Context, c storeConfig) error {
+	conf := s.elsewhereCluster(c)
+	if s.broker != nil {
+		var err error
+		if conf, err = s.newCluster(c); err != nil {
+			return err
+		}
+	}
+	return createRefusal(events.CreateCluster(ctx, s.conn, conf))
+}
+
+func (s *store) openStreams(ctx context.Context) (err error) {
+	st := s.state
+	if s.settings, err = events.Open(ctx, s.conn, streamConfig(st.Cluster, events.ConfigRegion, st.Streams)); err != nil {
+		return err
+	}
+	if s.home, err = events.Open(ctx, s.conn, streamConfig(st.Cluster, st.Region, st.Streams)); err != nil {
+		return err
+	}
+	s.archive, err = events.OpenArchive(ctx, s.conn, events.ArchiveConfig{Region: st.Region, Cluster: st.Cluster})
+	return err
 }
 
 // known checks all that can be checked before the log is touched, and returns
@@ -127,7 +156,15 @@ func (s *store) known(c storeConfig) (*state, error) {
 		if !c.create {
 			return nil, fmt.Errorf("%s is not the data directory of a node: give it with --data", c.dir)
 		}
+		if c.mode() == modeNats && !c.init {
+			if err := c.dir.mustHaveKey(c.keyFile); err != nil {
+				return nil, err
+			}
+		}
 		return nil, c.dir.beginnable(c.init)
+	}
+	if err := c.dir.sameMode(st.Mode, c.mode()); err != nil {
+		return nil, err
 	}
 	if c.region != "" && c.region != st.Region {
 		return nil, fmt.Errorf("data directory %s belongs to region %q, not %q: start it with --region %[2]s, or give another --data for region %[3]s", c.dir, st.Region, c.region)
@@ -149,8 +186,8 @@ func (s *store) checkKeys(st *state) error {
 		strings.Join(s.keys.IDs(), ", "), s.dir, st.Key, clusterKeyEnv)
 }
 
-// begin makes the key and the memory of a new cluster. The broker is running,
-// whose lock keeps a second process from doing the same.
+// begin makes the key and the memory of a new cluster. The directory is locked,
+// by the broker or by reach, so that no second process does the same.
 func (s *store) begin(c storeConfig) (err error) {
 	if s.state, err = c.dir.readState(); err != nil {
 		return err
@@ -170,7 +207,7 @@ func (s *store) begin(c storeConfig) (err error) {
 	if err := writeFile(c.dir.path(".gitignore"), []byte("*\n")); err != nil {
 		return err
 	}
-	s.state = newState(region, s.keys.IDs()[0])
+	s.state = newState(c.mode(), region, s.keys.IDs()[0])
 	return c.dir.writeState(s.state)
 }
 
@@ -220,7 +257,11 @@ func streamConfig(cluster, region string, known map[string]streamState) events.S
 
 // streamRefusal says what to do about a stream that is gone.
 func (s *store) streamRefusal(err error) error {
-	if errors.Is(err, events.ErrNoStream) {
+	switch {
+	case errors.Is(err, events.ErrNoStream) && s.broker == nil:
+		return fmt.Errorf("%s lacks a stream of cluster %s (%w): check that --nats names its servers and its account; if they lost it, restore it from a backup; a new cluster needs --init and another --data",
+			s.elsewhere(), s.state.Cluster, err)
+	case errors.Is(err, events.ErrNoStream):
 		return fmt.Errorf("the log in %s has lost a stream that it had (%w): restore the directory from a backup; to begin anew, give another --data",
 			s.dir, err)
 	}
@@ -230,14 +271,38 @@ func (s *store) streamRefusal(err error) error {
 // brokerRefusal says what to do about a log that cannot be opened.
 func brokerRefusal(c storeConfig, err error) error {
 	if strings.Contains(err.Error(), "in use by another broker") {
-		return fmt.Errorf("another process runs on data directory %s: stop it first, or give another --data", c.dir)
+		return errInUse(c.dir)
 	}
 	return fmt.Errorf("open the log in %s: %w", c.dir, err)
 }
 
+func errInUse(dir dataDir) error {
+	return fmt.Errorf("another process runs on data directory %s: stop it first, or give another --data", dir)
+}
+
+// mode returns where the log is.
+func (c *storeConfig) mode() string {
+	if c.nats.Nats != "" {
+		return modeNats
+	}
+	return modeEmbedded
+}
+
+// natsURL returns under which address NATS clients reach the log, for people;
+// empty: they do not.
+func (s *store) natsURL() string {
+	if s.broker != nil {
+		return s.broker.ClientURL()
+	}
+	return s.elsewhere()
+}
+
+// elsewhere returns the addresses of the NATS servers, for people.
+func (s *store) elsewhere() string { return events.RedactURL(s.conf.nats.Nats) }
+
 // durability says what an acknowledgement of the log is worth now.
 func (s *store) durability() string {
-	if s.broker.SyncAlways() {
+	if s.broker != nil && s.broker.SyncAlways() {
 		return "fsync"
 	}
 	return "unverified"
@@ -253,5 +318,10 @@ func (s *store) Close() {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	s.broker.Close()
+	if s.broker != nil {
+		s.broker.Close()
+	}
+	if s.lock != nil {
+		_ = s.lock.Close() // what releases it; nothing was written through it
+	}
 }

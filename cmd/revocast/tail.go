@@ -23,9 +23,9 @@ type eventsCmd struct {
 }
 
 type eventsTail struct {
+	natsFlags      `embed:""`
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Data directory: of a stopped node, to read its log; with --nats for the cluster key and what it knows of the streams (default: ./revocast-data)."`
 	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory, or REVOCAST_CLUSTER_KEY)."`
-	Nats           string   `name:"nats" placeholder:"URL" help:"NATS server of a running node (serve --nats-listen), such as nats://127.0.0.1:4222."`
 	Region         string   `placeholder:"NAME" help:"Region whose stream is read (default: that of the data directory)."`
 	From           string   `env:"-" placeholder:"POSITION" help:"Where to begin, such as local:0:1234: only the streams it names (default: all, from their beginning)."`
 	Kind           []string `env:"-" placeholder:"KIND,…" help:"Only these kinds (default: all but reg, hb and snap, which nodes write about themselves)."`
@@ -35,6 +35,9 @@ type eventsTail struct {
 
 // Run implements the command.
 func (t *eventsTail) Run(e *env) error {
+	if err := t.check(); err != nil {
+		return err
+	}
 	from, err := t.positions()
 	if err != nil {
 		return err
@@ -114,7 +117,7 @@ func (t *eventsTail) open(ctx context.Context) ([]events.Log, *events.ClusterKey
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	nc, err := events.Connect(t.Nats, "revocast events tail")
+	nc, err := events.Connect(t.connection("revocast events tail", nil))
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}

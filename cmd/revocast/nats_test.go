@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/revocast/revocast/events/broker"
+	"github.com/revocast/revocast/node/api"
+)
+
+// natsServer runs a NATS server that takes clients on a free loopback port.
+func natsServer(t *testing.T) *broker.Broker {
+	t.Helper()
+	b, err := broker.Start(t.Context(), broker.Config{StoreDir: t.TempDir(), Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
+// serveOn starts the program on a log elsewhere. Only the node that began the
+// cluster has keys; keys is that node, nil for itself.
+func serveOn(t *testing.T, bin, data string, keys *serving, flags ...string) *serving {
+	t.Helper()
+	if keys == nil {
+		return serve(t, bin, data, flags...)
+	}
+	cmd := exec.Command(bin, append([]string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics-listen", ""}, flags...)...)
+	p, err := startProcess(cmd)
+	if err != nil {
+		t.Fatalf("serve: %v\n%s%s", err, p.out, p.stderr)
+	}
+	t.Cleanup(p.kill)
+	return &serving{process: p, url: field(p.out.String(), "address"), apiKey: keys.apiKey, app: keys.app}
+}
+
+// until asks until verify answers with the status, and returns how long that took.
+func (s *serving) until(t *testing.T, token string, want int) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		got := s.verify(t, http.DefaultClient, token)
+		if got == want {
+			return time.Since(begun)
+		}
+		if time.Since(begun) > 20*time.Second {
+			t.Fatalf("verify answers %d after %v, want %d\n%s", got, time.Since(begun), want, s.stderr)
+		}
+		<-tick.C
+	}
+}
+
+// Two nodes on one NATS server are one service: what one of them makes or takes
+// away, the other one knows, by token and by JWT, also when the server was
+// restarted, and when a node was.
+func testTwoNodes(t *testing.T, bin string) {
+	server := natsServer(t)
+	dir := t.TempDir()
+	flags := []string{"--nats", server.ClientURL(), "--public-url", "https://sessions.example"}
+	a := serveOn(t, bin, filepath.Join(dir, "a"), nil, append(flags, "--init", "--node", "a", "--max-bytes", "256MiB")...)
+	join := append(flags, "--node", "b", "--cluster-key-file", filepath.Join(dir, "a", "cluster.key"))
+	b := serveOn(t, bin, filepath.Join(dir, "b"), a, join...)
+
+	exchange := func(from, to *serving) {
+		t.Helper()
+		var made api.SessionAnswer
+		if status := from.post(t.Context(), http.DefaultClient, "/v1/sessions", from.apiKey, api.CreateSession{UserID: "ada"}, &made); status != http.StatusCreated {
+			t.Fatalf("create answers %d\n%s", status, from.stderr)
+		}
+		created := to.until(t, made.SessionToken, http.StatusNoContent)
+		to.until(t, made.SessionJWT, http.StatusNoContent)
+		var revoked api.RevokeAnswer
+		status := from.post(t.Context(), http.DefaultClient, "/v1/sessions/revoke", from.apiKey, api.Revoke{SessionToken: made.SessionToken}, &revoked)
+		if status != http.StatusOK || revoked.Revoked != 1 {
+			t.Fatalf("revoke answers %d, %+v\n%s", status, revoked, from.stderr)
+		}
+		gone := to.until(t, made.SessionToken, http.StatusUnauthorized)
+		to.until(t, made.SessionJWT, http.StatusUnauthorized)
+		if got := from.verify(t, http.DefaultClient, made.SessionToken); got != http.StatusUnauthorized {
+			t.Errorf("the node that revoked answers %d", got)
+		}
+		t.Logf("the other node knew the session after %v and its end after %v", created, gone)
+	}
+	exchange(a, b)
+	exchange(b, a)
+
+	if err := server.Restart(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, a)
+	settle(t, b)
+	exchange(a, b)
+
+	if err := a.signal(syscall.SIGTERM); err != nil {
+		t.Fatalf("a ended with %v\n%s", err, a.stderr)
+	}
+	if strings.Contains(a.stderr.String(), "farewell was not written") {
+		t.Errorf("no farewell:\n%s", a.stderr)
+	}
+	a = serveOn(t, bin, filepath.Join(dir, "a"), nil, append(flags, "--node", "a")...)
+	exchange(a, b)
+}
+
+// settle waits until creates are answered again: a restart of the server may
+// take longer than a request waits for it.
+func settle(t *testing.T, s *serving) {
+	t.Helper()
+	begun := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		status := s.post(t.Context(), http.DefaultClient, "/v1/sessions", s.apiKey, api.CreateSession{UserID: "bob"}, nil)
+		if status == http.StatusCreated {
+			return
+		}
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("create answers %d\n%s", status, s.stderr)
+		}
+		<-tick.C
+	}
+}
