@@ -142,6 +142,11 @@ func cause(err error) string {
 // still hold what was applied, up to the last sequence.
 func (fl *follower) catchUp(ctx context.Context) error {
 	fl.breaks = fl.j.api.nc.Stats().Reconnects
+	if fl.f.Resumed != nil {
+		// Also when the tail was only quiet: the stream's server may have
+		// restarted behind the one this connection is to.
+		fl.f.Resumed()
+	}
 	last, err := fl.identify(ctx)
 	if err != nil {
 		return err

@@ -106,6 +106,11 @@ type Follow struct {
 	// CaughtUp, if not nil, is called from the same goroutine once everything
 	// that the stream held when following began has been applied.
 	CaughtUp func()
+	// Resumed, if not nil, is called from the same goroutine when following
+	// begins, and whenever it begins again after anything that may have been a
+	// break, before an entry that came after it is applied. It must not call
+	// the log.
+	Resumed func()
 }
 
 // Archive is the whole history of a region's sessions, never compacted.

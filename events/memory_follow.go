@@ -15,6 +15,11 @@ func (l *MemoryLink) Follow(ctx context.Context, f Follow) error {
 		switch {
 		case err != nil:
 			return err
+		case c.again:
+			c.again = false
+			if f.Resumed != nil {
+				f.Resumed()
+			}
 		case c.due:
 			c.due, c.caught = false, true
 			if f.CaughtUp != nil {
@@ -40,6 +45,7 @@ type memoryFollower struct {
 	f    Follow
 
 	resumed bool   // the first subscription was made
+	again   bool   // Resumed is to be called now
 	breaks  uint64 // of the link when the subscription was made
 	target  uint64 // the last sequence when following began
 	caught  bool   // CaughtUp was called
@@ -53,7 +59,8 @@ type memoryFollower struct {
 }
 
 // step returns the next entry to apply, or what to wait for. With neither, it
-// made progress: an entry of the overlap was delivered again, or CaughtUp is due.
+// made progress: an entry of the overlap was delivered again, or Resumed or
+// CaughtUp is due.
 func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
 	l, m := c.link, c.link.m
 	m.mu.Lock()
@@ -66,15 +73,17 @@ func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
 	}
 	m.expire(m.clock.Wall())
 	if !c.resumed {
-		c.resumed, c.breaks, c.target = true, l.breaks, m.last()
+		c.resumed, c.breaks, c.target, c.again = true, l.breaks, m.last(), true
+		return nil, nil, nil
 	}
 	if c.breaks != l.breaks {
-		c.breaks = l.breaks
+		c.breaks, c.again = l.breaks, true
 		// What was appended after the log went backwards may stand below the
 		// anchor: nothing there can be what was applied.
 		if len(c.overlap) > 0 {
 			c.next = min(c.overlap[0].Seq, m.last()+1)
 		}
+		return nil, nil, nil
 	}
 	e := m.from(c.next)
 	if !c.caught && (e == nil || e.Seq > c.target) {

@@ -202,6 +202,7 @@ type tail struct {
 	changed chan struct{}
 	got     []events.Entry
 	caught  []int // for each call of CaughtUp, how many entries were applied
+	resumed []int // for each call of Resumed, the same
 }
 
 // follow starts a tail, which ends with the test at the latest.
@@ -210,13 +211,26 @@ func (r *run) follow(from uint64, anchor func(events.Entry) bool) *tail {
 	tl := &tail{r: r, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{})}
 	tl.wg.Go(func() {
 		defer close(tl.ended)
-		tl.err = r.Log.Follow(ctx, events.Follow{From: from, Anchor: anchor, Apply: tl.apply, CaughtUp: tl.caughtUp})
+		tl.err = r.Log.Follow(ctx, events.Follow{From: from, Anchor: anchor, Apply: tl.apply, CaughtUp: tl.caughtUp, Resumed: tl.resume})
 	})
 	r.Cleanup(func() {
 		cancel()
 		tl.wg.Wait()
 	})
 	return tl
+}
+
+func (tl *tail) resume() {
+	tl.mu.Lock()
+	defer tl.mu.Unlock()
+	tl.resumed = append(tl.resumed, len(tl.got))
+}
+
+// resumes returns, for each call of Resumed, how many entries were applied before.
+func (tl *tail) resumes() []int {
+	tl.mu.Lock()
+	defer tl.mu.Unlock()
+	return slices.Clone(tl.resumed)
 }
 
 func (tl *tail) apply(e events.Entry) error {

@@ -141,11 +141,20 @@ func testFollowBreak(r *run) {
 		r.Break()
 	}
 	wg.Wait()
+	quiet := r.append(r.marker(), events.Expectation{})
+	before := map[*tail]int{}
+	for _, tl := range []*tail{anchored, bare} {
+		before[tl] = len(tl.applied(quiet))
+	}
 	r.Break()
 	end := r.append(r.marker(), events.Expectation{})
 	for _, tl := range []*tail{anchored, bare} {
 		got := tl.applied(end)
 		r.ascending(got)
+		// The break is said before anything that was appended after it.
+		if again := tl.resumes(); len(again) < 3 || again[0] != 0 || !slices.Contains(again[1:], before[tl]) {
+			r.Errorf("Resumed was called after %v entries, want 0, and %d for the last break", again, before[tl])
+		}
 		r.holds(got, acked)
 		tl.stop(1)
 	}
