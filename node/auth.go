@@ -72,7 +72,7 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
-	key, err := n.apiKey(secret)
+	key, err := n.apiKey(r.Context(), secret)
 	if err != nil {
 		return caller{}, err
 	}
@@ -100,19 +100,22 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 		return caller{}, appNotFound(named)
 	}
 	c.app = cmp.Or(named, c.app)
-	return n.within(c, scope)
+	return n.within(r.Context(), c, scope)
 }
 
 // within checks that the state of the caller's app allows what the scope is
 // for, and adds its settings. In a suspended app sessions can be read and
 // revoked, and a cluster admin key can administer it.
-func (n *Node) within(c caller, scope string) (caller, error) {
-	stale := n.configStale()
+func (n *Node) within(ctx context.Context, c caller, scope string) (caller, error) {
 	app, ok := n.app(c.app)
+	if !ok {
+		var err error
+		if app, ok, err = n.awaitApp(ctx, c.app); err != nil {
+			return caller{}, err
+		}
+	}
 	switch {
 	case ok && app.State != events.AppDeleted:
-	case !ok && stale != nil:
-		return caller{}, stale
 	case c.cluster:
 		return caller{}, appNotFound(c.app)
 	default:
@@ -152,19 +155,19 @@ func unauthorized(format string, args ...any) *failure {
 }
 
 // apiKey returns the API key with the secret if it is in force.
-func (n *Node) apiKey(secret string) (*events.APIKey, error) {
+func (n *Node) apiKey(ctx context.Context, secret string) (*events.APIKey, error) {
 	hash := hashSecret(secret)
-	// It may have been made a moment ago, and clients sign users out on 401:
-	// "unknown" is said only with a lease that was held before the lookup.
-	stale := n.configStale()
 	key, ok := n.catalog.Snapshot().APIKey(hash)
+	if !ok {
+		var err error
+		if key, ok, err = n.awaitAPIKey(ctx, hash); err != nil {
+			return nil, err
+		}
+	}
 	now := n.judged()
-	switch {
-	case ok && subtle.ConstantTimeCompare([]byte(key.Hash), []byte(hash)) == 1 &&
-		key.RevokedAt == 0 && (key.ExpiresAt == 0 || now < key.ExpiresAt):
+	if ok && subtle.ConstantTimeCompare([]byte(key.Hash), []byte(hash)) == 1 &&
+		key.RevokedAt == 0 && (key.ExpiresAt == 0 || now < key.ExpiresAt) {
 		return key, nil
-	case !ok && stale != nil:
-		return nil, stale
 	}
 	return nil, unauthorized("the API key is unknown, expired or revoked")
 }

@@ -30,13 +30,15 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := n.reach(ctx, want); err != nil {
 		return 0, nil, err
 	}
-	look := func() (found, error) { return n.findCredential(app.App, req.SessionToken, req.SessionJWT) }
-	f, err := look()
+	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, want)
 	if err != nil {
 		return 0, nil, err
 	}
 	if err := f.active(); err != nil {
 		return 0, nil, err
+	}
+	look := func() (found, error) {
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, consistency{})
 	}
 	if f, err = n.refresh(ctx, c, f, look, &req); err != nil {
 		return 0, nil, err

@@ -15,8 +15,13 @@ const consistencyWait = 500 * time.Millisecond
 
 // consistency is how much of the log an answer must reflect.
 type consistency struct {
+	// strong: everything that was committed before it was asked for. It is one
+	// round trip to the stream in which the session lives.
 	strong  bool
 	atLeast events.Revision
+	// sure: what is unknown is unknown at this moment, not merely when it was
+	// last asked for. Only a revocation demands it: "there was nothing to revoke".
+	sure bool
 }
 
 // parseConsistency reads "bounded" (also when absent), "strong", or
@@ -60,11 +65,9 @@ func badConsistency() error {
 	return fail(api.InvalidArgument, `consistency: want "bounded", "strong" or {"at_least": revision}`).with("field", "consistency")
 }
 
-// reach returns once what is looked up next is as new as demanded.
+// reach returns once this node has come as far as the revision demanded; a
+// strong read is seen to where the session's stream is known.
 func (n *Node) reach(ctx context.Context, want consistency) error {
-	if want.strong {
-		return n.home.barrier(ctx)
-	}
 	if len(want.atLeast) == 0 {
 		return nil
 	}

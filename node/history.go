@@ -36,7 +36,7 @@ func (n *Node) sessionEvents(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	f, err := n.findSID(app.App, sid)
+	f, err := n.lookSID(ctx, app.App, sid, consistency{})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -193,7 +193,7 @@ func (t *looseTime) UnmarshalJSON(b []byte) error {
 }
 
 // mintToken answers POST /v1/sessions/{sid}/tokens.
-func (n *Node) mintToken(_ context.Context, c *call) (int, any, error) {
+func (n *Node) mintToken(ctx context.Context, c *call) (int, any, error) {
 	var req api.MintToken
 	if err := c.decode(&req); err != nil {
 		return 0, nil, err
@@ -221,7 +221,7 @@ func (n *Node) mintToken(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	f, err := n.findSID(app.App, sid)
+	f, err := n.lookSID(ctx, app.App, sid, consistency{})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // getSession answers GET /v1/sessions/{sid}, also for a session that has ended
 // and is still known.
-func (n *Node) getSession(_ context.Context, c *call) (int, any, error) {
+func (n *Node) getSession(ctx context.Context, c *call) (int, any, error) {
 	app, err := n.appOf(c)
 	if err != nil {
 		return 0, nil, err
@@ -20,7 +20,7 @@ func (n *Node) getSession(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	f, err := n.findSID(app.App, sid)
+	f, err := n.lookSID(ctx, app.App, sid, consistency{})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -54,7 +54,7 @@ func (n *Node) patchSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	look := func() (found, error) { return n.findSID(app.App, sid) }
+	look := func() (found, error) { return n.lookSID(ctx, app.App, sid, consistency{}) }
 	f, err := n.change(ctx, c, look, func(_ found, d *draft) (string, error) {
 		reason, err := d.patch(&req, n.wall())
 		if reason != "" && n.home.above(touchBudget) {

@@ -52,10 +52,10 @@ func (n *Node) revokeSessions(ctx context.Context, c *call) (int, any, error) {
 		if err != nil {
 			return 0, nil, fail(api.InvalidArgument, "session_id: %v", err).with("field", "session_id")
 		}
-		return n.revokeOne(ctx, r, func() (found, error) { return n.findSID(r.app.App, sid) })
+		return n.revokeOne(ctx, r, func() (found, error) { return n.lookSID(ctx, r.app.App, sid, consistency{sure: true}) })
 	}
 	return n.revokeOne(ctx, r, func() (found, error) {
-		return n.findCredential(r.app.App, req.SessionToken, req.SessionJWT)
+		return n.findCredential(ctx, r.app.App, req.SessionToken, req.SessionJWT, consistency{sure: true})
 	})
 }
 
@@ -84,7 +84,7 @@ func (n *Node) deleteSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	r.mustExist = true
-	return n.revokeOne(ctx, r, func() (found, error) { return n.findSID(r.app.App, sid) })
+	return n.revokeOne(ctx, r, func() (found, error) { return n.lookSID(ctx, r.app.App, sid, consistency{sure: true}) })
 }
 
 func checkRevoke(req *api.Revoke) error {
@@ -124,16 +124,10 @@ func (n *Node) newRevocation(c *call, req *api.Revoke) (*revocation, error) {
 }
 
 // revokeOne revokes the session that look finds. A session that has expired is
-// revoked as well: another node's clock may be behind.
+// revoked as well: another node's clock may be behind. Before anybody is told
+// that there is nothing to revoke, look must know all that was committed.
 func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found, error)) (int, any, error) {
 	f, err := look()
-	if err == nil && f.verdict == projection.Unknown && !n.conf.Solo {
-		// Before anybody is told that there is nothing to revoke, this node
-		// must know all that was committed.
-		if err = n.home.barrier(ctx); err == nil {
-			f, err = look()
-		}
-	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -174,7 +168,7 @@ func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
 			Prev: n.sessions.LastAll(n.home.number, r.app.App, user),
 		}
-		if err := n.spare(e, r.req.ExceptSessionID); err != nil {
+		if err := n.spare(ctx, e, r.req.ExceptSessionID); err != nil {
 			return 0, nil, err
 		}
 		revoked := n.countActive(e)
@@ -194,7 +188,7 @@ func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int
 
 // spare lets the event except the session, if it is one of the user's and not
 // revoked already: what is revoked stays so.
-func (n *Node) spare(e *events.RevokeAll, except string) error {
+func (n *Node) spare(ctx context.Context, e *events.RevokeAll, except string) error {
 	if except == "" {
 		return nil
 	}
@@ -202,7 +196,7 @@ func (n *Node) spare(e *events.RevokeAll, except string) error {
 	if err != nil {
 		return err
 	}
-	f, err := n.findSID(e.App, sid)
+	f, err := n.lookSID(ctx, e.App, sid, consistency{sure: true})
 	if err != nil {
 		return err
 	}

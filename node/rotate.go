@@ -31,7 +31,9 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	look := func() (found, error) { return n.findCredential(app.App, req.SessionToken, req.SessionJWT) }
+	look := func() (found, error) {
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, consistency{})
+	}
 	next := events.NewToken(n.home.number)
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {
 		if f.rotated {

@@ -39,33 +39,40 @@ func (n *Node) find(app string, look func() (answer, error)) (found, error) {
 	return found{answer: a, at: at}, nil
 }
 
-// findSID looks a session up by its id.
+// findSID looks a session up by its id. Unknown means that this node has not
+// heard of it.
 func (n *Node) findSID(app string, sid events.SID) (found, error) {
 	return n.find(app, func() (answer, error) { return n.bySID(sid) })
 }
 
+// lookSID looks a session up by its id. Unknown means that there is none.
+func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want consistency) (found, error) {
+	return n.find(app, func() (answer, error) { return n.resolveSID(ctx, sid, want) })
+}
+
 // findCredential looks up the session of a token or of a JWT, of which exactly
 // one is not empty. Whoever may show an expired JWT has shown an API key, too.
+// Unknown means that there is none.
 //
 // What has not the form of a token, or is no JWT of the app, is a session
 // nobody knows.
-func (n *Node) findCredential(app, token, jwt string) (found, error) {
+func (n *Node) findCredential(ctx context.Context, app, token, jwt string, want consistency) (found, error) {
 	if jwt == "" {
 		key, ok := events.Token(token).Key()
 		if !ok {
 			return n.nothing()
 		}
-		return n.find(app, func() (answer, error) { return n.byToken(key) })
+		return n.find(app, func() (answer, error) { return n.resolveToken(ctx, key, want) })
 	}
-	v, err := n.verifyJWT(app, jwt, true)
-	if stale := (*staleError)(nil); errors.As(err, &stale) {
+	v, err := n.verifyJWT(ctx, app, jwt, true)
+	if undecided(err) {
 		return found{}, err
 	}
 	sid, bad := events.ParseSID(v.SessionID)
 	if err != nil || bad != nil {
 		return n.nothing()
 	}
-	f, err := n.findSID(app, sid)
+	f, err := n.lookSID(ctx, app, sid, want)
 	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
 		return n.nothing()
 	}
@@ -123,17 +130,33 @@ func (s *stream) fenced() *staleError {
 }
 
 // verifyJWT checks a JWT of the app, whichever profile it was minted in.
-func (n *Node) verifyJWT(app, jwt string, expired bool) (signer.Verified, error) {
+func (n *Node) verifyJWT(ctx context.Context, app, jwt string, expired bool) (signer.Verified, error) {
 	v, err := n.checkJWT(app, jwt, expired)
 	if !errors.Is(err, signer.ErrUnknownKey) {
 		return v, err
 	}
-	// A key of which this node has not heard yet is no reason to turn anybody
-	// away. Lease first, lookup second, as for sessions.
-	if stale := n.settings.fenced(); stale != nil {
-		return signer.Verified{}, stale
+	return n.awaitKeyOf(ctx, app, jwt, expired)
+}
+
+// awaitKeyOf checks a JWT whose key, or app, this node has not heard of: that
+// is no reason to turn anybody away.
+func (n *Node) awaitKeyOf(ctx context.Context, app, jwt string, expired bool) (v signer.Verified, err error) {
+	late := n.settings.certain(ctx, textKey("jwt "+jwt), func() bool {
+		v, err = n.checkJWT(app, jwt, expired)
+		return !errors.Is(err, signer.ErrUnknownKey)
+	})
+	if late != nil {
+		return signer.Verified{}, late
 	}
-	return n.checkJWT(app, jwt, expired)
+	return v, err
+}
+
+// undecided reports whether the error of verifyJWT says nothing of the JWT,
+// only that this node may not judge it now.
+func undecided(err error) bool {
+	_, stale := errors.AsType[*staleError](err)
+	_, late := errors.AsType[*failure](err)
+	return stale || late
 }
 
 func (n *Node) checkJWT(app, jwt string, expired bool) (signer.Verified, error) {

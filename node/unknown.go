@@ -9,7 +9,77 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
 )
+
+// resolveToken and resolveSID look up as byToken and bySID do, and as new as is
+// wanted; but Unknown from them means that there is no such session, not that
+// this node has not heard of it. What is known costs nothing more.
+func (n *Node) resolveToken(ctx context.Context, key events.SID, want consistency) (answer, error) {
+	if !want.strong {
+		if a, err := n.byToken(key); err != nil || a.verdict != projection.Unknown || n.conf.Solo {
+			return a, err
+		}
+	}
+	return n.settle(ctx, key, want, func() (answer, error) { return n.byToken(key) })
+}
+
+func (n *Node) resolveSID(ctx context.Context, sid events.SID, want consistency) (answer, error) {
+	if !want.strong {
+		if a, err := n.bySID(sid); err != nil || a.verdict != projection.Unknown || n.conf.Solo {
+			return a, err
+		}
+	}
+	return n.settle(ctx, sid, want, func() (answer, error) { return n.bySID(sid) })
+}
+
+// settle looks up once this node is as new as is wanted, at least so new that
+// Unknown is final.
+func (n *Node) settle(ctx context.Context, key events.SID, want consistency, look func() (answer, error)) (a answer, err error) {
+	s := n.stream(key.Stream())
+	if s == nil && !n.conf.Solo {
+		if s, err = n.meet(ctx, key.Stream()); err != nil {
+			return answer{}, err
+		}
+	}
+	switch {
+	case s == nil || s == n.settings: // no session lives there
+		return look()
+	case want.strong || want.sure:
+		if err = s.barrier(ctx); err != nil {
+			return answer{}, err
+		}
+		return look()
+	}
+	late := s.certain(ctx, key, func() bool {
+		a, err = look()
+		return err != nil || a.verdict != projection.Unknown
+	})
+	if late != nil {
+		return answer{}, late
+	}
+	return a, err
+}
+
+// meet returns the stream of a number that this node did not follow a moment
+// ago, and nil when it is certain that no region has the number.
+func (n *Node) meet(ctx context.Context, number uint8) (s *stream, err error) {
+	key := events.SID{number} // all else zero: no hash of a text is
+	assigned := false
+	err = n.settings.certain(ctx, key, func() bool {
+		assigned = false
+		for r := range n.catalog.Snapshot().Regions() {
+			assigned = assigned || r.Number == number
+		}
+		s = n.stream(number)
+		return assigned || s != nil
+	})
+	if err != nil || assigned && s == nil {
+		return nil, fail(api.HomeUnreachable, "the home of the session, stream %d, cannot be reached from here", number).because(err)
+	}
+	return s, nil
+}
 
 // certain returns once found reports true, or nothing that was committed before
 // the call can make it so: "not found" is said only by a node that cannot be
@@ -40,6 +110,25 @@ func (s *stream) certain(ctx context.Context, key events.SID, found func() bool)
 		s.missing.remove(key)
 	}
 	return nil
+}
+
+// awaitApp looks an app up of which this node has not heard: it may have been
+// made a moment ago, and clients sign users out on 401.
+func (n *Node) awaitApp(ctx context.Context, id string) (app *events.App, ok bool, err error) {
+	err = n.settings.certain(ctx, textKey("app "+id), func() bool {
+		app, ok = n.app(id)
+		return ok
+	})
+	return app, ok, err
+}
+
+// awaitAPIKey looks up an API key, by its hash, of which this node has not heard.
+func (n *Node) awaitAPIKey(ctx context.Context, hash string) (key *events.APIKey, ok bool, err error) {
+	err = n.settings.certain(ctx, textKey("key "+hash), func() bool {
+		key, ok = n.catalog.Snapshot().APIKey(hash)
+		return ok
+	})
+	return key, ok, err
 }
 
 // Size of a negative: about 10 MB when full.
@@ -114,8 +203,8 @@ func (n *negative) heard(r events.Record) {
 	}
 }
 
-// textKey returns the key under which it is remembered that CONFIG knows
-// nothing of the text, an API key or a JWT.
+// textKey returns the key under which it is remembered that CONFIG has nothing
+// on what the text says.
 func textKey(text string) events.SID {
 	sum := sha256.Sum256([]byte(text))
 	return events.SID(sum[:16])

@@ -54,6 +54,9 @@ type answer struct {
 // the lease could be renewed between an old lookup and the check, and a revoked
 // session would be answered "good" after its receipt (rule R3). The request
 // must have been read in full before (DESIGN section 5).
+//
+// Unknown means here that this node has not heard of the session; resolveToken
+// and resolveSID make sure.
 func (n *Node) byToken(key events.SID) (answer, error) {
 	staleness, err := n.fresh(key.Stream())
 	s, v, rotated := n.sessions.LookupToken(key, n.judged())

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -23,6 +24,9 @@ const (
 	reasonMalformed = "malformed"
 	reasonUnknown   = "unknown"
 	reasonExpired   = "expired"
+	// reasonBehind: this node knows nothing of the session, and could not make
+	// sure in time that there is nothing to be known.
+	reasonBehind = "behind"
 )
 
 // Cookies that may bear a token or a JWT. The first cannot be set by another
@@ -61,7 +65,7 @@ func (n *Node) verify(w http.ResponseWriter, r *http.Request) {
 		if q.jwt || q.body {
 			at = n.home.position()
 		}
-		o = n.check(cr, q.app)
+		o = n.check(r.Context(), cr, q.app)
 		o.at = at
 	}
 	if o.status == http.StatusNoContent && !q.background && len(r.Header[backgroundHeader]) == 0 {
@@ -87,11 +91,11 @@ type outcome struct {
 }
 
 // check judges the credential; pin, if not empty, is the app it must be of.
-func (n *Node) check(cr shown, pin string) outcome {
+func (n *Node) check(ctx context.Context, cr shown, pin string) outcome {
 	var a answer
 	var err error
 	if cr.isJWT {
-		v, refused := n.verifyAnyJWT(cr.text, pin)
+		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
 		if refused != nil {
 			return refusedJWT(refused)
 		}
@@ -99,7 +103,7 @@ func (n *Node) check(cr shown, pin string) outcome {
 		if bad != nil {
 			return refusedJWT(signer.ErrBadClaims)
 		}
-		if a, err = n.bySID(sid); err == nil && (a.App != v.App || a.User != v.Subject) {
+		if a, err = n.resolveSID(ctx, sid, consistency{}); err == nil && (a.App != v.App || a.User != v.Subject) {
 			a = answer{staleness: a.staleness}
 		}
 	} else {
@@ -107,7 +111,7 @@ func (n *Node) check(cr shown, pin string) outcome {
 		if !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
 		}
-		a, err = n.byToken(key)
+		a, err = n.resolveToken(ctx, key, consistency{})
 	}
 	if err != nil {
 		return unanswered(err)
@@ -118,12 +122,19 @@ func (n *Node) check(cr shown, pin string) outcome {
 	if a.verdict != projection.Active {
 		return outcome{answer: a, status: http.StatusUnauthorized, reason: a.verdict.String()}
 	}
-	return n.admit(a)
+	return n.admit(ctx, a)
 }
 
 // admit lets a good session in unless its app is shut.
-func (n *Node) admit(a answer) outcome {
-	app, ok := n.catalog.Snapshot().App(a.App)
+func (n *Node) admit(ctx context.Context, a answer) outcome {
+	app, ok := n.app(a.App)
+	if !ok {
+		// The session is known and its app is not: CONFIG may be behind.
+		var err error
+		if app, ok, err = n.awaitApp(ctx, a.App); err != nil {
+			return unanswered(err)
+		}
+	}
 	switch {
 	case ok && app.State == events.AppActive:
 		return outcome{answer: a, status: http.StatusNoContent, reason: reasonNone}
@@ -132,11 +143,6 @@ func (n *Node) admit(a answer) outcome {
 			answer: answer{staleness: a.staleness}, status: http.StatusForbidden, reason: api.AppSuspended,
 			err: fail(api.AppSuspended, "app %s is suspended", a.App),
 		}
-	case !ok:
-		// The session is known and its app is not: CONFIG is behind.
-		if stale := n.settings.fenced(); stale != nil {
-			return unanswered(stale)
-		}
 	}
 	return outcome{answer: answer{staleness: a.staleness}, status: http.StatusUnauthorized, reason: reasonUnknown}
 }
@@ -144,7 +150,11 @@ func (n *Node) admit(a answer) outcome {
 // unanswered is the outcome when this node may not answer.
 func unanswered(err error) outcome {
 	o := outcome{status: http.StatusServiceUnavailable, reason: api.NodeStale, err: err}
-	if stale, ok := errors.AsType[*staleError](err); ok {
+	if f, ok := errors.AsType[*failure](err); ok {
+		if o.reason = f.kind; f.kind == api.ConsistencyTimeout {
+			o.reason = reasonBehind
+		}
+	} else if stale, ok := errors.AsType[*staleError](err); ok {
 		o.reason = stale.reason
 		if stale.reauth {
 			o.status, o.reason = http.StatusUnauthorized, api.HomeReauth
@@ -168,7 +178,7 @@ func refusedJWT(err error) outcome {
 }
 
 // verifyAnyJWT checks a live JWT of whichever app it says it is of.
-func (n *Node) verifyAnyJWT(jwt, pin string) (signer.Verified, error) {
+func (n *Node) verifyAnyJWT(ctx context.Context, jwt, pin string) (signer.Verified, error) {
 	var app string
 	v, err := n.verified.VerifyFor(jwt, func(audience string) (*signer.Ring, signer.Expect) {
 		app = audience
@@ -186,7 +196,7 @@ func (n *Node) verifyAnyJWT(jwt, pin string) (signer.Verified, error) {
 	case err == nil && v.Issuer == n.issuerOf(v.App, v.Profile):
 		return v, nil
 	case err == nil, errors.Is(err, signer.ErrUnknownKey), errors.Is(err, signer.ErrWrongIssuer):
-		return n.verifyJWT(app, jwt, false)
+		return n.verifyJWT(ctx, app, jwt, false)
 	}
 	return signer.Verified{}, err
 }
