@@ -60,6 +60,9 @@ var _ Projection = (*Map)(nil)
 // stream is how far a stream is applied.
 type stream struct {
 	logTime atomic.Int64 // unix ms, never falls
+	// begun is the highest sequence of which anything can have been done: at
+	// least seq. The stream's goroutine writes it.
+	begun atomic.Uint64
 
 	mu     sync.Mutex // guards the following; only the stream's goroutine writes them
 	gen    uint32
@@ -250,6 +253,7 @@ func (m *Map) Apply(r events.Record) Effect {
 	if _, seq := st.position(); r.Seq <= seq {
 		return Applied
 	}
+	st.begun.Store(max(st.begun.Load(), r.Seq))
 	effect := m.apply(&r)
 	st.advance(&r)
 	return effect

@@ -147,6 +147,7 @@ func (m *Map) Rewind(stream uint8) {
 	m.fold.Lock()
 	defer m.fold.Unlock()
 	st := &m.streams[stream]
+	st.begun.Store(0)
 	st.mu.Lock()
 	st.gen++
 	st.seq, st.reread = 0, 0

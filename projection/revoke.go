@@ -160,6 +160,9 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 	defer m.fold.Unlock()
 	key := groupKey{r.Stream, r.Subject.App, r.Subject.User}
 	k := m.mark(key)
+	if r.Seq <= k.last {
+		return k.again(r, e)
+	}
 	effect := Applied
 	except := e.Except
 	if e.Prev < k.last || e.Prev >= r.Seq {
@@ -180,6 +183,17 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 		m.applyForeign(r, e, effect == Overwrite)
 	}
 	return effect
+}
+
+// again folds an entry that the mark knows already, because the mark was loaded
+// from a snapshot that was written while the stream was applied. What the entry
+// did to sessions is in the snapshot as well. It still is an overwrite where it
+// alone would take away less than the mark.
+func (k *mark) again(r *events.Record, e *events.RevokeAll) Effect {
+	if e.Prev >= r.Seq || earlier(e.Before, r.Seq) < k.seq || len(e.Except) > len(k.except) {
+		return Overwrite
+	}
+	return Applied
 }
 
 // raise lifts the watermark to the entry, or to before if that is set.
@@ -286,6 +300,9 @@ func (m *Map) applyForged(r *events.Record) {
 		defer m.fold.Unlock()
 		key := groupKey{r.Stream, r.Subject.App, r.Subject.User}
 		k := m.mark(key)
+		if r.Seq <= k.last {
+			return // as in again
+		}
 		if k.last == 0 || k.forged {
 			k.forged, k.reason, k.at = true, reasonOverwritten, r.Time.UnixMilli()
 		}
