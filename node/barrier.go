@@ -73,7 +73,7 @@ func (b *barrier) pass(ctx context.Context, limit time.Duration, urgent bool) er
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil || !errors.Is(err, events.ErrUnavailable) {
+		if over(ctx) || !errors.Is(err, events.ErrUnavailable) {
 			return b.late(err)
 		}
 	}
@@ -85,10 +85,17 @@ func (b *barrier) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, consistencyWait)
 	defer cancel()
 	err := b.asks.join(ctx, false)
-	if err != nil && (ctx.Err() != nil || errors.Is(err, errTooManyWaiters)) {
+	if err != nil && (over(ctx) || errors.Is(err, errTooManyWaiters)) {
 		return b.late(err)
 	}
 	return nil // no answer is as good as a low one
+}
+
+// over reports whether the time of ctx is over. Its Err may say so a moment
+// later than that of another of the same deadline.
+func over(ctx context.Context) bool {
+	deadline, _ := ctx.Deadline()
+	return ctx.Err() != nil || !time.Now().Before(deadline)
 }
 
 func (b *barrier) late(err error) error {

@@ -140,16 +140,16 @@ func claimsOf(p signer.Profile) []string {
 func (n *Node) publicApp(c *call, id string) (*events.App, error) {
 	c.h.Set("Access-Control-Allow-Origin", "*")
 	t, ok := n.app(id)
-	switch {
-	case ok && t.State != events.AppDeleted:
-		return t, nil
-	case !ok:
-		// Still starting: the app may be known in a moment.
-		if stale := n.configStale(); stale != nil {
-			return nil, stale
+	if !ok {
+		var err error
+		if t, ok, err = n.awaitApp(c.r.Context(), id); err != nil {
+			return nil, err
 		}
 	}
-	return nil, appNotFound(id)
+	if !ok || t.State == events.AppDeleted {
+		return nil, appNotFound(id)
+	}
+	return t, nil
 }
 
 // soleApp returns the id of the app when exactly one is active.

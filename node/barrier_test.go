@@ -1,0 +1,137 @@
+package node_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node"
+)
+
+// Strong reads share heartbeats: one under way serves all who asked before it
+// was sent, and no read is served by one sent before it asked.
+func TestStrongReadsShareHeartbeats(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		// No heartbeat of the clock comes between.
+		b := h.far(func(c *node.Config) { c.Lease, c.Beat = 10*time.Minute, 2*time.Minute })
+		const lag = 40 * time.Millisecond
+		b.behind(lag)
+		token := h.login("ada").str("session_token")
+		strong := func() (took time.Duration) {
+			r, took := b.authenticate(token, "strong")
+			r.want(http.StatusOK)
+			return took
+		}
+		time.Sleep(time.Second)
+		before := b.homeSeen.sends.Load()
+		if took := strong(); took != lag {
+			t.Errorf("one alone took %v, want a round trip of %v", took, lag)
+		}
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() {
+				if took := strong(); took > 2*lag {
+					t.Errorf("one of many took %v", took)
+				}
+			})
+			time.Sleep(lag / 40)
+		}
+		all.Wait()
+		// The hundred came within 100 ms, that is two and a half round trips.
+		if sent := b.homeSeen.sends.Load() - before; sent < 3 || sent > 6 {
+			t.Errorf("%d heartbeats for 101 strong reads", sent)
+		}
+
+		// What was committed before the read is seen by it.
+		for range 5 {
+			token = h.login("eve").str("session_token")
+			b.authenticate(token, "strong")
+			h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_token": token}).want(http.StatusOK)
+			r, _ := b.authenticate(token, "strong")
+			r.wantEnded("revoked")
+		}
+	})
+}
+
+// A leader whose client goes away leads on: who joined it gets an answer.
+func TestLeaderGoesAway(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		b.behind(50 * time.Millisecond)
+		b.verify(garbage()).wantRefused("unknown") // so that the next heartbeat has to wait for its turn
+		ctx, leave := context.WithCancel(t.Context())
+		var both sync.WaitGroup
+		both.Go(func() {
+			r := httptest.NewRequestWithContext(ctx, "GET", "/v1/verify", nil)
+			r.Header.Set("Authorization", "Bearer "+garbage())
+			b.send(r)
+		})
+		synctest.Wait()
+		both.Go(func() { b.verify(garbage()).wantRefused("unknown") })
+		synctest.Wait()
+		leave()
+		both.Wait()
+	})
+}
+
+// A heartbeat that the log does not take fails nobody who may wait for the next
+// one, and is not tried without a pause.
+func TestBarrierTriesAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		token := h.login("ada").str("session_token")
+		b.verify(token).want(http.StatusNoContent)
+		var sent atomic.Int64
+		b.home.SetFaults(events.MemoryFaults{Send: func(_ context.Context, m events.Message) error {
+			if strings.HasSuffix(m.Subject, ".hb") && sent.Add(1) < 6 {
+				return events.ErrUnavailable
+			}
+			return nil
+		}})
+		r, took := b.authenticate(token, "strong")
+		r.want(http.StatusOK)
+		if took < 500*time.Millisecond || took > 1500*time.Millisecond {
+			t.Errorf("answered after %v and %d heartbeats", took, sent.Load())
+		}
+		b.home.SetFaults(events.MemoryFaults{Send: func(context.Context, events.Message) error { return events.ErrFull }})
+		if took := timed(func() { b.wantVerify(garbage(), http.StatusServiceUnavailable, "behind") }); took > 250*time.Millisecond {
+			t.Errorf("a full log was waited for %v", took)
+		}
+	})
+}
+
+// After its farewell no heartbeat of a node is heard, whoever waits for one.
+func TestNoSharedHeartbeatAfterFarewell(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		b.verify(garbage()).wantRefused("unknown")
+		var left, after atomic.Int64
+		b.home.SetFaults(events.MemoryFaults{Send: func(_ context.Context, m events.Message) error {
+			switch {
+			case strings.HasSuffix(m.Subject, ".reg"):
+				left.Add(1)
+			case left.Load() > 0:
+				after.Add(1)
+			}
+			return nil
+		}})
+		var asking sync.WaitGroup
+		asking.Go(func() { b.wantVerify(garbage(), http.StatusServiceUnavailable, "leaving") })
+		synctest.Wait() // it waits for the turn of the next heartbeat
+		if err := b.node.Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		asking.Wait()
+		time.Sleep(5 * time.Second)
+		if left.Load() != 1 || after.Load() != 0 {
+			t.Errorf("%d farewells, %d messages after it", left.Load(), after.Load())
+		}
+	})
+}
