@@ -43,20 +43,25 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"node": cmdNode, "code": cmdCode, "mode": cmdMode, "take-port": cmdTakePort, "capture": cmdCapture,
-			"nats": cmdNats,
+			"nats": cmdNats, "take-free": cmdTakeFree, "broker": cmdBroker,
 		},
 	})
 }
 
 type nodesKey struct{}
 
-// scriptNodes is the node that a script runs in the background.
+// scriptNodes is what a script runs in the background.
 type scriptNodes struct {
 	env     *testscript.Env
-	running *process
+	running *process // serve
+	broker  *process
 }
 
 func (n *scriptNodes) kill() {
+	if n.broker != nil {
+		n.broker.kill()
+		n.broker = nil
+	}
 	if n.running != nil {
 		n.running.kill()
 		n.running = nil
@@ -93,14 +98,7 @@ func (n *scriptNodes) start(ts *testscript.TestScript, flags []string) {
 	if n.running != nil {
 		ts.Fatalf("a node is running already")
 	}
-	bin := ""
-	for dir := range strings.SplitSeq(ts.Getenv("PATH"), string(os.PathListSeparator)) {
-		if p := filepath.Join(dir, "revocast"); bin == "" {
-			if _, err := os.Stat(p); err == nil {
-				bin = p
-			}
-		}
-	}
+	bin := program(ts)
 	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, flags...)
 	cmd := exec.Command(bin, args...)
 	cmd.Dir = ts.MkAbs(".")
@@ -122,7 +120,44 @@ func (n *scriptNodes) start(ts *testscript.TestScript, flags []string) {
 	ts.Setenv("NATS", field(out, "nats"))
 }
 
-// process is a running serve.
+// program returns the path of this binary under the name of the program.
+func program(ts *testscript.TestScript) string {
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), string(os.PathListSeparator)) {
+		p := filepath.Join(dir, "revocast")
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	ts.Fatalf("no revocast in PATH")
+	return ""
+}
+
+// cmdBroker is "broker start [flag...]" and "broker stop" (SIGTERM, exit code 0
+// wanted; stderr goes to broker.err).
+func cmdBroker(ts *testscript.TestScript, _ bool, args []string) {
+	n := ts.Value(nodesKey{}).(*scriptNodes)
+	switch {
+	case args[0] == "start" && n.broker == nil:
+		cmd := exec.Command(program(ts), append([]string{"broker"}, args[1:]...)...)
+		cmd.Dir = ts.MkAbs(".")
+		p, err := startProcess(cmd)
+		if err != nil {
+			ts.Fatalf("revocast broker: %v\n%s%s", err, p.out, p.stderr)
+		}
+		n.broker = p
+	case args[0] == "stop" && n.broker != nil:
+		err := n.broker.signal(syscall.SIGTERM)
+		ts.Check(os.WriteFile(ts.MkAbs("broker.err"), []byte(n.broker.stderr.String()), 0o600))
+		if err != nil {
+			ts.Fatalf("broker ended with %v:\n%s", err, n.broker.stderr)
+		}
+		n.broker = nil
+	default:
+		ts.Fatalf("broker %v: usage: broker start|stop, in turn", args)
+	}
+}
+
+// process is a running serve or broker.
 type process struct {
 	cmd    *exec.Cmd
 	out    *readyWriter
@@ -281,4 +316,12 @@ func cmdNats(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(b.Close)
 	ts.Setenv(args[0], b.ClientURL())
+}
+
+// cmdTakeFree is "take-free VAR": sets VAR to an address on which nothing listens.
+func cmdTakeFree(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], l.Addr().String())
 }

@@ -33,8 +33,7 @@ type serveCmd struct {
 	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
 	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats: there it makes the streams, on the first node of a cluster only."`
-	LogFormat      string   `enum:"text,json" default:"text" placeholder:"FORMAT" help:"Format of the log on stderr: text or json (default: text)."`
-	LogLevel       string   `enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (default: info)."`
+	logFlags       `embed:""`
 }
 
 // Help is shown by "serve --help".
@@ -115,16 +114,6 @@ func (c *serveCmd) check() error {
 		return &usageError{fmt.Errorf("--replicas %d: want 1 to 5", c.Replicas)}
 	}
 	return nil
-}
-
-func (c *serveCmd) logger(e *env) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.LogLevel)) // the flag's enum allows no other
-	o := &slog.HandlerOptions{Level: level}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(e.stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(e.stderr, o))
 }
 
 // nodeName returns the node's name: the flag, or the host's name made to fit.
