@@ -150,7 +150,12 @@ func explain(nc *nats.Conn, subject string, err error) error {
 		return nil
 	}
 	last := nc.LastError()
-	switch verb, what := denied(last); {
+	verb, what := denied(last)
+	// A server names its own domain's API without the domain.
+	if _, rest, ok := strings.Cut(subject, ".API."); ok && strings.HasPrefix(what, "$JS.API.") {
+		subject = "$JS.API." + rest
+	}
+	switch {
 	case verb == "publish to" && (what == subject || strings.HasPrefix(what, subject+".")),
 		verb == "subscribe to" && strings.HasPrefix(what, nats.InboxPrefix):
 		return fmt.Errorf("%w (%w)", deniedBy(last), err)

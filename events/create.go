@@ -66,13 +66,17 @@ type ClusterConfig struct {
 	Replicas int
 	// Domain is the JetStream domain of the region. Empty is the connection's own.
 	Domain string
+	// Join is the JetStream domain of the region that began the cluster: then
+	// the region is added to that cluster, and CONFIG stays where it is. Empty
+	// is for the region that begins it.
+	Join string
 	// Clock dates the region's event. Nil is the machine's.
 	Clock Clock
 }
 
-// CreateCluster makes what a cluster needs to begin: the stream CONFIG, the
-// number of the region, assigned in CONFIG, the region's stream EV_<region> and
-// its archive AUDIT_<region>. What exists already and belongs to the cluster is
+// CreateCluster makes what a cluster needs to begin: the stream CONFIG (unless
+// the region joins one), the number of the region, assigned in CONFIG, the
+// region's stream EV_<region> and its archive AUDIT_<region>. What exists already and belongs to the cluster is
 // left as it is, so that a creation that was interrupted is completed by the
 // same call, and another region is added by a call with its name.
 //
@@ -86,8 +90,10 @@ func CreateCluster(ctx context.Context, nc *nats.Conn, c ClusterConfig) error {
 	if err != nil {
 		return fmt.Errorf("create cluster: %w", err)
 	}
-	if err := createStream(ctx, api, eventStream(c, ConfigRegion, ConfigNumber, c.ConfigMaxBytes)); err != nil {
-		return err
+	if c.Join == "" {
+		if err := createStream(ctx, api, eventStream(c, ConfigRegion, ConfigNumber, c.ConfigMaxBytes)); err != nil {
+			return err
+		}
 	}
 	number, err := assignNumber(ctx, nc, c)
 	if err != nil {
@@ -154,12 +160,16 @@ func metadata(c ClusterConfig, number uint8) map[string]string {
 // heartbeat a second and node would bury them; one filter each, because every
 // filter stands in a header of every stored message.
 func auditStream(c ClusterConfig, number uint8) jetstream.StreamConfig {
+	config := source(ConfigRegion, KindApp, KindKey, KindAPIKey, KindSetting, KindRegion)
+	if c.Join != "" {
+		config.External = &jetstream.ExternalStream{APIPrefix: "$JS." + c.Join + ".API"}
+	}
 	s := jetstream.StreamConfig{
 		Name: "AUDIT_" + c.Region, Storage: jetstream.FileStorage, Replicas: c.Replicas,
 		MaxAge: c.Retention, MaxBytes: -1, Discard: jetstream.DiscardOld, AllowDirect: true,
 		Sources: []*jetstream.StreamSource{
 			source(c.Region, KindState, KindRevoke, KindAll),
-			source(ConfigRegion, KindApp, KindKey, KindAPIKey, KindSetting, KindRegion),
+			config,
 		},
 		Metadata: metadata(c, number),
 	}
@@ -242,9 +252,11 @@ func sameStream(have, want jetstream.StreamConfig) error {
 func assignNumber(ctx context.Context, nc *nats.Conn, c ClusterConfig) (uint8, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	log, err := Open(ctx, nc, StreamConfig{
-		Region: ConfigRegion, Cluster: c.Cluster, Number: ConfigNumber, Replicas: c.Replicas, Domain: c.Domain,
-	})
+	config := StreamConfig{Region: ConfigRegion, Cluster: c.Cluster, Number: ConfigNumber, Replicas: c.Replicas, Domain: c.Domain}
+	if c.Join != "" {
+		config.Replicas, config.Domain = 0, c.Join // it is as the other region made it
+	}
+	log, err := Open(ctx, nc, config)
 	if err != nil {
 		return 0, err
 	}

@@ -70,7 +70,16 @@ type puller struct {
 	read   uint64
 	bytes  uint64
 	silent int // ticks since the last message
+	early  int // pulls that reached the servers before the consumer did
 }
+
+// earlyTries is how often a pull is repeated that nobody took: a new consumer
+// of a replicated stream may live on another server than the client is on, and
+// that one learns of it a moment later. The pauses double, and add up to 1.3 s.
+const (
+	earlyTries = 7
+	earlyPause = 10 * time.Millisecond
+)
 
 func (p *puller) run(ctx context.Context) error {
 	p.inbox = p.api.nc.NewInbox()
@@ -97,6 +106,15 @@ func (p *puller) run(ctx context.Context) error {
 			}
 		case m := <-in:
 			p.silent = 0
+			if p.tooEarly(m) {
+				if !sleep(ctx, earlyPause<<(p.early-1)) {
+					return ctx.Err()
+				}
+				if err := p.pull(); err != nil {
+					return err
+				}
+				continue
+			}
 			more, err := p.handle(m)
 			if err != nil || !more {
 				return err
@@ -124,6 +142,16 @@ func (p *puller) pull() error {
 	}
 	p.asked += p.ask
 	return nil
+}
+
+// tooEarly reports whether the message says that nobody took the first pull.
+func (p *puller) tooEarly(m *nats.Msg) bool {
+	if m.Header.Get(hdrStatus) != "503" || p.read > 0 || p.early >= earlyTries {
+		return false
+	}
+	p.early++
+	p.asked = 0
+	return true
 }
 
 func (p *puller) handle(m *nats.Msg) (more bool, err error) {
