@@ -57,15 +57,47 @@ func TestStrongReadsShareHeartbeats(t *testing.T) {
 			r, _ := b.authenticate(token, "strong")
 			r.wantEnded("revoked")
 		}
+		// Those that were sent before their turn put off no other.
+		b.verify(garbage()).wantRefused("unknown")
+	})
+}
+
+// A strong read is not served by a heartbeat that was stored before it asked,
+// even when the acknowledgement of that one is still out.
+func TestStrongReadJoinsNothingSent(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		token := h.login("ada").str("session_token")
+		b.verify(token).want(http.StatusNoContent)
+		b.home.SetFaults(events.MemoryFaults{
+			Ack: func(ctx context.Context, m events.Message, _ uint64) error {
+				if strings.HasSuffix(m.Subject, ".hb") {
+					wait(ctx, 100*time.Millisecond)
+				}
+				return nil
+			},
+			Deliver: held(".rev", 300*time.Millisecond).Deliver,
+		})
+		var first sync.WaitGroup
+		first.Go(func() {
+			r, _ := b.authenticate(token, "strong")
+			r.want(http.StatusOK)
+		})
+		time.Sleep(10 * time.Millisecond)
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_token": token}).want(http.StatusOK)
+		r, _ := b.authenticate(token, "strong")
+		r.wantEnded("revoked")
+		first.Wait()
 	})
 }
 
 // A leader whose client goes away leads on: who joined it gets an answer.
 func TestLeaderGoesAway(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		b := h.far()
+		b := h.far(func(c *node.Config) { c.Lease, c.Beat = 10*time.Minute, 2*time.Minute })
 		b.behind(50 * time.Millisecond)
 		b.verify(garbage()).wantRefused("unknown") // so that the next heartbeat has to wait for its turn
+		before := b.homeSeen.sends.Load()
 		ctx, leave := context.WithCancel(t.Context())
 		var both sync.WaitGroup
 		both.Go(func() {
@@ -75,9 +107,15 @@ func TestLeaderGoesAway(t *testing.T) {
 		})
 		synctest.Wait()
 		both.Go(func() { b.verify(garbage()).wantRefused("unknown") })
-		synctest.Wait()
+		time.Sleep(100 * time.Millisecond) // both wait for the heartbeat now
+		if b.homeSeen.sends.Load() != before {
+			t.Fatal("the heartbeat was sent before its turn")
+		}
 		leave()
 		both.Wait()
+		if sent := b.homeSeen.sends.Load() - before; sent != 1 {
+			t.Errorf("%d heartbeats for two who waited together", sent)
+		}
 	})
 }
 
@@ -124,7 +162,7 @@ func TestNoSharedHeartbeatAfterFarewell(t *testing.T) {
 		}})
 		var asking sync.WaitGroup
 		asking.Go(func() { b.wantVerify(garbage(), http.StatusServiceUnavailable, "leaving") })
-		synctest.Wait() // it waits for the turn of the next heartbeat
+		time.Sleep(100 * time.Millisecond) // it waits for the turn of the next heartbeat
 		if err := b.node.Leave(t.Context()); err != nil {
 			t.Fatal(err)
 		}
