@@ -1,12 +1,16 @@
 package events_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(childFile); file != "" {
+		os.Exit(child(file))
+	}
 	const server = "github.com/nats-io/nats-server/v2/server"
 	goleak.VerifyTestMain(m,
 		// nats-server v2.15.2 leaves the goroutine that sets up a stream's

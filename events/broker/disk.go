@@ -18,9 +18,24 @@ const (
 	probeName = "PROBE"
 )
 
-// metaDir exists, below the store directory, once a server has run there as a
-// member of a cluster.
-var metaDir = filepath.Join(server.JetStreamStoreDir, server.DEFAULT_SYSTEM_ACCOUNT, "_js_", "_meta_")
+// memberStore reports whether a server has run on the store directory as a
+// member of a cluster: below its system account, whatever that is called, it
+// then keeps what the cluster knows of its streams.
+func memberStore(dir string) (bool, error) {
+	accounts, err := os.ReadDir(filepath.Join(dir, server.JetStreamStoreDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("inspect store directory: %w", err)
+	}
+	for _, a := range accounts {
+		_, err := os.Stat(filepath.Join(dir, server.JetStreamStoreDir, a.Name(), "_js_", "_meta_"))
+		if err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("inspect store directory: %w", err)
+		}
+	}
+	return false, nil
+}
 
 // openStore makes sure that this process, and no other, may write to dir, and
 // returns the locked file that keeps it so until it is closed. The kernel drops
@@ -50,10 +65,10 @@ func openStore(dir string) (*os.File, error) {
 // inspectStore refuses a cluster member's store, whose streams a standalone
 // server would take for its own, and removes what a killed Probe left behind.
 func inspectStore(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, metaDir)); err == nil {
+	if member, err := memberStore(dir); err != nil {
+		return err
+	} else if member {
 		return fmt.Errorf("store directory %s belongs to a member of a NATS cluster", dir)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("inspect store directory: %w", err)
 	}
 	if err := os.Remove(filepath.Join(dir, probeName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open store directory for writing: %w", err)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -118,11 +117,11 @@ func claimStore(o *server.Options) (io.Closer, error) {
 // cluster, which deletes streams of which its cluster knows nothing, and the
 // store of a member to a standalone server, which takes the streams for its own.
 func inspectMember(o *server.Options) error {
-	_, err := os.Stat(filepath.Join(o.StoreDir, metaDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("inspect store directory: %w", err)
+	was, err := memberStore(o.StoreDir)
+	if err != nil {
+		return err
 	}
-	was, is := err == nil, o.Cluster.Port != 0
+	is := o.Cluster.Port != 0
 	streams, err := filepath.Glob(filepath.Join(o.StoreDir, server.JetStreamStoreDir, "*", "streams", "*"))
 	switch {
 	case err != nil:

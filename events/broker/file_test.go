@@ -1,0 +1,82 @@
+package broker_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/revocast/revocast/events/broker"
+)
+
+// writeConfig writes a configuration file and returns its name.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "server.conf")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// A store that was a cluster member's is nobody else's, whatever the cluster's
+// system account is called.
+func TestMemberStore(t *testing.T) {
+	for _, account := range []string{"$SYS", "SYS"} {
+		t.Run(account, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			route := l.Addr().String()
+			_ = l.Close()
+			store := t.TempDir()
+			alone := fmt.Sprintf("server_name: n1\nlisten: \"127.0.0.1:-1\"\njetstream { store_dir: %q, sync_interval: always }\n"+
+				"accounts { %s { users: [ { user: sys, password: pw } ] } }\nsystem_account: %[2]q\n", store, account)
+			member := alone + fmt.Sprintf("cluster { name: c, listen: %q, routes: [ \"nats://%[1]s\" ] }\n", route)
+			s, err := broker.StartFile(broker.FileConfig{File: writeConfig(t, member)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+			if b, err := broker.Start(t.Context(), broker.Config{StoreDir: store}); err == nil || !strings.Contains(err.Error(), "member of a NATS cluster") {
+				t.Errorf("an embedded server on a member's store: %v, %v", b, err)
+			}
+			if s, err := broker.StartFile(broker.FileConfig{File: writeConfig(t, alone)}); err == nil || !strings.Contains(err.Error(), "member of a NATS cluster") {
+				t.Errorf("a standalone server on a member's store: %v, %v", s, err)
+			}
+			// The member itself comes back.
+			if s, err = broker.StartFile(broker.FileConfig{File: writeConfig(t, member)}); err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+		})
+	}
+}
+
+// Reload changes what can be changed, and keeps all of what it was otherwise.
+func TestReload(t *testing.T) {
+	file := writeConfig(t, `listen: "127.0.0.1:-1"`)
+	s, err := broker.StartFile(broker.FileConfig{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for text, good := range map[string]bool{
+		"listen: \"127.0.0.1:-1\"\nmax_payload: 2MB": true,
+		"listen: 127.0.0.1:-1\nserver_name: other":   false,
+		"nonsense": false,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reload(); (err == nil) != good {
+			t.Errorf("reload of %q: %v", text, err)
+		}
+	}
+	if err := s.Err(); err != nil {
+		t.Errorf("gave up: %v", err)
+	}
+}
