@@ -1,0 +1,252 @@
+package nodetest
+
+import (
+	"math"
+	"time"
+)
+
+// Violation is a broken promise.
+type Violation struct {
+	Check string // C1 to C7
+	What  string
+	Ops   []Op // what proves it
+}
+
+// String returns the violation with its proof, a line for each operation.
+func (v Violation) String() string {
+	s := v.Check + ": " + v.What
+	for _, o := range v.Ops {
+		s += "\n    " + o.String()
+	}
+	return s
+}
+
+// margin is what readings of the driver's clock may be apart from the moment
+// that is meant.
+const margin = time.Millisecond
+
+// Check returns which promises of DESIGN section 5 a history breaks, at most a
+// few of each:
+//
+//   - C1: what was acknowledged is there at the end, on every node.
+//   - C2: on a node, a revoked session stays revoked.
+//   - C3: no answer is older than L(1+ρ).
+//   - C4: nothing is good that is asked for after a complete receipt.
+//   - C5: a write is seen by its node, and by whoever asks for its revision.
+//   - C6: at the end all nodes have one digest.
+//   - C7: 2L after healing every node answers and takes creates.
+//
+// What the log itself lost is not held against the nodes. The time is linear
+// in the operations, but for the revocations of one user.
+func Check(ops []Op, lease time.Duration) []Violation {
+	c := newChecker(ops, lease)
+	for i := range ops {
+		o := &ops[i]
+		switch o.Op {
+		case OpUse:
+			c.use(o)
+		case OpRead:
+			c.read(o)
+		case OpProbe:
+			if o.Outcome != OK {
+				c.fail("C7", "a node takes no session after everything healed", *o)
+			}
+		case OpDigest:
+			if c.digest == nil {
+				c.digest = o
+			} else if c.digest.Note != o.Note {
+				c.fail("C6", "two nodes that read one log differ", *c.digest, *o)
+			}
+		}
+	}
+	c.monotone(ops)
+	return c.found
+}
+
+// story is what is known of a session.
+type story struct {
+	create  *Op
+	rotated int64 // when it may first have had another token; MaxInt64: never
+	// sure are acknowledged revocations that cover it, all those that may.
+	sure []*Op
+	all  []*Op
+}
+
+type checker struct {
+	bound  int64 // ns
+	losses []*Op
+	jumps  []*Op // losses, and rewinds without one
+	by     map[string]*story
+	digest *Op
+	found  []Violation
+	count  map[string]int
+}
+
+// enough is how many violations of a kind are reported.
+const enough = 3
+
+func (c *checker) fail(check, what string, ops ...Op) {
+	if c.count[check]++; c.count[check] <= enough {
+		c.found = append(c.found, Violation{check, what, ops})
+	}
+}
+
+func newChecker(ops []Op, lease time.Duration) *checker {
+	c := &checker{
+		bound: int64(float64(lease)*(1+ClockRate)) + int64(margin),
+		by:    map[string]*story{}, count: map[string]int{},
+	}
+	users, groups := map[string][]*story{}, map[string][]*Op{}
+	for i := range ops {
+		switch o := &ops[i]; o.Op {
+		case OpLose:
+			c.losses = append(c.losses, o)
+			c.jumps = append(c.jumps, o)
+		case OpRewind:
+			c.jumps = append(c.jumps, o)
+		case OpCreate:
+			if o.SID != "" && c.by[o.SID] == nil {
+				s := &story{create: o, rotated: math.MaxInt64}
+				c.by[o.SID] = s
+				users[o.User] = append(users[o.User], s)
+			}
+		case OpRevokeUser:
+			groups[o.User] = append(groups[o.User], o)
+		}
+	}
+	for i := range ops {
+		o := &ops[i]
+		s := c.by[o.SID]
+		switch {
+		case s == nil:
+		case o.Op == OpRevoke:
+			// A node that remembers a revocation which the log lost answers
+			// from it; until it has appended it again others need not know.
+			remembered := o.Already && len(c.losses) > 0 && c.losses[0].Start <= o.End
+			s.covered(o, o.Outcome == OK && !c.lost(o) && !remembered && s.create.End <= o.Start)
+		case o.Op == OpUse && o.Via == "rotate":
+			s.rotated = min(s.rotated, o.Start)
+		}
+	}
+	for user, all := range groups {
+		for _, o := range all {
+			for _, s := range users[user] {
+				if s.create.SID == o.Spared && o.Outcome == OK {
+					continue
+				}
+				s.covered(o, o.Outcome == OK && !c.lost(o) && s.create.Outcome == OK && s.create.End <= o.Start && s.create.SID != o.Spared)
+			}
+		}
+	}
+	return c
+}
+
+func (s *story) covered(o *Op, sure bool) {
+	s.all = append(s.all, o)
+	if sure {
+		s.sure = append(s.sure, o)
+	}
+}
+
+// lost reports whether the log may have lost what a write wrote.
+func (c *checker) lost(o *Op) bool {
+	for _, l := range c.losses {
+		if o.Start <= l.End && (o.Outcome != OK || sequence(o.Revision) >= l.Seq || sequence(o.Revision) == 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// rewound reports whether the log had gone backwards before a moment. A
+// revision is then read as bounded by nodes whose generation is above that of
+// the node that gave it; a node that starts later counts generations anew.
+func (c *checker) rewound(by int64) bool {
+	return len(c.jumps) > 0 && c.jumps[0].Start <= by
+}
+
+// use checks C3, C4 and C5 on one use of a session.
+func (c *checker) use(o *Op) {
+	s := c.by[o.SID]
+	if s == nil {
+		return
+	}
+	if o.Outcome == Invalid && o.Reason == "unknown" {
+		c.unseen(s, o)
+	}
+	if o.Outcome != Valid {
+		return
+	}
+	for _, r := range s.sure {
+		switch {
+		case o.Start > r.End && r.Receipt == "complete":
+			c.fail("C4", "good after a complete receipt", *s.create, *r, *o)
+		case o.Start > r.End && r.Node == o.Node && r.Life == o.Life:
+			c.fail("C5", "good on the node that had acknowledged its revocation", *s.create, *r, *o)
+		case o.AtLeast != "" && o.AtLeast == r.Revision && !c.rewound(o.End):
+			c.fail("C5", "good although its revocation was asked for", *s.create, *r, *o)
+		case o.Start > r.End+c.bound:
+			c.fail("C3", "good longer than a lease after its revocation", *s.create, *r, *o)
+		}
+	}
+}
+
+// unseen checks an answer that there is no such session.
+func (c *checker) unseen(s *story, o *Op) {
+	w := s.create
+	if w.Outcome != OK || w.End > o.Start || len(s.all) > 0 || c.lost(w) || o.Via != "jwt" && o.End > s.rotated {
+		return
+	}
+	switch {
+	case w.Node == o.Node && w.Life == o.Life:
+		c.fail("C5", "unknown to the node that created it", *w, *o)
+	case o.AtLeast != "" && o.AtLeast == w.Revision && !c.rewound(o.End):
+		c.fail("C5", "unknown although its creation was asked for", *w, *o)
+	}
+}
+
+// read checks C1 on the final reading of a session.
+func (c *checker) read(o *Op) {
+	s := c.by[o.SID]
+	if s == nil {
+		return
+	}
+	switch {
+	case o.Outcome == Valid && len(s.sure) > 0:
+		c.fail("C1", "an acknowledged revocation is gone at the end", *s.create, *s.sure[0], *o)
+	case o.Outcome == Invalid && len(s.all) == 0 && s.create.Outcome == OK && !c.lost(s.create):
+		c.fail("C1", "an acknowledged session is gone at the end", *s.create, *o)
+	case o.Outcome != Valid && o.Outcome != Invalid:
+		c.fail("C7", "a node does not answer at the end", *o)
+	}
+}
+
+// monotone checks C2. What a log lost, a node that starts after it need not know.
+func (c *checker) monotone(ops []Op) {
+	type place struct {
+		node, sid string
+		life      int
+	}
+	first := map[place]*Op{}
+	of := func(o *Op) place {
+		p := place{node: o.Node, sid: o.SID}
+		if len(c.losses) > 0 {
+			p.life = o.Life
+		}
+		return p
+	}
+	for i := range ops {
+		o := &ops[i]
+		if (o.Op == OpUse || o.Op == OpRead) && o.Outcome == Invalid && o.Reason == "revoked" {
+			if f := first[of(o)]; f == nil || o.End < f.End {
+				first[of(o)] = o
+			}
+		}
+	}
+	for i := range ops {
+		o := &ops[i]
+		if f := first[of(o)]; (o.Op == OpUse || o.Op == OpRead) && o.Outcome == Valid && f != nil && o.Start > f.End {
+			c.fail("C2", "good again on a node that had called it revoked", *f, *o)
+		}
+	}
+}
