@@ -32,6 +32,9 @@ const duplicates = 100 * time.Millisecond
 var (
 	// ErrReplicas: there are fewer servers than copies asked for.
 	ErrReplicas = errors.New("the NATS servers cannot hold so many copies")
+	// ErrStandalone: more than one copy was asked of a server that is no member
+	// of a cluster.
+	ErrStandalone = errors.New("the NATS server is alone and cannot hold copies")
 	// ErrBudget: the budget is more than the servers, or the account, may
 	// still set aside.
 	ErrBudget = errors.New("the NATS servers cannot set so much space aside")
@@ -219,7 +222,7 @@ func createStream(ctx context.Context, api jsAPI, want jetstream.StreamConfig) e
 		case code == codeNoSpace, code == codeAccountLimit, code == codeNoPeers && strings.Contains(err.Error(), "storage"):
 			err, again = fmt.Errorf("%w: %w", ErrBudget, err), false
 		case code == codeStandalone:
-			err, again = fmt.Errorf("%w: %w", ErrReplicas, err), false
+			err, again = fmt.Errorf("%w: %w", ErrStandalone, err), false
 		case code == codeNoPeers:
 			err, again = fmt.Errorf("%w: %w", ErrReplicas, err), time.Since(begun) < peersWait
 		case code == codeNameInUse:

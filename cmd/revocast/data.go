@@ -59,6 +59,9 @@ type state struct {
 	Created bool `json:"created"`
 	// Joined says that another node began the cluster, and made its first keys.
 	Joined bool `json:"joined,omitempty"`
+	// ConfigDomain is the JetStream domain of CONFIG; empty: that of the servers
+	// the node connects to.
+	ConfigDomain string `json:"config_domain,omitempty"`
 	// Bootstrapped says that the first app and its keys are in the log.
 	Bootstrapped bool `json:"bootstrapped"`
 	// Streams are the streams this directory knows, by region.
@@ -69,6 +72,16 @@ type state struct {
 type streamState struct {
 	Number uint8  `json:"number"`
 	Epoch  string `json:"epoch"`
+}
+
+// stream returns what is known of the region's stream.
+func (s *state) stream(region string) events.StreamConfig {
+	k := s.Streams[region]
+	c := events.StreamConfig{Region: region, Cluster: s.Cluster, Number: k.Number, Epoch: k.Epoch}
+	if region == events.ConfigRegion {
+		c.Domain = s.ConfigDomain
+	}
+	return c
 }
 
 // newState returns the state of a new cluster.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func (s *store) reach(ctx context.Context, c storeConfig) (err error) {
 	switch {
 	case s.state != nil:
 		return nil
-	case !c.init:
+	case c.join != "" || !c.init:
 		return s.join(ctx, c)
 	}
 	if err := s.vacant(ctx); err != nil {
@@ -88,46 +89,64 @@ func (s *store) vacant(ctx context.Context) error {
 	return fmt.Errorf("ask %s whether there is a cluster: %w", s.elsewhere(), err)
 }
 
-// elsewhereCluster returns how a cluster's streams are made on NATS servers
-// elsewhere. A cluster of servers must hold as many copies as survive the loss
-// of one, unless it was said otherwise: a server that is only late must not
-// cost the log its copies for good.
-func (s *store) elsewhereCluster(c storeConfig) events.ClusterConfig {
-	copies := c.replicas
-	if copies == 0 && s.conn.ConnectedClusterName() != "" {
-		copies = clusterCopies
+// createElsewhere makes the streams on NATS servers elsewhere. A cluster of
+// servers must hold as many copies as survive the loss of one, unless it was
+// said otherwise: a server that is only late must not cost the log its copies
+// for good. Only one that says that it is alone holds one.
+func (s *store) createElsewhere(ctx context.Context, c storeConfig) error {
+	conf := s.elsewhereCluster(c)
+	err := events.CreateCluster(ctx, s.conn, conf)
+	// An earlier start that was interrupted may have found it to be alone.
+	m, ok := errors.AsType[*events.MismatchError](err)
+	single := ok && len(m.Differences) == 1 && m.Differences[0].Setting == "num_replicas"
+	if c.replicas == 0 && (single || errors.Is(err, events.ErrStandalone)) {
+		conf.Replicas = 1
+		err = events.CreateCluster(ctx, s.conn, conf)
 	}
+	return createRefusal(err)
+}
+
+// elsewhereCluster returns how the streams are made there.
+func (s *store) elsewhereCluster(c storeConfig) events.ClusterConfig {
+	copies := cmp.Or(c.replicas, clusterCopies)
 	size := int64(externalBytes)
 	if c.maxBytes != 0 {
 		size = c.maxBytes
 	}
 	return events.ClusterConfig{
 		Cluster: s.state.Cluster, Region: s.state.Region, Keys: s.keys,
-		MaxBytes: size, ConfigMaxBytes: min(size, events.DefaultConfigBytes), AuditMaxBytes: size, Replicas: copies,
+		Join: s.state.ConfigDomain, MaxBytes: size, ConfigMaxBytes: min(size, events.DefaultConfigBytes), AuditMaxBytes: size, Replicas: copies,
 	}
 }
 
 // createRefusal says what to do when streams could not be made.
 func createRefusal(err error) error {
 	switch {
+	case errors.Is(err, events.ErrStandalone):
+		return fmt.Errorf("%w: give --replicas 1, or none", err)
 	case errors.Is(err, events.ErrReplicas):
 		return fmt.Errorf("%w; a cluster of servers holds %d copies unless it is told otherwise: start more servers, or give --replicas 1 to do without copies", err, clusterCopies)
 	case errors.Is(err, events.ErrBudget):
 		return fmt.Errorf("%w: give a smaller --max-bytes, which is needed twice, or raise max_file of the servers or the account", err)
+	case errors.Is(err, events.ErrDenied):
+		return fmt.Errorf("%w: begin as a NATS user who may make streams; from then on one who may not is enough", err)
 	}
 	return err
 }
 
-// join makes the directory that of a further node of the cluster on the
-// servers. Nothing is made there.
+// join makes the directory that of a further node of a cluster, or, with --init,
+// that of the first node of a further region, whose streams are then to be made.
 func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	if s.keys, err = c.dir.clusterKeys(c.keyFile, false); err != nil {
 		return err
 	}
-	config, err := events.Open(ctx, s.conn, events.StreamConfig{Region: events.ConfigRegion})
-	if errors.Is(err, events.ErrNoStream) {
-		return fmt.Errorf("there is no cluster on %s: begin one with --init, on one node only; the others join it with its cluster key", s.elsewhere())
-	} else if err != nil {
+	config, err := events.Open(ctx, s.conn, events.StreamConfig{Region: events.ConfigRegion, Domain: c.join})
+	switch {
+	case errors.Is(err, events.ErrNoStream) && c.join != "":
+		return fmt.Errorf("no cluster was begun in region %s, as seen from %s", c.join, s.elsewhere())
+	case errors.Is(err, events.ErrNoStream):
+		return fmt.Errorf("there is no cluster on %s: begin one with --init, on one node only, or name the region that did with --join; other nodes need its cluster key", s.elsewhere())
+	case err != nil:
 		return err
 	}
 	regions, err := config.Regions(ctx, s.keys)
@@ -137,17 +156,47 @@ func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	} else if err != nil {
 		return err
 	}
-	names := slices.Sorted(maps.Keys(regions))
 	region := c.region
+	if c.init {
+		err = s.vacantRegion(ctx, region)
+	} else {
+		region, err = chosen(region, regions, config.Cluster())
+	}
+	if err != nil {
+		return err
+	}
+	s.state = newState(modeNats, region, s.keys.IDs()[0])
+	s.state.Cluster, s.state.Joined, s.state.ConfigDomain = config.Cluster(), true, c.join
+	if c.init {
+		return c.dir.writeState(s.state)
+	}
+	s.joining = true
+	return nil
+}
+
+// chosen returns the region of a node that joins: the one it was told, or the
+// only one there is.
+func chosen(region string, regions map[string]uint8, cluster string) (string, error) {
+	names := slices.Sorted(maps.Keys(regions))
 	if region == "" && len(names) == 1 {
 		region = names[0]
 	}
 	if !slices.Contains(names, region) {
-		return fmt.Errorf("cluster %s has no region %q; it has %s: give one of these with --region", config.Cluster(), region, strings.Join(names, ", "))
+		return "", fmt.Errorf("cluster %s has no region %q; it has %s: give one of these with --region", cluster, region, strings.Join(names, ", "))
 	}
-	s.state = newState(modeNats, region, s.keys.IDs()[0])
-	s.state.Cluster, s.state.Joined = config.Cluster(), true
-	return nil
+	return region, nil
+}
+
+// vacantRegion checks that the servers hold no stream of the region yet.
+func (s *store) vacantRegion(ctx context.Context, region string) error {
+	_, err := events.Open(ctx, s.conn, events.StreamConfig{Region: region})
+	switch {
+	case errors.Is(err, events.ErrNoStream):
+		return nil
+	case err == nil:
+		return fmt.Errorf("region %s is on %s already: join it, without --init", region, s.elsewhere())
+	}
+	return err
 }
 
 // openRegion opens the stream of another region: it is in the JetStream domain

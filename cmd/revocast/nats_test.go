@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -70,26 +72,7 @@ func testTwoNodes(t *testing.T, bin string) {
 	join := append(flags, "--node", "b", "--cluster-key-file", filepath.Join(dir, "a", "cluster.key"))
 	b := serveOn(t, bin, filepath.Join(dir, "b"), a, join...)
 
-	exchange := func(from, to *serving) {
-		t.Helper()
-		var made api.SessionAnswer
-		if status := from.post(t.Context(), http.DefaultClient, "/v1/sessions", from.apiKey, api.CreateSession{UserID: "ada"}, &made); status != http.StatusCreated {
-			t.Fatalf("create answers %d\n%s", status, from.stderr)
-		}
-		created := to.until(t, made.SessionToken, http.StatusNoContent)
-		to.until(t, made.SessionJWT, http.StatusNoContent)
-		var revoked api.RevokeAnswer
-		status := from.post(t.Context(), http.DefaultClient, "/v1/sessions/revoke", from.apiKey, api.Revoke{SessionToken: made.SessionToken}, &revoked)
-		if status != http.StatusOK || revoked.Revoked != 1 {
-			t.Fatalf("revoke answers %d, %+v\n%s", status, revoked, from.stderr)
-		}
-		gone := to.until(t, made.SessionToken, http.StatusUnauthorized)
-		to.until(t, made.SessionJWT, http.StatusUnauthorized)
-		if got := from.verify(t, http.DefaultClient, made.SessionToken); got != http.StatusUnauthorized {
-			t.Errorf("the node that revoked answers %d", got)
-		}
-		t.Logf("the other node knew the session after %v and its end after %v", created, gone)
-	}
+	exchange := func(from, to *serving) { exchange(t, from, to) }
 	exchange(a, b)
 	exchange(b, a)
 
@@ -126,5 +109,90 @@ func settle(t *testing.T, s *serving) {
 			t.Fatalf("create answers %d\n%s", status, s.stderr)
 		}
 		<-tick.C
+	}
+}
+
+// exchange makes a session on one node and ends it there; the other one knows
+// both, by token and by JWT.
+func exchange(t *testing.T, from, to *serving) {
+	t.Helper()
+	var made api.SessionAnswer
+	if status := from.post(t.Context(), http.DefaultClient, "/v1/sessions", from.apiKey, api.CreateSession{UserID: "ada"}, &made); status != http.StatusCreated {
+		t.Fatalf("create answers %d\n%s", status, from.stderr)
+	}
+	created := to.until(t, made.SessionToken, http.StatusNoContent)
+	to.until(t, made.SessionJWT, http.StatusNoContent)
+	var revoked api.RevokeAnswer
+	status := from.post(t.Context(), http.DefaultClient, "/v1/sessions/revoke", from.apiKey, api.Revoke{SessionToken: made.SessionToken}, &revoked)
+	if status != http.StatusOK || revoked.Revoked != 1 {
+		t.Fatalf("revoke answers %d, %+v\n%s", status, revoked, from.stderr)
+	}
+	gone := to.until(t, made.SessionToken, http.StatusUnauthorized)
+	to.until(t, made.SessionJWT, http.StatusUnauthorized)
+	if got := from.verify(t, http.DefaultClient, made.SessionToken); got != http.StatusUnauthorized {
+		t.Errorf("the node that revoked answers %d", got)
+	}
+	t.Logf("the other node knew the session after %v and its end after %v", created, gone)
+}
+
+// natsFile runs the program as a server of a file in deploy/nats.
+func natsFile(t *testing.T, bin, file string, env ...string) *process {
+	t.Helper()
+	cmd := exec.Command(bin, "broker", "--nats-config", filepath.Join("..", "..", "deploy", "nats", file))
+	cmd.Env = append(os.Environ(), env...)
+	p, err := startProcess(cmd)
+	if err != nil {
+		t.Fatalf("broker: %v\n%s%s", err, p.out, p.stderr)
+	}
+	t.Cleanup(p.kill)
+	return p
+}
+
+// free returns a loopback address on which nothing listens.
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Two regions, each with a server of its own as deployed, are one service: a
+// session is known in both, wherever it was made. The operator begins each
+// region; the node's own user does for the rest.
+func testTwoRegions(t *testing.T, bin string) {
+	leaf, dir := free(t), t.TempDir()
+	env := []string{"NATS_LEAF_LISTEN=" + leaf, "NATS_LEAF_URL=nats://backbone:pw-backbone@" + leaf}
+	for _, user := range []string{"SYS", "NODE", "OPERATOR", "SUBSCRIBER", "BACKBONE"} {
+		env = append(env, "NATS_"+user+"_PASSWORD=pw-"+strings.ToLower(user))
+	}
+	addr := map[string]string{"eu": free(t), "us": free(t)}
+	for _, region := range []string{"eu", "us"} {
+		natsFile(t, bin, "two-regions/"+region+".conf", append(env, "NATS_LISTEN="+addr[region], "NATS_STORE="+filepath.Join(dir, "nats-"+region))...)
+	}
+	start := func(region, user string, keys *serving, flags ...string) *serving {
+		return serveOn(t, bin, filepath.Join(dir, region), keys, append(flags, "--nats", "nats://"+user+":pw-"+user+"@"+addr[region],
+			"--node", "node-"+region, "--public-url", "https://sessions.example")...)
+	}
+	eu := start("eu", "operator", nil, "--init", "--region", "eu", "--max-bytes", "64MiB")
+	key := filepath.Join(dir, "eu", "cluster.key")
+	us := start("us", "operator", eu, "--init", "--join", "eu", "--region", "us", "--max-bytes", "64MiB", "--cluster-key-file", key)
+	exchange(t, eu, us)
+	exchange(t, us, eu)
+	for _, s := range []*serving{eu, us} {
+		if err := s.signal(syscall.SIGTERM); err != nil {
+			t.Fatalf("ended with %v\n%s", err, s.stderr)
+		}
+	}
+	eu = start("eu", "node", nil)
+	us = start("us", "node", eu, "--cluster-key-file", key)
+	exchange(t, eu, us)
+	exchange(t, us, eu)
+	for name, s := range map[string]*serving{"eu": eu, "us": us} {
+		if text := s.stderr.String(); strings.Contains(text, "no permission") {
+			t.Errorf("%s lacks a permission:\n%s", name, text)
+		}
 	}
 }

@@ -30,9 +30,10 @@ type serveCmd struct {
 	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
 	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory). The key itself can be in REVOCAST_CLUSTER_KEY instead."`
 	NatsListen     string   `name:"nats-listen" placeholder:"ADDR" help:"Address on which the embedded NATS server takes clients, who need no password (default: none)."`
+	Join           string   `placeholder:"REGION" help:"Region that began the cluster, if it is not this node's own; its JetStream domain is called the same. With --init the node's region is added to that cluster (default: the node's own region began it)."`
 	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
 	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
-	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats: there it makes the streams, on the first node of a cluster only."`
+	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
 }
 
@@ -77,7 +78,7 @@ func (c *serveCmd) Run(e *env) error {
 	ctx, cancel := context.WithTimeout(e.ctx, openTimeout)
 	s.store, err = openStore(ctx, storeConfig{
 		dir: s.dir, region: c.Region, keyFile: c.ClusterKeyFile, create: true, init: c.Init,
-		nats: c.natsFlags, replicas: c.Replicas, maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
+		nats: c.natsFlags, join: c.Join, replicas: c.Replicas, maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
 	})
 	cancel()
 	if err != nil && e.ctx.Err() != nil {
@@ -108,6 +109,12 @@ func (c *serveCmd) check() error {
 	switch {
 	case c.Nats != "" && c.NatsListen != "":
 		return &usageError{errors.New("--nats and --nats-listen: give one; with --nats there is no embedded server to listen")}
+	case c.Nats == "" && c.Join != "":
+		return &usageError{errors.New("--join needs --nats: an embedded log is a cluster of its own")}
+	case c.Join != "" && (!events.ValidName(c.Join) || c.Join == c.Region):
+		return &usageError{fmt.Errorf("--join %q: want the name of another region", c.Join)}
+	case c.Join != "" && c.Init && c.Region == "":
+		return &usageError{errors.New("--join with --init adds a region: name it with --region")}
 	case c.Nats == "" && c.Replicas != 0:
 		return &usageError{errors.New("--replicas needs --nats: an embedded log is one copy")}
 	case c.Replicas < 0 || c.Replicas > 5:

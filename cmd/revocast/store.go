@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,10 @@ type storeConfig struct {
 	create, init bool
 	// nats says where the log is, if not in the directory.
 	nats natsFlags
+	// join is the region that began the cluster, if it is not the directory's.
+	join string
 	// replicas is the number of copies of a new log elsewhere; 0: see
-	// elsewhereCluster.
+	// createElsewhere.
 	replicas int
 	// maxBytes is the budget of a new log; 0: see budgets.
 	maxBytes int64
@@ -44,7 +47,9 @@ type store struct {
 	keys   *events.ClusterKeys
 	broker *broker.Broker // nil: the log is elsewhere
 	lock   io.Closer      // of the directory, where no broker holds it
-	conn   *events.Conn
+	// joining says that the streams are there, and the directory is new.
+	joining bool
+	conn    *events.Conn
 
 	settings, home *events.JetStream
 	archive        *events.JetStreamArchive
@@ -74,7 +79,7 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !s.state.Created && !s.state.Joined {
+	if !s.state.Created && !s.joining {
 		if err := s.create(ctx, c); err != nil {
 			return nil, err
 		}
@@ -115,22 +120,22 @@ func (s *store) embed(ctx context.Context, c storeConfig) (err error) {
 
 // create makes the streams.
 func (s *store) create(ctx context.Context, c storeConfig) error {
-	conf := s.elsewhereCluster(c)
-	if s.broker != nil {
-		var err error
-		if conf, err = s.newCluster(c); err != nil {
-			return err
-		}
+	if s.broker == nil {
+		return s.createElsewhere(ctx, c)
 	}
-	return createRefusal(events.CreateCluster(ctx, s.conn, conf))
+	conf, err := s.newCluster(c)
+	if err != nil {
+		return err
+	}
+	return events.CreateCluster(ctx, s.conn, conf)
 }
 
 func (s *store) openStreams(ctx context.Context) (err error) {
 	st := s.state
-	if s.settings, err = events.Open(ctx, s.conn, streamConfig(st.Cluster, events.ConfigRegion, st.Streams)); err != nil {
+	if s.settings, err = events.Open(ctx, s.conn, st.stream(events.ConfigRegion)); err != nil {
 		return err
 	}
-	if s.home, err = events.Open(ctx, s.conn, streamConfig(st.Cluster, st.Region, st.Streams)); err != nil {
+	if s.home, err = events.Open(ctx, s.conn, st.stream(st.Region)); err != nil {
 		return err
 	}
 	s.archive, err = events.OpenArchive(ctx, s.conn, events.ArchiveConfig{Region: st.Region, Cluster: st.Cluster})
@@ -156,7 +161,7 @@ func (s *store) known(c storeConfig) (*state, error) {
 		if !c.create {
 			return nil, fmt.Errorf("%s is not the data directory of a node: give it with --data", c.dir)
 		}
-		if c.mode() == modeNats && !c.init {
+		if c.mode() == modeNats && (!c.init || c.join != "") {
 			if err := c.dir.mustHaveKey(c.keyFile); err != nil {
 				return nil, err
 			}
@@ -165,6 +170,9 @@ func (s *store) known(c storeConfig) (*state, error) {
 	}
 	if err := c.dir.sameMode(st.Mode, c.mode()); err != nil {
 		return nil, err
+	}
+	if c.join != "" && c.join != st.ConfigDomain {
+		return nil, fmt.Errorf("data directory %s belongs to a cluster that was begun by %s, not by region %q: start it without --join", c.dir, cmp.Or(st.ConfigDomain, "its own region"), c.join)
 	}
 	if c.region != "" && c.region != st.Region {
 		return nil, fmt.Errorf("data directory %s belongs to region %q, not %q: start it with --region %[2]s, or give another --data for region %[3]s", c.dir, st.Region, c.region)
@@ -247,12 +255,6 @@ func (s *store) newCluster(c storeConfig) (events.ClusterConfig, error) {
 			byteSize(conf.MaxBytes), byteSize(conf.AuditMaxBytes), byteSize(space), c.dir)
 	}
 	return conf, nil
-}
-
-// streamConfig returns what is known of the region's stream.
-func streamConfig(cluster, region string, known map[string]streamState) events.StreamConfig {
-	k := known[region]
-	return events.StreamConfig{Region: region, Cluster: cluster, Number: k.Number, Epoch: k.Epoch}
 }
 
 // streamRefusal says what to do about a stream that is gone.

@@ -106,9 +106,11 @@ func (t *eventsTail) open(ctx context.Context) ([]events.Log, *events.ClusterKey
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	cluster, region, known := "", t.Region, map[string]streamState(nil)
+	region := t.Region
 	if st != nil && (region == "" || region == st.Region) {
-		cluster, region, known = st.Cluster, st.Region, st.Streams
+		region = st.Region
+	} else {
+		st = new(state) // nothing is known
 	}
 	if region == "" {
 		return nil, nil, nil, &usageError{errors.New("which region? give it with --region, or the node's data directory with --data")}
@@ -123,7 +125,7 @@ func (t *eventsTail) open(ctx context.Context) ([]events.Log, *events.ClusterKey
 	}
 	var logs []events.Log
 	for _, r := range []string{events.ConfigRegion, region} {
-		l, err := events.Open(ctx, nc, streamConfig(cluster, r, known))
+		l, err := events.Open(ctx, nc, st.stream(r))
 		if err != nil {
 			nc.Close()
 			return nil, nil, nil, err
