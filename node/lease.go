@@ -27,9 +27,11 @@ type lease struct {
 	proven   atomic.Int64 // when the newest heartbeat seen again was sent; 0: never
 	reason   atomic.Pointer[string]
 
-	mu   sync.Mutex               // guards sent and dead
+	mu   sync.Mutex               // guards the fields below
 	sent map[uint64]time.Duration // heartbeat number to Clock.Boot when it was sent
 	dead bool                     // dropped for good: the node is leaving
+	// floor is a sequence of the stream; heartbeats at or below it renew nothing.
+	floor uint64
 }
 
 func newLease(length time.Duration) *lease {
@@ -78,10 +80,10 @@ func (l *lease) sending(n uint64, now time.Duration) {
 	l.sent[n] = now
 }
 
-// returned renews the lease for heartbeat n of this incarnation, all before
-// which readers see already. A heartbeat that was not sent under this lease
-// renews nothing.
-func (l *lease) returned(n uint64) {
+// returned renews the lease for heartbeat n of this incarnation, which stands at
+// seq in the stream and all before which readers see already. A heartbeat that
+// was not sent under this lease, or was renounced, renews nothing.
+func (l *lease) returned(n, seq uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at, ok := l.sent[n]
@@ -96,10 +98,23 @@ func (l *lease) returned(n uint64) {
 	if int64(at) > l.proven.Load() {
 		l.proven.Store(int64(at))
 	}
-	if end := int64(at + l.length); end > l.deadline.Load() {
+	if end := int64(at + l.length); end > l.deadline.Load() && seq > l.floor {
 		l.deadline.Store(end)
 		l.because(reasonSilent) // what it will be if nothing renews it
 	}
+}
+
+// renounce reports whether the lease is not held at the time now of Clock.Boot.
+// If so, no heartbeat at or below seq will renew it: whenever it is held again,
+// readers see the stream up to there.
+func (l *lease) renounce(seq uint64, now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holds(now) {
+		return false
+	}
+	l.floor = max(l.floor, seq)
+	return true
 }
 
 // drop ends the lease at once, and with it what was proven. Heartbeats sent
@@ -111,6 +126,7 @@ func (l *lease) drop(reason string) {
 	l.deadline.Store(0)
 	l.proven.Store(0)
 	clear(l.sent)
+	l.floor = 0 // heartbeats sent from now on follow everything that was renounced for
 	l.because(reason)
 	l.dead = l.dead || reason == reasonLeaving
 }

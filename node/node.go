@@ -64,6 +64,10 @@ type Config struct {
 	// Keys authenticate what is read and seal what is written.
 	Keys *events.ClusterKeys
 
+	// Mesh is how nodes confirm to one another what they have applied; nil: a
+	// receipt waits until the leases of other nodes have ended.
+	Mesh events.Mesh
+
 	// Lease is L; 0 is DefaultLease. All nodes must agree on it: a receipt is
 	// wrong if some node's lease is longer than the coordinator believes.
 	Lease time.Duration
@@ -127,6 +131,7 @@ type Node struct {
 	refusals refusals
 
 	jwtLives jwtLives
+	faults   faults
 
 	agreed atomic.Int64 // newest stamp (unix ms) of an own heartbeat that fitted the wall clock
 
@@ -197,6 +202,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
+	g.Go(func() error { return n.confirms(ctx) })
 	return g.Wait()
 }
 

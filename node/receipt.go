@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,52 +23,243 @@ const (
 	receiptPartial   = "partial" // a node that is cut off may serve its old answer, as the app wants
 )
 
+// Methods by which a receipt became complete.
+const (
+	methodSole      = "sole"      // no other process reaches the log
+	methodConfirmed = "confirmed" // every member said so, or has left
+	methodWaited    = "waited"    // some were silent for so long that they have no lease
+)
+
+const (
+	// maxReceiptWait bounds how long a request waits for a receipt: below what
+	// clients and proxies usually wait for an answer.
+	maxReceiptWait = 20 * time.Second
+	// answerTime is left of a caller's deadline to answer in.
+	answerTime = 100 * time.Millisecond
+)
+
 // receipt says how far a revocation has come that was begun at start (of
 // Clock.Wall), stands at pos, and is applied on this node.
 //
-// Where no other process reaches the log, that is everywhere. Else it is
-// complete once W has passed since its acknowledgement (rule R9): a node that
-// has not applied it by then has had no lease since. The clock begins here,
-// after the acknowledgement, which only makes it wait longer.
+// Where no other process reaches the log, that is everywhere. With wait "all"
+// it waits for the other nodes (see inquiry), but not beyond maxReceiptWait or
+// the end of ctx: it is then "committed" and can be asked for again.
 //
 // jwtLife is the longest life of a JWT that a node may have minted before it
 // applied the revocation.
 func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, start time.Time, wait string, jwtLife time.Duration) *api.Receipt {
 	clock := n.conf.Clock
+	// W counts from the acknowledgement (rule R9). A later moment only makes
+	// it wait longer.
 	acknowledged := clock.Boot()
+	if at, ok := s.members.since(pos.Seq); ok {
+		acknowledged = min(acknowledged, at) // a position that is old already
+	}
+	if n.faults.fromRequest {
+		acknowledged -= clock.Wall().Sub(start)
+	}
 	r := &api.Receipt{
 		Revision: pos.String(), Status: receiptCommitted,
 		Applied: []api.ReceiptApplied{{Node: n.conf.Name, MS: clock.Wall().Sub(start).Milliseconds()}},
 	}
-	left := n.maxWait()
+	safe := acknowledged + n.maxWait()
 	switch {
 	case n.conf.Solo:
-		r.Status, left = receiptComplete, 0
-	case wait == waitAll && n.sleepUntil(ctx, acknowledged+left):
-		r.Status, left = receiptComplete, 0
-	default:
-		left = max(0, acknowledged+left-clock.Boot())
+		r.Status, r.Method, safe = receiptComplete, methodSole, clock.Boot()
+	case wait == waitAll || clock.Boot() >= safe:
+		q := &inquiry{n: n, s: s, pos: pos, start: start, bound: safe, answers: map[events.Incarnation]bool{}, news: make(chan struct{}, 1)}
+		if q.run(ctx) {
+			r.Status, safe = receiptComplete, min(safe, clock.Boot())
+		}
+		q.report(r)
+	}
+	if r.Status == receiptCommitted {
+		r.ReceiptURL = n.issuer + "/v1/receipts/" + r.Revision
 	}
 	r.TookMS = clock.Wall().Sub(start).Milliseconds()
-	r.JWTSafeAfter = clock.Wall().Add(left + jwtLife).UTC().Truncate(time.Millisecond)
+	r.JWTSafeAfter = clock.Wall().Add(safe - clock.Boot() + jwtLife).UTC().Truncate(time.Millisecond)
 	return r
 }
 
-// sleepUntil returns true once Clock.Boot has come to t, false when ctx ended
-// before. Timers do not run while the machine is suspended and Clock.Boot does,
-// so the clock is asked again.
-func (n *Node) sleepUntil(ctx context.Context, t time.Duration) bool {
+// inquiry finds out whether every node has applied a position, or can no longer
+// answer without it.
+//
+// An incarnation that may hold a lease is waited for until it confirms, or its
+// farewell is applied, or W has passed since its newest heartbeat was applied
+// here. At the bound, W after the acknowledgement, nobody is waited for any
+// more: who has not applied the position by then has had no lease since.
+type inquiry struct {
+	n     *Node
+	s     *stream
+	pos   events.Position
+	start time.Time     // of the request, by Clock.Wall
+	bound time.Duration // of Clock.Boot
+
+	// Owned by the goroutine of run.
+	waited []member // pending at some look
+	silent []member // given up
+
+	mu      sync.Mutex // guards what follows
+	answers map[events.Incarnation]bool
+	applied []api.ReceiptApplied
+	fenced  []string
+	news    chan struct{} // 1 deep: somebody confirmed
+}
+
+// run returns true once the receipt is complete, false when it cannot be told in
+// time.
+func (q *inquiry) run(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, maxReceiptWait)
+	defer cancel()
+	if end, ok := ctx.Deadline(); ok {
+		var early context.CancelFunc
+		ctx, early = context.WithDeadline(ctx, end.Add(-answerTime))
+		defer early()
+	}
+	// Membership is what the log says before the position (rule R11).
+	if q.s.wait(ctx, q.pos.Seq) != nil {
+		return false
+	}
+	asking, stop := context.WithCancel(ctx)
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	defer stop()
+	asks := false
 	for {
-		left := t - n.conf.Clock.Boot()
-		if left <= 0 {
+		now := q.n.conf.Clock.Boot()
+		gone := q.s.members.farewells()
+		switch {
+		case q.s.position().Gen != q.pos.Gen:
+			return false // the log went backwards: nothing counted so far holds
+		case now >= q.bound:
+			q.silent = q.pending(now, 0)
 			return true
 		}
-		select {
-		case <-time.After(left):
-		case <-ctx.Done():
+		// Confirmations count only while the own subscription has been unbroken
+		// for W (rule R13): a log that lost its end may have lost the heartbeat
+		// that made somebody a member.
+		next := now + q.n.maxWait() - q.s.unbrokenFor(now)
+		if next <= now || q.n.faults.fastAfterBreak {
+			if !asks && q.n.conf.Mesh != nil {
+				asks = true
+				asked.Go(func() {
+					q.n.conf.Mesh.Ask(asking, events.Question{Stream: q.pos.Stream, Seq: q.pos.Seq}, q.confirmed)
+				})
+			}
+			left := q.pending(now, q.n.maxWait())
+			if len(left) == 0 {
+				// Members that were forgotten for a rebuild are not those of before.
+				return q.s.position().Gen == q.pos.Gen
+			}
+			next = q.bound
+			for _, m := range left {
+				next = min(next, m.heard+q.n.maxWait())
+			}
+		}
+		if !q.sleep(ctx, min(next, q.bound), gone) {
 			return false
 		}
 	}
+}
+
+// pending returns the members that are to be waited for at now; after quiet
+// without a heartbeat none is. Quiet 0 is for all.
+func (q *inquiry) pending(now, quiet time.Duration) []member {
+	seq := q.pos.Seq
+	if q.n.faults.membersAtRequest {
+		seq -= min(seq, 3)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.silent = nil
+	var left []member
+	for _, m := range q.s.members.before(seq) {
+		switch {
+		case m.incarnation == q.n.incarnation || q.answers[m.incarnation] || m.left != 0:
+		case quiet != 0 && now-m.heard >= quiet:
+			if q.wasWaitedFor(m) {
+				q.silent = append(q.silent, m)
+			}
+		case q.n.faults.silentIsDead && now-q.bound+q.n.maxWait() >= 100*time.Millisecond:
+		default:
+			left = append(left, m)
+			if !q.wasWaitedFor(m) {
+				q.waited = append(q.waited, m)
+			}
+		}
+	}
+	return left
+}
+
+func (q *inquiry) wasWaitedFor(m member) bool {
+	return slices.ContainsFunc(q.waited, func(w member) bool { return w.incarnation == m.incarnation })
+}
+
+// confirmed notes an answer.
+func (q *inquiry) confirmed(c events.Confirmation) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.answers[c.Incarnation] {
+		return
+	}
+	q.answers[c.Incarnation] = true
+	if c.Fenced {
+		q.fenced = append(q.fenced, c.Node)
+	} else {
+		q.applied = append(q.applied, api.ReceiptApplied{Node: c.Node, MS: q.n.conf.Clock.Wall().Sub(q.start).Milliseconds()})
+	}
+	select {
+	case q.news <- struct{}{}:
+	default:
+	}
+}
+
+// sleep returns true when there is something to look at: the time of Clock.Boot
+// has come, somebody confirmed or left. It returns false when ctx ended. Timers
+// do not run while the machine is suspended and Clock.Boot does, so it may be
+// late: the caller asks the clock.
+func (q *inquiry) sleep(ctx context.Context, until time.Duration, gone <-chan struct{}) bool {
+	timer := time.NewTimer(max(0, until-q.n.conf.Clock.Boot()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-q.news:
+	case <-gone:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// report writes into the receipt who did what.
+func (q *inquiry) report(r *api.Receipt) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r.Applied = append(r.Applied, q.applied...)
+	r.Fenced = names(q.fenced)
+	for _, m := range q.s.members.before(q.pos.Seq) {
+		if m.left > q.pos.Seq && !q.answers[m.incarnation] {
+			r.Left = append(r.Left, m.node)
+		}
+	}
+	r.Left = names(r.Left)
+	for _, m := range q.silent {
+		r.WaitedOut = append(r.WaitedOut, m.node)
+	}
+	r.WaitedOut = names(r.WaitedOut)
+	if r.Status == receiptCommitted {
+		return
+	}
+	r.Method = methodConfirmed
+	if len(q.silent) > 0 || q.n.conf.Clock.Boot() >= q.bound {
+		r.Method = methodWaited
+	}
+}
+
+// names sorts and removes repetitions.
+func names(all []string) []string {
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // jwtLives remembers until when JWTs of an app may be around that were minted

@@ -38,6 +38,9 @@ type stream struct {
 	beats  atomic.Uint64                     // number of the newest heartbeat, marker or registration
 	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
 
+	members   members
+	resumedAt atomic.Int64 // Clock.Boot in ns when following last began or began again
+
 	reads   *barrier // shared by all whose answer depends on what this node may not have heard
 	missing negative // what was asked for and is not in the stream
 
@@ -67,7 +70,7 @@ type waiter struct {
 func newStream(n *Node, log events.Log, f fold) *stream {
 	s := &stream{
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
-		lease: newLease(n.conf.Lease), leased: make(chan struct{}),
+		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
 		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 	s.digest.Store(&map[string]string{})
@@ -95,6 +98,7 @@ func (s *stream) follow(ctx context.Context) error {
 		if again {
 			s.applied.Store(0) // first: nobody may take the old sequence for the new
 			s.fold.Rewind()
+			s.members.reset() // after the generation: see inquiry.run
 			s.missing.empty() // after the fold: see negative
 			s.mu.Lock()
 			s.lost = true
@@ -131,6 +135,7 @@ func (s *stream) followOnce(ctx context.Context) error {
 		Anchor:   s.own,
 		Apply:    s.apply,
 		CaughtUp: s.caughtUp,
+		Resumed:  s.resumed,
 	})
 	if err == nil {
 		err = context.Cause(ctx)
@@ -156,8 +161,11 @@ func (s *stream) apply(e events.Entry) error {
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
 	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
-		s.renew(beat.N, e.Time)
+		s.renew(beat.N, e.Seq, e.Time)
 		s.takeDigest(beat, e.Time)
+	}
+	if s.members.concerns(r) {
+		s.members.apply(r, s.node.conf.Clock.Boot())
 	}
 	s.advance(e.Seq)
 	s.node.metrics.applied.WithLabelValues(s.region, r.Trust.String()).Inc()
@@ -167,7 +175,7 @@ func (s *stream) apply(e events.Entry) error {
 	return nil
 }
 
-func (s *stream) renew(n uint64, logged time.Time) {
+func (s *stream) renew(n, seq uint64, logged time.Time) {
 	// Two clocks that disagree say that one is wrong. Where node and log have
 	// the same clock, only its going back shows: what was expired would be good.
 	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), time.UnixMilli(s.node.agreed.Load()).Sub(logged)
@@ -180,7 +188,7 @@ func (s *stream) renew(n uint64, logged time.Time) {
 		return
 	}
 	s.node.agree(logged.UnixMilli())
-	s.lease.returned(n)
+	s.lease.returned(n, seq)
 	select {
 	case <-s.leased:
 	default:

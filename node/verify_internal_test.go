@@ -35,7 +35,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.home.lease.sending(1, n.conf.Clock.Boot())
-	n.home.lease.returned(1)
+	n.home.lease.returned(1, 1)
 	unknown, _ := events.NewToken(2).Key()
 	for name, look := range map[string]func() (answer, error){
 		"token":   func() (answer, error) { key, _ := token.Key(); return n.byToken(key) },

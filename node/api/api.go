@@ -166,11 +166,22 @@ type Receipt struct {
 	Revision string `json:"revision"`
 	// Status is "committed", "complete" (no node anywhere answers "valid" any more) or
 	// "partial" (but for nodes that are cut off and serve old answers because the app wants that).
-	Status  string           `json:"status"`
+	Status string `json:"status"`
+	// Method is how it became complete: "sole" (no other node can exist), "confirmed" (each node said so or has left),
+	// "waited" (the leases of silent ones have ended).
+	Method  string           `json:"method,omitempty"`
 	Applied []ReceiptApplied `json:"applied,omitempty"`
-	TookMS  int64            `json:"took_ms"`
+	// Fenced names nodes that answer nothing until they have applied it.
+	Fenced []string `json:"fenced,omitempty"`
+	// WaitedOut names nodes that were silent for so long that they can answer nothing.
+	WaitedOut []string `json:"waited_out,omitempty"`
+	// Left names nodes that said farewell meanwhile.
+	Left   []string `json:"left,omitempty"`
+	TookMS int64    `json:"took_ms"`
 	// JWTSafeAfter is when the last JWT minted before the revocation expires.
 	JWTSafeAfter time.Time `json:"jwt_safe_after"`
+	// ReceiptURL is where to ask again, as long as it is only committed.
+	ReceiptURL string `json:"receipt_url,omitempty"`
 }
 
 // ReceiptApplied is a node that applied the revocation.

@@ -1,0 +1,71 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// confirms answers, until ctx ends, what other nodes ask for their receipts.
+func (n *Node) confirms(ctx context.Context) error {
+	if n.conf.Mesh == nil {
+		return nil
+	}
+	return n.conf.Mesh.Run(ctx, n.confirm)
+}
+
+// confirm says yes once no request that begins from then on is answered by this
+// node without the position: it is visible to readers (rule R12), or the node
+// holds no lease and renounces every heartbeat below the position. So a node
+// that joins, or is cut off from the log alone, holds up no receipt. It says
+// nothing when W has passed first: by then nobody waits for it.
+//
+// Having come as far is worth nothing without a lease: the log may have gone
+// backwards, and what was applied at this sequence be another event. With one
+// it is the log of the last L, and whoever asks has seen that unbroken for W.
+func (n *Node) confirm(ctx context.Context, q events.Question) (events.Confirmation, bool) {
+	c := events.Confirmation{Node: n.conf.Name, Incarnation: n.incarnation}
+	s := n.streamOf(q.Stream)
+	if s == nil || s.lease.ended() {
+		return c, false // after a farewell nothing is said any more
+	}
+	if n.faults.confirmEarly {
+		return c, true
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.maxWait())
+	defer cancel()
+	for {
+		if s.lease.renounce(q.Seq, n.conf.Clock.Boot()) {
+			c.Fenced = true
+			return c, true
+		}
+		gen := s.position().Gen
+		if err := s.wait(ctx, q.Seq); err != nil {
+			return c, false
+		}
+		// The lease after the sequence and the generation last: a rebuild drops
+		// the lease first and begins the generation last.
+		if s.lease.holds(n.conf.Clock.Boot()) && s.position().Gen == gen {
+			return c, true
+		}
+	}
+}
+
+// unbrokenFor returns how long the subscription has been without a break.
+func (s *stream) unbrokenFor(now time.Duration) time.Duration {
+	return now - time.Duration(s.resumedAt.Load())
+}
+
+// resumed notes that following begins, or begins again.
+func (s *stream) resumed() { s.resumedAt.Store(int64(s.node.conf.Clock.Boot())) }
+
+// faults break a rule each, so that tests can show that it would be noticed.
+// All are false outside tests.
+type faults struct {
+	silentIsDead     bool // R5: who does not answer within a moment is not waited for
+	fromRequest      bool // R9: W counts from the request
+	membersAtRequest bool // R11: members as they were a moment before the revocation
+	confirmEarly     bool // R12: a node confirms what its readers do not see
+	fastAfterBreak   bool // R13: confirmations count right after a break
+}
