@@ -64,6 +64,14 @@ func (s *Settings) Position() (gen uint32, seq uint64) {
 // LogTime returns the newest time of the applied records.
 func (s *Settings) LogTime() time.Time { return s.Snapshot().LogTime }
 
+// Begin sets the generation in which CONFIG is read. It is called before the
+// first record.
+func (s *Settings) Begin(gen uint32) {
+	next := *s.Snapshot()
+	next.Gen = gen
+	s.now.Store(&next)
+}
+
 // Rewind begins a new generation because CONFIG went backwards. What is held
 // stays in force until the log, read again, says otherwise.
 func (s *Settings) Rewind() {

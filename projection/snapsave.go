@@ -87,11 +87,11 @@ func (m *Map) beginSnapshot(streams []SnapshotStream) (map[uint8]snapPosition, e
 			return nil, fmt.Errorf("stream %d is named twice", s.Number)
 		}
 		p := m.streams[s.Number].snapPosition()
-		switch number, known := m.number(s.Region); {
+		switch name := m.streams[s.Number].name(); {
 		case s.Anchor.Seq > p.seq:
 			return nil, fmt.Errorf("stream %d is applied up to %d, below its anchor %d", s.Number, p.seq, s.Anchor.Seq)
-		case known && number != s.Number, !known && m.streams[s.Number].named():
-			return nil, fmt.Errorf("stream %d is not named %q", s.Number, s.Region)
+		case name != "" && name != s.Region:
+			return nil, fmt.Errorf("stream %d is named %q, not %q", s.Number, name, s.Region)
 		}
 		at[s.Number] = p
 	}
@@ -109,11 +109,11 @@ func (s *stream) snapPosition() snapPosition {
 	return snapPosition{gen: s.gen, seq: s.seq, reread: s.reread, logTime: s.logTime.Load()}
 }
 
-// named reports whether a name was learnt from records of the stream.
-func (s *stream) named() bool {
+// name returns the region that was learnt from records, empty before.
+func (s *stream) name() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.region != ""
+	return s.region
 }
 
 // endSnapshot writes how far each stream can have been applied when the copy
