@@ -190,7 +190,12 @@ func testTwoRegions(t *testing.T, bin string) {
 	us = start("us", "node", eu, "--cluster-key-file", key)
 	exchange(t, eu, us)
 	exchange(t, us, eu)
-	for name, s := range map[string]*serving{"eu": eu, "us": us} {
+	// A further node of the second region.
+	us2 := serveOn(t, bin, filepath.Join(dir, "us2"), eu, "--nats", "nats://node:pw-node@"+addr["us"], "--node", "node-us2",
+		"--public-url", "https://sessions.example", "--join", "eu", "--region", "us", "--cluster-key-file", key)
+	exchange(t, us2, eu)
+	exchange(t, eu, us2)
+	for name, s := range map[string]*serving{"eu": eu, "us": us, "us2": us2} {
 		if text := s.stderr.String(); strings.Contains(text, "no permission") {
 			t.Errorf("%s lacks a permission:\n%s", name, text)
 		}

@@ -199,6 +199,9 @@ func (s *store) newNode(c node.Config) (*node.Node, error) {
 	} else {
 		c.Open = s.openRegion
 	}
+	if !c.Solo {
+		c.Mesh = events.NewMesh(s.conn, s.keys)
+	}
 	n, err := node.New(c)
 	if err != nil {
 		return nil, err
