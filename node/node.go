@@ -83,6 +83,13 @@ type Config struct {
 	// Disk is the store under an embedded log; nil when the log is elsewhere.
 	Disk Disk
 
+	// SnapshotDir is where snapshots of the sessions are kept, so that a start
+	// need not read the whole log; empty: there are none. It is this node's
+	// alone. SnapshotEvery is the time between two; 0: 5 minutes. The last one
+	// is written when Run ends.
+	SnapshotDir   string
+	SnapshotEvery time.Duration
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -110,8 +117,10 @@ type Node struct {
 
 	sessions projection.Projection
 	catalog  *projection.Settings
-	settings *stream // CONFIG
-	home     *stream // of the node's region
+	// snapshots is nil without a directory for them.
+	snapshots *snapshots
+	settings  *stream // CONFIG
+	home      *stream // of the node's region
 	// followed are all streams, CONFIG and home first; replaced as a whole by
 	// followRegions.
 	followed atomic.Pointer[[]*stream]
@@ -180,6 +189,7 @@ func New(c Config) (*Node, error) {
 		asks:        pace{every: askPace},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
+	n.openSnapshots()
 	n.settings = newStream(n, c.Settings, settingsFold{n})
 	n.home = newStream(n, c.Home, sessionFold{n, c.Home.Number()})
 	n.followed.Store(&[]*stream{n.settings, n.home})
@@ -203,7 +213,10 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.confirms(ctx) })
-	return g.Wait()
+	g.Go(func() error { return n.keepSnapshots(ctx) })
+	err := g.Wait()
+	n.saveSnapshot()
+	return err
 }
 
 // live starts what a stream consists of.

@@ -60,6 +60,9 @@ type stream struct {
 	warned  time.Time               // when an overwrite was last logged
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
+
+	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
+	tape    *tape    // for the next snapshot; nil without snapshots
 }
 
 type waiter struct {
@@ -75,6 +78,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 	}
 	s.digest.Store(&map[string]string{})
 	s.reads = newBarrier(s)
+	s.resume()
 	return s
 }
 
@@ -97,6 +101,8 @@ func (s *stream) follow(ctx context.Context) error {
 	for again := false; ; again = true {
 		if again {
 			s.applied.Store(0) // first: nobody may take the old sequence for the new
+			s.overlap = nil
+			s.tape.reset()
 			s.fold.Rewind()
 			s.members.reset() // after the generation: see inquiry.run
 			s.missing.empty() // after the fold: see negative
@@ -131,7 +137,7 @@ func (s *stream) followOnce(ctx context.Context) error {
 	s.mu.Unlock()
 	s.doomed.Store(false)
 	err := s.log.Follow(ctx, events.Follow{
-		From:     1,
+		From:     s.overlap.start(),
 		Anchor:   s.own,
 		Apply:    s.apply,
 		CaughtUp: s.caughtUp,
@@ -157,6 +163,10 @@ func (s *stream) apply(e events.Entry) error {
 	if s.doomed.Load() {
 		return events.ErrRewound
 	}
+	if err := s.overlap.check(&e); err != nil {
+		return err
+	}
+	s.tape.note(&e, s.tape != nil && s.isMarker(&e))
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative

@@ -1,0 +1,460 @@
+package node
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
+)
+
+const (
+	// snapshotEvery is the default of Config.SnapshotEvery.
+	snapshotEvery = 5 * time.Minute
+	// snapshotRetry is the time until a snapshot that could not be written is
+	// tried again: right after a start there is no anchor yet.
+	snapshotRetry = 15 * time.Second
+	// snapshotsKept is the number of files kept, so that a damaged one costs
+	// minutes and not the whole log.
+	snapshotsKept = 2
+	// tapeLimit bounds what a stream remembers between two of its markers, at
+	// 24 bytes each. Beyond it there is no snapshot until the next marker.
+	tapeLimit = 1 << 20
+
+	snapshotPrefix, snapshotSuffix = "sessions-", ".snap"
+	snapshotTemp                   = ".tmp"
+)
+
+// snapshots is a node's directory of snapshots. It is nil without one.
+type snapshots struct {
+	dir   string
+	every time.Duration
+	key   []byte
+	m     *projection.Map
+	// loaded is what the loaded snapshot says of each stream. It never changes.
+	loaded map[uint8]projection.SnapshotStream
+}
+
+// openSnapshots loads the newest snapshot that can be believed. What cannot is
+// passed over: the log has it all.
+func (n *Node) openSnapshots() {
+	if n.conf.SnapshotDir == "" {
+		return
+	}
+	n.snapshots = &snapshots{
+		dir: n.conf.SnapshotDir, every: cmp.Or(n.conf.SnapshotEvery, snapshotEvery),
+		key: n.conf.Keys.Derive("revocast snapshot 1", 32), m: &projection.Map{Lease: n.conf.Lease},
+	}
+	n.sessions = n.snapshots.m
+	names, err := n.snapshots.list()
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		n.conf.Log.Error("snapshots cannot be listed", "dir", n.snapshots.dir, "error", err)
+	}
+	for _, name := range slices.Backward(names) {
+		h, err := n.loadSnapshot(filepath.Join(n.snapshots.dir, name))
+		if err != nil {
+			n.conf.Log.Error("snapshot is refused", "file", name, "error", err)
+			continue
+		}
+		n.conf.Log.Info("snapshot loaded", "file", name, "age", n.conf.Clock.Wall().Sub(time.UnixMilli(h.Created)).Round(time.Second))
+		return
+	}
+}
+
+func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshot: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	m, h, err := projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), n.snapshots.key)
+	if err != nil {
+		return nil, err
+	}
+	// Streams of other regions are not open yet: resume looks at theirs.
+	cluster, _ := identity(n.conf.Home)
+	epochs := map[uint8]string{}
+	loaded := map[uint8]projection.SnapshotStream{}
+	for _, s := range h.Streams {
+		epochs[s.Number], loaded[s.Number] = s.Epoch, s
+	}
+	_, epochs[n.conf.Home.Number()] = identity(n.conf.Home)
+	if err := h.Check(cluster, epochs); err != nil {
+		return nil, err
+	}
+	m.Lease = n.conf.Lease
+	n.sessions, n.snapshots.m, n.snapshots.loaded = m, m, loaded
+	n.catalog.Begin(h.SettingsGen)
+	return h, nil
+}
+
+// identity returns which cluster and which creation of its stream the log is
+// of; a log in memory has neither.
+func identity(log events.Log) (cluster, epoch string) {
+	if l, ok := log.(interface {
+		Cluster() string
+		Epoch() string
+	}); ok {
+		return l.Cluster(), l.Epoch()
+	}
+	return "", ""
+}
+
+// resume makes the stream, not followed yet, go on from the loaded snapshot.
+func (s *stream) resume() {
+	n := s.node
+	if _, sessions := s.fold.(sessionFold); !sessions || n.snapshots == nil {
+		return
+	}
+	s.tape = new(tape)
+	from, ok := n.snapshots.loaded[s.number]
+	if !ok {
+		return
+	}
+	if _, epoch := identity(s.log); from.Anchor.Seq == 0 || from.Epoch != epoch || from.Region != s.region {
+		n.conf.Log.Error("snapshot is of another stream; it is read from its beginning", "stream", s.region)
+		s.fold.Rewind()
+		s.lost = true
+		return
+	}
+	s.overlap = &overlap{from: from}
+	// The node may have stopped before it appended again what was lost.
+	s.lost = from.Gen > 0
+}
+
+// overlap proves that the log still holds what the loaded snapshot was made
+// from (rule R8). The follow goroutine owns it.
+type overlap struct {
+	from     projection.SnapshotStream
+	anchored bool
+}
+
+// start returns the sequence from which the stream is followed.
+func (o *overlap) start() uint64 {
+	if o == nil {
+		return 1
+	}
+	return o.from.Anchor.Seq
+}
+
+// check returns ErrRewound if the entry is not what was applied. The first has
+// to be the anchor itself: what begins after it proves nothing. Of what follows
+// some may be compacted away, but what is there must have been there.
+func (o *overlap) check(e *events.Entry) error {
+	if o == nil || o.anchored && e.Seq > o.from.High {
+		return nil
+	}
+	want, ok := o.from.Anchor, true
+	if o.anchored && e.Seq != want.Seq {
+		var i int
+		i, ok = slices.BinarySearchFunc(o.from.Ring, e.Seq, func(p projection.Passed, seq uint64) int { return cmp.Compare(p.Seq, seq) })
+		if ok {
+			want = o.from.Ring[i]
+		}
+	}
+	if !ok || want.Seq != e.Seq || want.Sum != projection.SumEntry(e) {
+		return fmt.Errorf("%w: at sequence %d it holds another event than the snapshot was made from, or no longer its anchor %d",
+			events.ErrRewound, e.Seq, o.from.Anchor.Seq)
+	}
+	o.anchored = true
+	return nil
+}
+
+// tape remembers what was handed to the fold since the newest marker of this
+// node. A nil tape remembers nothing.
+type tape struct {
+	mu     sync.Mutex // guards the fields below
+	passed []projection.Passed
+	held   bool // a snapshot is being written: nothing may be forgotten
+	newest int  // index of the newest marker
+	resets int
+}
+
+// note remembers the entry, which has not been handed to the fold yet.
+func (t *tape) note(e *events.Entry, marker bool) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !marker && len(t.passed) == 0, len(t.passed) > 0 && e.Seq <= t.passed[len(t.passed)-1].Seq:
+		return
+	case len(t.passed) >= tapeLimit:
+		t.passed, t.newest = nil, 0
+		return
+	}
+	if marker {
+		t.newest = len(t.passed)
+		defer t.trim()
+	}
+	t.passed = append(t.passed, projection.Passed{Seq: e.Seq, Sum: projection.SumEntry(e)})
+}
+
+// trim forgets what is before the newest marker. The caller holds mu.
+func (t *tape) trim() {
+	if !t.held {
+		t.passed, t.newest = append(t.passed[:0], t.passed[t.newest:]...), 0
+	}
+}
+
+// reset forgets all, because the stream begins anew.
+func (t *tape) reset() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passed, t.newest = nil, 0
+	t.resets++
+}
+
+// hold keeps what there is until release, and returns the anchor, zero if there
+// is none, and how often the tape was reset.
+func (t *tape) hold() (anchor projection.Passed, resets int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = true
+	if len(t.passed) > 0 {
+		anchor = t.passed[0]
+	}
+	return anchor, t.resets
+}
+
+func (t *tape) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = false
+	t.trim()
+}
+
+// all returns what was passed, and how often the tape was reset.
+func (t *tape) all() ([]projection.Passed, int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.passed), t.resets
+}
+
+// isMarker reports whether the entry is a marker of this incarnation.
+func (s *stream) isMarker(e *events.Entry) bool {
+	return strings.HasSuffix(e.Subject, "."+string(events.KindMarker)) && s.own(*e)
+}
+
+// keepSnapshots writes a snapshot now and then until ctx ends.
+func (n *Node) keepSnapshots(ctx context.Context) error {
+	if n.snapshots == nil {
+		return nil
+	}
+	wait := n.snapshots.every
+	for {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+		wait = n.snapshots.every
+		if !n.saveSnapshot() {
+			wait = min(wait, snapshotRetry)
+		}
+	}
+}
+
+// saveSnapshot writes a snapshot, and reports whether it did. One goroutine at
+// a time calls it.
+func (n *Node) saveSnapshot() bool {
+	if n.snapshots == nil {
+		return false
+	}
+	err := n.writeSnapshot()
+	switch {
+	case errors.Is(err, errNotAnchored):
+		n.conf.Log.Debug("no snapshot yet", "error", err)
+	case err != nil:
+		n.conf.Log.Warn("snapshot was not written", "error", err)
+	}
+	return err == nil
+}
+
+var errNotAnchored = errors.New("a stream has no anchor yet, or is not whole")
+
+func (n *Node) writeSnapshot() error {
+	gen, _ := n.catalog.Position()
+	h := projection.SnapshotHeader{Node: n.conf.Name, Created: n.wall(), SettingsGen: gen}
+	h.Cluster, _ = identity(n.conf.Home)
+	tapes := map[uint8]*tape{}
+	resets := map[uint8]int{}
+	for _, s := range n.streams() {
+		if s.tape == nil {
+			continue
+		}
+		anchor, count := s.tape.hold()
+		defer s.tape.release()
+		_, seq := s.fold.Position()
+		_, epoch := identity(s.log)
+		from := projection.SnapshotStream{Number: s.number, Region: s.region, Epoch: epoch, Anchor: anchor}
+		if anchor.Seq == 0 {
+			// Out of reach ever since the start: what was loaded still holds.
+			if from = n.snapshots.loaded[s.number]; !s.untouched(from) {
+				return fmt.Errorf("%w: %s", errNotAnchored, s.region)
+			}
+		} else if seq < anchor.Seq || !s.whole() {
+			return fmt.Errorf("%w: %s", errNotAnchored, s.region)
+		} else {
+			tapes[s.number], resets[s.number] = s.tape, count
+		}
+		h.Streams = append(h.Streams, from)
+	}
+	for number, from := range n.snapshots.loaded {
+		if n.stream(number) == nil {
+			h.Streams = append(h.Streams, from) // not followed yet, or no more
+		}
+	}
+	ring := func(number uint8) []projection.Passed {
+		if t := tapes[number]; t != nil {
+			passed, _ := t.all()
+			return passed
+		}
+		return n.snapshots.loaded[number].Ring
+	}
+	return n.snapshots.save(h.Created, func(w io.Writer) error {
+		if err := n.snapshots.m.WriteSnapshot(w, n.snapshots.key, h, ring); err != nil {
+			return err
+		}
+		for number, t := range tapes {
+			if _, now := t.all(); now != resets[number] {
+				return fmt.Errorf("stream %d began anew meanwhile", number)
+			}
+		}
+		return nil
+	})
+}
+
+// untouched reports whether nothing was applied to the stream since it was
+// loaded.
+func (s *stream) untouched(from projection.SnapshotStream) bool {
+	gen, seq := s.fold.Position()
+	return from.Anchor.Seq != 0 && gen == from.Gen && seq == from.Seq && s.applied.Load() == 0
+}
+
+// whole reports whether what is applied has nothing left to be repaired: a node
+// that loads it would not know.
+func (s *stream) whole() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.caught && !s.lost && len(s.broken) == 0
+}
+
+// list returns the names of the snapshots, oldest first.
+func (d *snapshots) list() ([]string, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if _, ok := snapshotTime(e.Name()); ok && e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// snapshotName returns the name of a snapshot made at ms; names sort as times do.
+func snapshotName(ms int64) string {
+	return fmt.Sprintf("%s%016d%s", snapshotPrefix, ms, snapshotSuffix)
+}
+
+func snapshotTime(name string) (int64, bool) {
+	digits, ok := strings.CutPrefix(name, snapshotPrefix)
+	digits, suffixed := strings.CutSuffix(digits, snapshotSuffix)
+	ms, err := strconv.ParseInt(digits, 10, 64)
+	return ms, ok && suffixed && err == nil && snapshotName(ms) == name
+}
+
+// save writes a snapshot as the newest, durably and as a whole or not at all,
+// and removes all but the newest ones.
+func (d *snapshots) save(ms int64, write func(io.Writer) error) error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return fmt.Errorf("make directory of snapshots: %w", err)
+	}
+	names, err := d.list()
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		newest, _ := snapshotTime(names[len(names)-1])
+		ms = max(ms, newest+1) // whatever the clock says: the newest counts
+	}
+	temp := filepath.Join(d.dir, snapshotName(ms)+snapshotTemp)
+	defer func() { _ = os.Remove(temp) }() // it is gone when all went well
+	if err := writeDurably(temp, write); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, filepath.Join(d.dir, snapshotName(ms))); err != nil {
+		return fmt.Errorf("name snapshot: %w", err)
+	}
+	if err := syncDir(d.dir); err != nil {
+		return err
+	}
+	return d.prune(snapshotName(ms), names)
+}
+
+func writeDurably(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("make snapshot: %w", err)
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	err = write(w)
+	if err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("sync directory of snapshots: %w", err)
+	}
+	return nil
+}
+
+// prune removes the older snapshots, and what a crash left of unfinished ones.
+func (d *snapshots) prune(newest string, older []string) error {
+	var errs []error
+	for _, name := range older[:max(0, len(older)-(snapshotsKept-1))] {
+		errs = append(errs, os.Remove(filepath.Join(d.dir, name)))
+	}
+	left, _ := filepath.Glob(filepath.Join(d.dir, snapshotPrefix+"*"+snapshotSuffix+snapshotTemp)) // the pattern is right
+	for _, path := range left {
+		if filepath.Base(path) != newest+snapshotTemp {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove old snapshots: %w", err)
+	}
+	return nil
+}
