@@ -37,6 +37,7 @@ func (s *stream) beat(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+		case <-s.soon:
 		case <-ctx.Done():
 			return nil
 		}

@@ -41,6 +41,9 @@ func (s *stream) caughtUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.caught = true
+	if s.gaps.open {
+		s.hurry()
+	}
 	s.signalLocked()
 }
 

@@ -138,8 +138,9 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	case projection.Unknown:
 		return http.StatusOK, &api.RevokeAnswer{Freshness: f.freshness()}, nil
 	case projection.Revoked:
-		// Another node may not have heard of it yet.
-		return n.revoked(ctx, r, f.at, 0)
+		// Another node may not have heard of it yet. The position that the answer
+		// is of was read before the lookup, and may be before the revocation.
+		return n.revoked(ctx, r, n.home.position(), 0)
 	}
 	e := &events.Revoke{
 		App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,

@@ -61,6 +61,9 @@ type stream struct {
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
 
+	gaps gaps
+	soon chan struct{} // 1 deep: the next heartbeat is wanted at once
+
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
 	tape    *tape    // for the next snapshot; nil without snapshots
 }
@@ -74,7 +77,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 	s := &stream{
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
-		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1),
+		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1),
 	}
 	s.digest.Store(&map[string]string{})
 	s.reads = newBarrier(s)
@@ -101,6 +104,7 @@ func (s *stream) follow(ctx context.Context) error {
 	for again := false; ; again = true {
 		if again {
 			s.applied.Store(0) // first: nobody may take the old sequence for the new
+			s.gaps = gaps{}
 			s.overlap = nil
 			s.tape.reset()
 			s.fold.Rewind()
@@ -167,17 +171,21 @@ func (s *stream) apply(e events.Entry) error {
 		return err
 	}
 	s.tape.note(&e, s.tape != nil && s.isMarker(&e))
+	s.pass(e.Seq)
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
 	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
+		s.gaps.returned(beat.N)
 		s.renew(beat.N, e.Seq, e.Time)
 		s.takeDigest(beat, e.Time)
 	}
 	if s.members.concerns(r) {
 		s.members.apply(r, s.node.conf.Clock.Boot())
 	}
-	s.advance(e.Seq)
+	if !s.gaps.open {
+		s.advance(e.Seq)
+	}
 	s.node.metrics.applied.WithLabelValues(s.region, r.Trust.String()).Inc()
 	if effect == projection.Overwrite {
 		s.overwritten(e, r)

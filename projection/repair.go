@@ -249,7 +249,14 @@ func (m *Map) lost(stream uint8, now int64) (out []Repair) {
 			}
 			for _, old := range k.kept {
 				if fix, ok := m.restate(key, old, now); ok {
-					fix.Event.(*events.RevokeAll).Prev = k.last
+					e := fix.Event.(*events.RevokeAll)
+					e.Prev = k.last
+					// It becomes the newest: what others revoked meanwhile
+					// must not be spared again.
+					e.Except = slices.DeleteFunc(e.Except, func(sid events.SID) bool {
+						r := m.get(sid)
+						return r != nil && r.revoked()
+					})
 					out = append(out, fix)
 				}
 			}

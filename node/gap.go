@@ -1,0 +1,56 @@
+package node
+
+// A stream keeps only the newest message of a subject, so what a node reads
+// late has gaps: an event that is absent may have been replaced by one that is
+// still to come. Until that one is applied, "applied up to here" would be
+// wrong, and a heartbeat between the two would renew the lease of a node that
+// has seen neither.
+//
+// Whatever replaced what is absent was in the stream when its absence showed,
+// so it stands before every heartbeat sent later. After a gap, therefore, only
+// heartbeats sent since renew the lease, and nobody is told of a new position
+// before such a one is applied.
+
+// gaps is what the follow goroutine, which owns it, knows of them.
+type gaps struct {
+	seen  uint64 // the last sequence applied
+	open  bool   // what replaced an absent event may be still to come
+	after uint64 // number of the newest heartbeat when its absence showed
+}
+
+// pass notes that the sequence is applied next.
+func (s *stream) pass(seq uint64) {
+	g := &s.gaps
+	absent := seq > g.seen+1
+	g.seen = max(g.seen, seq)
+	if !absent {
+		return
+	}
+	if !g.open {
+		s.hurry()
+	}
+	g.open, g.after = true, s.beats.Load()
+	s.lease.forget()
+}
+
+// returned notes that an own heartbeat is applied.
+func (g *gaps) returned(n uint64) {
+	if n > g.after {
+		g.open = false
+	}
+}
+
+// forget makes the heartbeats sent so far renew nothing.
+func (l *lease) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.sent)
+}
+
+// hurry has the next heartbeat sent at once.
+func (s *stream) hurry() {
+	select {
+	case s.soon <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,53 @@
+package node_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// A session is revoked twice, and a node that is behind reads the stream when
+// the second revocation has replaced the first. Its heartbeat stands between
+// the two: it proves nothing, because the node has seen neither.
+func TestHeartbeatBeforeTheReplacement(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b, link := h.twinLink("n2")
+		c := h.login("ada")
+		time.Sleep(3 * time.Second)
+		b.verify(c.str("session_token")).want(http.StatusNoContent)
+
+		behind, stuck := make(chan struct{}), make(chan struct{})
+		link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
+			select {
+			case <-behind:
+			case <-ctx.Done():
+			}
+			if strings.HasSuffix(e.Subject, ".rev") {
+				select {
+				case <-stuck:
+				case <-ctx.Done():
+				}
+			}
+			return 1
+		}})
+		revoke := func() {
+			h.inject(&events.Revoke{App: "acme", User: "ada", SID: sidOf(t, c), At: time.Now().UnixMilli()})
+		}
+		revoke()
+		first := time.Now()
+		time.Sleep(5 * time.Second)
+		revoke()
+		close(behind)
+		time.Sleep(time.Until(first.Add(lease + time.Second)))
+		if v := b.verify(c.str("session_token")); v.Status != http.StatusServiceUnavailable {
+			t.Errorf("a lease and a second after the revocation: %d", v.Status)
+		}
+		close(stuck)
+		time.Sleep(2 * time.Second)
+		b.verify(c.str("session_token")).wantRefused("revoked")
+	})
+}
