@@ -100,6 +100,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 		case rt.Pattern == "GET /v1/sessions/{sid}/{what}":
 			want["GET /v1/sessions/{sid}/events"] = api.ScopeRead
 			want["GET /v1/sessions/jwks/{app}"] = ""
+		case rt.Pattern == "GET /v1/receipts/{revision}":
+			want[rt.Pattern] = api.ScopeRevoke // or read
 		case strings.HasSuffix(rt.Pattern, "/"):
 			want[rt.Pattern+"{path}"] = rt.Scope
 		default:
@@ -118,7 +120,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	for _, v := range []any{
 		api.APIKey{}, api.APIKeyAnswer{}, api.APIKeyList{}, api.App{}, api.AppAnswer{}, api.AppList{}, api.AppSettings{},
 		api.Attributes{}, api.Authenticate{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
-		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.PatchSession{}, api.Ready{}, api.Receipt{}, api.ReceiptApplied{},
+		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.PatchSession{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
 		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
 		api.StreamState{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},

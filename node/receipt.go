@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +80,86 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 	}
 	r.TookMS = clock.Wall().Sub(start).Milliseconds()
 	r.JWTSafeAfter = clock.Wall().Add(safe - clock.Boot() + jwtLife).UTC().Truncate(time.Millisecond)
+	return r
+}
+
+// getReceipt answers GET /v1/receipts/{revision} on any node: it finds out again
+// how far each position of the revision has come. By default it waits as a
+// revoke with wait "all" does; with ?wait=none it says what is known by itself.
+func (n *Node) getReceipt(ctx context.Context, c *call) (int, any, error) {
+	caller, err := n.authorize(c.r, api.ScopeRevoke)
+	if err != nil {
+		if caller, err = n.authorize(c.r, api.ScopeRead); err != nil {
+			return 0, nil, err
+		}
+	}
+	wait := cmp.Or(c.r.URL.Query().Get("wait"), waitAll)
+	if wait != waitAll && wait != waitNone {
+		return 0, nil, fail(api.InvalidArgument, "wait %q: want none or all", wait).with("field", "wait")
+	}
+	revision, err := events.ParseRevision(c.r.PathValue("revision"))
+	if err != nil {
+		return 0, nil, fail(api.InvalidArgument, "%q is not a revision", c.r.PathValue("revision")).with("field", "revision").because(err)
+	}
+	for _, p := range revision {
+		if err := n.findPosition(ctx, p); err != nil {
+			return 0, nil, err
+		}
+	}
+	out := &api.ReceiptAnswer{Status: receiptComplete, Receipts: make([]api.Receipt, len(revision))}
+	var all sync.WaitGroup
+	for i, p := range revision {
+		all.Go(func() { out.Receipts[i] = *n.receiptAgain(ctx, &caller, p, wait) })
+	}
+	all.Wait()
+	status := http.StatusOK
+	for _, r := range out.Receipts {
+		switch r.Status {
+		case receiptCommitted:
+			out.Status, status = r.Status, http.StatusAccepted
+		case receiptPartial:
+			if status == http.StatusOK {
+				out.Status = r.Status
+			}
+		}
+	}
+	return status, out, nil
+}
+
+// findPosition returns nil once this node has come as far as the position, and
+// an error when it cannot say anything about it.
+func (n *Node) findPosition(ctx context.Context, p events.Position) error {
+	s := n.streamOf(p.Stream)
+	if s == nil {
+		return fail(api.NotFound, "no stream %q", p.Stream)
+	}
+	switch gen := s.position().Gen; {
+	case p.Gen > gen:
+		return fail(api.ConsistencyTimeout, "this node has not heard of generation %d of stream %s", p.Gen, p.Stream)
+	case p.Gen < gen:
+		return fail(api.NotFound, "stream %s went backwards since %s; what it lost of revocations was written again: revoke again for a new receipt", p.Stream, p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, consistencyWait)
+	defer cancel()
+	if err := s.wait(ctx, p.Seq); err != nil {
+		return fail(api.ConsistencyTimeout, "this node has not come as far as %s; ask again", p).because(err)
+	}
+	return nil
+}
+
+// receiptAgain returns the receipt of a position that this node has applied.
+// What stands there is not asked, so the longest life of a JWT is assumed that
+// it may be about.
+func (n *Node) receiptAgain(ctx context.Context, c *caller, p events.Position, wait string) *api.Receipt {
+	s, life := n.streamOf(p.Stream), maxJWTTTL*time.Second
+	app, ok := n.app(c.app)
+	if ok && s != n.settings {
+		life = n.jwtLife(app)
+	}
+	r := n.receipt(ctx, s, p, n.conf.Clock.Wall(), wait, life)
+	if !n.conf.Solo && r.Status == receiptComplete && s != n.settings && (!ok || n.whenStale(c.app) == whenStaleServe) {
+		r.Status = receiptPartial
+	}
 	return r
 }
 

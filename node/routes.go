@@ -39,6 +39,7 @@ func (n *Node) routes() []route {
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
 		{pattern: "GET /v1/verify", raw: n.verify},
 		{pattern: "POST /v1/verify", raw: n.verify},

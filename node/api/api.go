@@ -184,6 +184,14 @@ type Receipt struct {
 	ReceiptURL string `json:"receipt_url,omitempty"`
 }
 
+// ReceiptAnswer answers GET /v1/receipts/{revision}: a receipt of each position,
+// and the least that can be said of all of them.
+type ReceiptAnswer struct {
+	Meta
+	Status   string    `json:"status"`
+	Receipts []Receipt `json:"receipts"`
+}
+
 // ReceiptApplied is a node that applied the revocation.
 type ReceiptApplied struct {
 	Node string `json:"node"`
