@@ -63,7 +63,7 @@ func (s *stream) resumed() { s.resumedAt.Store(int64(s.node.conf.Clock.Boot())) 
 // faults break a rule each, so that tests can show that it would be noticed.
 // All are false outside tests.
 type faults struct {
-	silentIsDead     bool // R5: who does not answer within a moment is not waited for
+	silentIsDead     bool // R5: who missed two heartbeats is not waited for
 	fromRequest      bool // R9: W counts from the request
 	membersAtRequest bool // R11: members as they were a moment before the revocation
 	confirmEarly     bool // R12: a node confirms what its readers do not see

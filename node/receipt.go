@@ -249,7 +249,7 @@ func (q *inquiry) run(ctx context.Context) bool {
 func (q *inquiry) pending(now, quiet time.Duration) []member {
 	seq := q.pos.Seq
 	if q.n.faults.membersAtRequest {
-		seq -= min(seq, 3)
+		seq -= min(seq, 8)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -262,7 +262,7 @@ func (q *inquiry) pending(now, quiet time.Duration) []member {
 			if q.wasWaitedFor(m) {
 				q.silent = append(q.silent, m)
 			}
-		case q.n.faults.silentIsDead && now-q.bound+q.n.maxWait() >= 100*time.Millisecond:
+		case q.n.faults.silentIsDead && now-m.heard > 2*q.n.conf.Beat:
 		default:
 			left = append(left, m)
 			if !q.wasWaitedFor(m) {
