@@ -328,13 +328,13 @@ func TestTwoRegions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	numbers := map[string]uint8{}
 	for at, nc := range conns {
 		config, err := events.Open(ctx, nc, events.StreamConfig{Region: events.ConfigRegion, Domain: "eu"})
 		if err != nil {
 			t.Fatalf("CONFIG from %s: %v", at, err)
 		}
-		if numbers, err = config.Regions(ctx, keys); err != nil || numbers["eu"] != 2 || numbers["us"] != 3 {
+		numbers, err := config.Regions(ctx, keys)
+		if err != nil || numbers["eu"] != 2 || numbers["us"] != 3 {
 			t.Errorf("regions from %s: %v, %v", at, numbers, err)
 		}
 		for region := range conns {

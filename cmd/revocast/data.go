@@ -30,6 +30,7 @@ const stateFormat = 1
 //	cluster.key     the cluster key, unless it comes from elsewhere
 //	bootstrap.json  the first keys for the API (bootstrapFile)
 //	jetstream/      the log, unless it is elsewhere
+//	snapshots/      what the log came to, so that a start need not read all of it
 //	.gitignore      keeps all of this out of a repository it may lie in
 type dataDir string
 
@@ -42,6 +43,7 @@ func (d dataDir) keyFile() string         { return d.path("cluster.key") }
 func (d dataDir) bootstrapFile() string   { return d.path("bootstrap.json") }
 func (d dataDir) pendingFile() string     { return d.path(".bootstrap.json") }
 func (d dataDir) logDir() string          { return d.path("jetstream") }
+func (d dataDir) snapshotDir() string     { return d.path("snapshots") }
 func (d dataDir) lockFile() string        { return d.path(".lock") }
 
 // state is what a data directory remembers, in cluster.json. It is written

@@ -94,7 +94,8 @@ func (c *serveCmd) Run(e *env) error {
 		s.log.Warn("--public-url is not given: the nodes of a cluster need one and the same, the issuer of its JWTs", "issuer", s.url)
 	}
 	if s.node, err = s.store.newNode(node.Config{
-		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.Nats == "", Log: s.log,
+		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.Nats == "",
+		SnapshotDir: s.dir.snapshotDir(), Log: s.log,
 	}); err != nil {
 		return err
 	}
