@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/broker"
 	"github.com/revocast/revocast/node"
 )
 
@@ -213,6 +215,29 @@ func TestSnapshotContradicted(t *testing.T) {
 	}
 }
 
+// TestSnapshotOfConfig: CONFIG is read from its beginning, in the generation it
+// had.
+func TestSnapshotOfConfig(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h := snapshotHarness(t, dir)
+		h.config.Truncate(1)
+		time.Sleep(time.Minute)
+		revision := func(h *harness, app string) string {
+			return h.do(h.admin, "POST", "/v1/apps", map[string]any{"app_id": app}).want(http.StatusCreated).str("revision")
+		}
+		if got := revision(h, "one"); !strings.HasPrefix(got, "_config:1:") {
+			t.Fatalf("revision %s", got)
+		}
+		h.stop()
+		n, _ := h.again(dir)
+		n.start()
+		if got := revision(n, "two"); !strings.HasPrefix(got, "_config:1:") {
+			t.Errorf("revision %s", got)
+		}
+	})
+}
+
 // TestSnapshotDamaged: the older one counts, and without any the log.
 func TestSnapshotDamaged(t *testing.T) {
 	dir := t.TempDir()
@@ -302,4 +327,47 @@ func TestSnapshotsKept(t *testing.T) {
 			t.Errorf("%v, %v", info, err)
 		}
 	})
+}
+
+// TestSnapshotOfRealLog: the same on JetStream.
+func TestSnapshotOfRealLog(t *testing.T) {
+	l := newRealLog(t, broker.Config{Lazy: true}, events.ClusterConfig{})
+	dir := t.TempDir()
+	withDir := func(c *node.Config) { c.SnapshotDir = dir }
+	n := l.start(t, withDir)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	all := n.enterMany(t, 100)
+	want := make([]int, len(all))
+	for i := range all {
+		want[i] = http.StatusNoContent
+		n.alter(random, &all[i])
+		if random.IntN(3) == 0 {
+			n.do(n.key, "POST", "/v1/sessions/revoke", map[string]any{"session_token": all[i].token}).want(http.StatusOK)
+			want[i] = http.StatusUnauthorized
+		}
+	}
+	now := time.Now().UnixMilli()
+	digest := n.node.SessionDigest(now)
+	for range 2 {
+		n.stop()
+		if len(files(t, dir)) == 0 {
+			t.Fatal("no snapshot")
+		}
+		n = l.start(t, withDir)
+		for i := range all {
+			n.wantVerdict(t, &all[i], want[i])
+		}
+		if got := n.node.SessionDigest(now); got != digest {
+			t.Errorf("digest %s became %s", digest, got)
+		}
+		if got := n.metric("revocast_rebuilds_total"); got != 0 {
+			t.Errorf("read from the beginning %v times", got)
+		}
+		if got, _, _ := strings.Cut(n.login("joe").str("revision"), ","); !strings.HasPrefix(got, "eu:0:") {
+			t.Errorf("revision %s", got)
+		}
+		digest = n.node.SessionDigest(now)
+	}
 }
