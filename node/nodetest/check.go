@@ -123,7 +123,7 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 			// A node that remembers a revocation which the log lost answers
 			// from it; until it has appended it again others need not know.
 			remembered := o.Already && len(c.losses) > 0 && c.losses[0].Start <= o.End
-			s.covered(o, o.Outcome == OK && !c.lost(o) && !remembered && s.create.End <= o.Start)
+			s.covered(o, o.Outcome == OK && !c.lost(o) && !remembered && !c.spans(o) && s.create.End <= o.Start)
 		case o.Op == OpUse && o.Via == "rotate":
 			s.rotated = min(s.rotated, o.Start)
 		}
@@ -134,7 +134,7 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 				if s.create.SID == o.Spared && o.Outcome == OK {
 					continue
 				}
-				s.covered(o, o.Outcome == OK && !c.lost(o) && s.create.Outcome == OK && s.create.End <= o.Start && s.create.SID != o.Spared)
+				s.covered(o, o.Outcome == OK && !c.lost(o) && !c.spans(o) && s.create.Outcome == OK && s.create.End <= o.Start && s.create.SID != o.Spared)
 			}
 		}
 	}
@@ -152,6 +152,18 @@ func (s *story) covered(o *Op, sure bool) {
 func (c *checker) lost(o *Op) bool {
 	for _, l := range c.losses {
 		if o.Start <= l.End && (o.Outcome != OK || sequence(o.Revision) >= l.Seq || sequence(o.Revision) == 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// spans reports whether the log went backwards while a write was under way. Its
+// sequence may then be one that nodes have already applied of what is gone, and
+// its answer means only that it is in the log.
+func (c *checker) spans(o *Op) bool {
+	for _, j := range c.jumps {
+		if o.Start <= j.End && j.Start <= o.End {
 			return true
 		}
 	}
@@ -194,7 +206,7 @@ func (c *checker) use(o *Op) {
 // unseen checks an answer that there is no such session.
 func (c *checker) unseen(s *story, o *Op) {
 	w := s.create
-	if w.Outcome != OK || w.End > o.Start || len(s.all) > 0 || c.lost(w) || o.Via != "jwt" && o.End > s.rotated {
+	if w.Outcome != OK || w.End > o.Start || c.spans(w) || len(s.all) > 0 || c.lost(w) || o.Via != "jwt" && o.End > s.rotated {
 		return
 	}
 	switch {

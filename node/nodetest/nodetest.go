@@ -58,6 +58,7 @@ type Cluster struct {
 	Members  []*Member
 	Home     *events.Memory
 	Settings *events.Memory
+	Mesh     *events.MemoryMesh
 
 	conf   Config
 	keys   *events.ClusterKeys
@@ -78,6 +79,7 @@ func New(ctx context.Context, conf Config) (*Cluster, error) {
 	c := &Cluster{conf: conf, keys: keys, access: node.NewBootstrap("acme"), begin: time.Now()}
 	log := &Clock{begin: c.begin}
 	c.Home = events.NewMemory(region, homeNumber, events.MemoryConfig{Clock: log})
+	c.Mesh = new(events.MemoryMesh)
 	c.Settings = events.NewMemory(events.ConfigRegion, 1, events.MemoryConfig{Clock: log})
 	for i := range conf.Nodes {
 		rnd := draw(conf.Seed, uint64(i))
@@ -141,6 +143,7 @@ type life struct {
 	handler  http.Handler
 	home     *events.MemoryLink
 	settings *events.MemoryLink
+	mesh     *events.MeshLink
 	end      func() error
 }
 
@@ -151,13 +154,14 @@ func (m *Member) Start() error {
 	m.lives++
 	number := m.lives
 	m.mu.Unlock()
-	l := &life{number: number, home: c.Home.Link(), settings: c.Settings.Link()}
+	l := &life{number: number, home: c.Home.Link(), settings: c.Settings.Link(), mesh: c.Mesh.Link(c.keys)}
 	l.home.SetFaults(m.faults(l, 2))
 	l.settings.SetFaults(m.faults(l, 1))
+	l.mesh.SetDeliver(m.hearing(l))
 	conf := node.Config{
 		Name: m.Name, Version: "test", PublicURL: "https://id.example.com",
 		Settings: l.settings, Home: l.home, Archive: l.home, Keys: c.keys,
-		Lease: Lease, Beat: Beat, Clock: m.Clock,
+		Lease: Lease, Beat: Beat, Clock: m.Clock, Mesh: l.mesh,
 	}
 	if c.conf.Adjust != nil {
 		c.conf.Adjust(m.index, m, &conf)
@@ -180,6 +184,7 @@ func (m *Member) Start() error {
 	if m.cuts > 0 {
 		l.home.Cut()
 		l.settings.Cut()
+		l.mesh.Cut()
 	}
 	return nil
 }
@@ -196,6 +201,7 @@ func (m *Member) Kill() {
 	}
 	l.home.Cut()
 	l.settings.Cut()
+	l.mesh.Cut()
 	_ = l.end() // a node that was killed has nothing to say
 }
 
@@ -239,6 +245,7 @@ func (m *Member) Cut() {
 	if m.cuts++; m.life != nil {
 		m.life.home.Cut()
 		m.life.settings.Cut()
+		m.life.mesh.Cut()
 	}
 }
 
@@ -249,6 +256,7 @@ func (m *Member) Heal() {
 	if m.cuts--; m.cuts == 0 && m.life != nil {
 		m.life.home.Heal()
 		m.life.settings.Heal()
+		m.life.mesh.Heal()
 	}
 }
 

@@ -43,6 +43,36 @@ func (m *Member) currentWeather() Weather {
 	return m.weather
 }
 
+// hearing returns the faults of a life's link to the other nodes.
+func (m *Member) hearing(l *life) func(context.Context, events.Message) int {
+	d := draw(m.cluster.conf.Seed^uint64(m.index+1)<<32^uint64(l.number)<<40, 40)
+	return func(ctx context.Context, _ events.Message) int {
+		w := m.currentWeather()
+		wait(ctx, d.upTo(w.Send))
+		m.running(ctx)
+		switch {
+		case d.hit(w.Lose):
+			return 0
+		case d.hit(w.Twice):
+			return 2
+		}
+		return 1
+	}
+}
+
+// travel waits until an entry of that time arrives, a share of the lag later;
+// when the weather changes, on the way too.
+func (m *Member) travel(ctx context.Context, stored time.Time, share float64) {
+	for ctx.Err() == nil {
+		lag := time.Duration(share * float64(m.currentWeather().Lag))
+		left := time.Until(stored.Add(lag))
+		if left <= 0 {
+			return
+		}
+		wait(ctx, min(left, Lease/16))
+	}
+}
+
 var errRefused = errors.New("the log refuses the message")
 
 // faults returns the faults of one link of a life.
@@ -84,9 +114,9 @@ func (m *Member) faults(l *life, stream uint64) events.MemoryFaults {
 			return nil
 		},
 		Deliver: func(ctx context.Context, e events.Entry) int {
-			w := m.currentWeather()
-			wait(ctx, time.Until(e.Time.Add(deliver.upTo(w.Lag))))
+			m.travel(ctx, e.Time, deliver.Float64())
 			m.running(ctx)
+			w := m.currentWeather()
 			if deliver.hit(w.Twice) {
 				return 2
 			}

@@ -1,0 +1,67 @@
+package node_test
+
+import (
+	"testing"
+
+	"github.com/revocast/revocast/node"
+	"github.com/revocast/revocast/node/nodetest"
+)
+
+// mutants are broken rules of DESIGN section 5, each with how to break it: from
+// outside by clock and settings, or by a fault point.
+var mutants = []struct {
+	rule, how string
+	conf      nodetest.Config
+}{
+	{"R1", "a node's lease clock stands still", nodetest.Config{
+		Adjust: func(i int, m *nodetest.Member, _ *node.Config) { m.Clock.Frozen = i == 2 },
+	}},
+	{"R5", "who is silent is taken for dead", breaking("R5")},
+	{"R7", "the lease clock stops in suspend", nodetest.Config{
+		Adjust: func(_ int, m *nodetest.Member, _ *node.Config) { m.Clock.Stops = true },
+	}},
+	{"R9", "W counts from the request", breaking("R9")},
+	{"R10", "a lease that is longer than W", nodetest.Config{
+		Adjust: func(i int, _ *nodetest.Member, c *node.Config) {
+			if i == 2 {
+				c.Lease = 3 * nodetest.Lease
+			}
+		},
+	}},
+	{"R11", "members of before the revocation", breaking("R11")},
+	{"R12", "confirmed before readers see it", breaking("R12")},
+}
+
+func breaking(rule string) nodetest.Config {
+	return nodetest.Config{Made: func(n *node.Node) { n.BreakRule(rule) }}
+}
+
+// TestMutations prints the mutation table: for each rule the seed of the
+// simulation that notices when it is broken, and by which checkers.
+func TestMutations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the simulation for each rule")
+	}
+	const seeds = 400
+	for _, m := range mutants {
+		caught := false
+		for seed := uint64(1); seed <= seeds && !caught; seed++ {
+			conf := m.conf
+			conf.Seed = seed
+			ops, err := simulate(t, nodetest.Plan{Config: conf})
+			if err != nil {
+				t.Fatalf("%s, seed %d: %v", m.rule, seed, err)
+			}
+			for _, v := range nodetest.Check(ops, nodetest.Lease) {
+				if v.Check == "C2" || v.Check == "C3" || v.Check == "C4" || v.Check == "C5" {
+					t.Logf("%-4s %-45s seed %3d: %s %s", m.rule, m.how, seed, v.Check, v.What)
+					caught = true
+					break
+				}
+			}
+		}
+		if !caught {
+			t.Errorf("%-4s %-45s not noticed in %d seeds", m.rule, m.how, seeds)
+		}
+	}
+}
