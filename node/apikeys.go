@@ -123,8 +123,6 @@ func (n *Node) revokeAPIKey(ctx context.Context, c *call) (int, any, error) {
 			return 0, nil, err
 		}
 	}
-	return http.StatusOK, &api.APIKeyAnswer{
-		APIKey: showAPIKey(&key), Revision: pos.String(),
-		Receipt: n.receipt(ctx, n.settings, pos, start, wait, 0),
-	}, nil
+	receipt := n.receipt(ctx, n.settings, pos, start, wait, 0)
+	return receiptStatus(receipt, wait), &api.APIKeyAnswer{APIKey: showAPIKey(&key), Revision: pos.String(), Receipt: receipt}, nil
 }

@@ -83,6 +83,15 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 	return r
 }
 
+// receiptStatus returns the status of an answer with the receipt: 202 when it was
+// to be waited for and is still to come.
+func receiptStatus(r *api.Receipt, wait string) int {
+	if wait == waitAll && r.Status == receiptCommitted {
+		return http.StatusAccepted
+	}
+	return http.StatusOK
+}
+
 // getReceipt answers GET /v1/receipts/{revision} on any node: it finds out again
 // how far each position of the revision has come. By default it waits as a
 // revoke with wait "all" does; with ?wait=none it says what is known by itself.

@@ -375,3 +375,35 @@ func TestReceiptAgain(t *testing.T) {
 		}
 	})
 }
+
+// API keys and signing keys live in CONFIG: their receipts are of its members.
+func TestReceiptOfKeys(t *testing.T) {
+	fleetBubble(t, 3, func(t *testing.T, f *fleet) {
+		made := f.do(f.admin, "POST", "/v1/apps/acme/api-keys", m{"name": "x"}).want(201)
+		begin := time.Now()
+		r := f.do(f.admin, "DELETE", "/v1/apps/acme/api-keys/"+made.str("key.id")+"?wait=all", nil)
+		f.wantReceipt(r, "confirmed", []string{"n1", "n2", "n3"}, nil, nil, nil)
+		for _, n := range f.nodes {
+			n.do(made.str("api_key"), "GET", "/v1/sessions", nil).want(http.StatusUnauthorized)
+		}
+		keys := f.do(f.admin, "GET", "/v1/apps/acme/keys", nil).want(200).at("keys").([]any)
+		kid := keys[0].(map[string]any)["kid"]
+		r = f.do(f.admin, "POST", "/v1/apps/acme/keys/rotate?wait=all", m{"compromised": kid})
+		f.wantReceipt(r, "confirmed", []string{"n1", "n2", "n3"}, nil, nil, nil)
+		if took := time.Since(begin); took > 50*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		// A client that does not wait as long.
+		f.nodes[1].mesh.Cut()
+		f.nodes[1].config.Cut()
+		made = f.do(f.admin, "POST", "/v1/apps/acme/api-keys", m{"name": "y"}).want(201)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		req := httptest.NewRequestWithContext(ctx, "DELETE", "/v1/apps/acme/api-keys/"+made.str("key.id")+"?wait=all", nil)
+		req.Header.Set("Authorization", "Bearer "+f.admin)
+		late := f.send(req).want(http.StatusAccepted)
+		if late.str("receipt.status") != "committed" || !strings.Contains(late.str("receipt.receipt_url"), "/v1/receipts/_config:") {
+			t.Errorf("a client that gives up: %s", late.Raw)
+		}
+	})
+}

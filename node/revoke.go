@@ -233,9 +233,5 @@ func (n *Node) revoked(ctx context.Context, r *revocation, pos events.Position, 
 	if !n.conf.Solo && out.Receipt.Status == receiptComplete && n.whenStale(r.app.App) == whenStaleServe {
 		out.Receipt.Status = receiptPartial
 	}
-	status := http.StatusOK
-	if r.req.Wait == waitAll && out.Receipt.Status == receiptCommitted {
-		status = http.StatusAccepted
-	}
-	return status, out, nil
+	return receiptStatus(out.Receipt, r.req.Wait), out, nil
 }

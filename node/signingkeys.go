@@ -189,8 +189,8 @@ func (n *Node) compromise(ctx context.Context, c *call, snap *projection.Snapsho
 			}
 		}
 	}
-	return http.StatusOK, &api.SigningKeyList{
-		Keys: n.signingKeys(app), Revision: pos.String(),
-		Receipt: n.receipt(ctx, n.settings, pos, start, wait, signer.DefaultPublish),
+	receipt := n.receipt(ctx, n.settings, pos, start, wait, signer.DefaultPublish)
+	return receiptStatus(receipt, wait), &api.SigningKeyList{
+		Keys: n.signingKeys(app), Revision: pos.String(), Receipt: receipt,
 	}, nil
 }
