@@ -35,7 +35,7 @@ var meaning = map[string]string{
 	api.LogFull:            "The log has reached its budget. Verifying and revoking go on; creating does not.",
 	api.HomeUnreachable:    "The region in which the session lives cannot be reached from here. Try again.",
 	api.HomeReauth:         "The region in which the session lives cannot be reached from here, and the app would rather have the user log in again.",
-	api.ConsistencyTimeout: "This node has not come as far as the request demands within the time. Try again.",
+	api.ConsistencyTimeout: "This node has not come as far as the request demands within the time, or could not make sure in time that there is no such session, app or key. Nobody was logged out. Try again.",
 }
 
 var errorPage = template.Must(template.New("errors").Parse(`<!doctype html>

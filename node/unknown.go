@@ -92,7 +92,8 @@ func (s *stream) certain(ctx context.Context, key events.SID, found func() bool)
 	if stale := s.fenced(); stale != nil {
 		return stale
 	}
-	if found() || s.node.conf.Solo || s.missing.holds(key) {
+	if s.node.conf.Solo || s.missing.holds(key) {
+		found()
 		return nil
 	}
 	// A fresh log-in on another node is found by this, in milliseconds.

@@ -37,10 +37,17 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	n.home.lease.sending(1, n.conf.Clock.Boot())
 	n.home.lease.returned(1, 1)
 	unknown, _ := events.NewToken(2).Key()
+	ctx := t.Context()
 	for name, look := range map[string]func() (answer, error){
-		"token":   func() (answer, error) { key, _ := token.Key(); return n.byToken(key) },
-		"sid":     func() (answer, error) { return n.bySID(sid) },
-		"unknown": func() (answer, error) { return n.byToken(unknown) },
+		"token": func() (answer, error) { key, _ := token.Key(); return n.byToken(key) },
+		"sid":   func() (answer, error) { return n.bySID(sid) },
+		// A node that is not alone pays nothing for what it knows.
+		"resolve token": func() (answer, error) {
+			key, _ := token.Key()
+			return n.resolveToken(ctx, key, consistency{})
+		},
+		"resolve sid": func() (answer, error) { return n.resolveSID(ctx, sid, consistency{}) },
+		"unknown":     func() (answer, error) { return n.byToken(unknown) },
 	} {
 		a, err := look()
 		if want := map[bool]projection.Verdict{true: projection.Unknown, false: projection.Active}[name == "unknown"]; err != nil || a.verdict != want {

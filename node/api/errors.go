@@ -43,5 +43,5 @@ const (
 	LogFull            = "log_full"                     // 503
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
-	ConsistencyTimeout = "consistency_timeout"          // 503: at_least was not reached in time
+	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
 )
