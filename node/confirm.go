@@ -63,6 +63,10 @@ func (s *stream) resumed() { s.resumedAt.Store(int64(s.node.conf.Clock.Boot())) 
 // faults break a rule each, so that tests can show that it would be noticed.
 // All are false outside tests.
 type faults struct {
+	fromReturn       bool // R2: the lease counts from when the heartbeat came back
+	lookupFirst      bool // R3: the session is looked up before the lease is checked
+	anyLife          bool // R4: heartbeats of an earlier life renew the lease
+	overGaps         bool // gap: a heartbeat from before one renews the lease
 	silentIsDead     bool // R5: who missed two heartbeats is not waited for
 	fromRequest      bool // R9: W counts from the request
 	membersAtRequest bool // R11: members as they were a moment before the revocation

@@ -23,7 +23,7 @@ func (s *stream) pass(seq uint64) {
 	g := &s.gaps
 	absent := seq > g.seen+1
 	g.seen = max(g.seen, seq)
-	if !absent {
+	if !absent || s.node.faults.overGaps {
 		return
 	}
 	if !g.open {

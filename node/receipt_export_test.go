@@ -3,6 +3,14 @@ package node
 // BreakRule lets the node break a rule of the receipt.
 func (n *Node) BreakRule(rule string) {
 	switch rule {
+	case "R2":
+		n.faults.fromReturn = true
+	case "R3":
+		n.faults.lookupFirst = true
+	case "R4":
+		n.faults.anyLife = true
+	case "gap":
+		n.faults.overGaps = true
 	case "R5":
 		n.faults.silentIsDead = true
 	case "R9":

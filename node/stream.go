@@ -175,7 +175,7 @@ func (s *stream) apply(e events.Entry) error {
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
-	if beat, ok := r.Event.(*events.Beat); ok && beat.Incarnation == s.node.incarnation {
+	if beat, ok := r.Event.(*events.Beat); ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
 		s.gaps.returned(beat.N)
 		s.renew(beat.N, e.Seq, e.Time)
 		s.takeDigest(beat, e.Time)
@@ -206,6 +206,9 @@ func (s *stream) renew(n, seq uint64, logged time.Time) {
 		return
 	}
 	s.node.agree(logged.UnixMilli())
+	if s.node.faults.fromReturn || s.node.faults.anyLife {
+		s.lease.sending(n, s.node.conf.Clock.Boot())
+	}
 	s.lease.returned(n, seq)
 	select {
 	case <-s.leased:

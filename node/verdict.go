@@ -58,6 +58,11 @@ type answer struct {
 // Unknown means here that this node has not heard of the session; resolveToken
 // and resolveSID make sure.
 func (n *Node) byToken(key events.SID) (answer, error) {
+	if n.faults.lookupFirst {
+		s, v, rotated := n.sessions.LookupToken(key, n.judged())
+		staleness, err := n.fresh(key.Stream())
+		return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
+	}
 	staleness, err := n.fresh(key.Stream())
 	s, v, rotated := n.sessions.LookupToken(key, n.judged())
 	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
