@@ -27,8 +27,10 @@ type found struct {
 
 // find looks a session up for an app. What belongs to another app, and what no
 // longer says whose it is, is unknown.
-func (n *Node) find(app string, look func() (answer, error)) (found, error) {
-	at := n.home.position()
+//
+// The number is that of the stream in which the session lives.
+func (n *Node) find(app string, number uint8, look func() (answer, error)) (found, error) {
+	at := n.positionOf(number)
 	a, err := look()
 	if err != nil {
 		return found{}, err
@@ -39,15 +41,24 @@ func (n *Node) find(app string, look func() (answer, error)) (found, error) {
 	return found{answer: a, at: at}, nil
 }
 
+// positionOf returns how far this node has come in the stream of the number; of
+// one in which no session lives that it knows, in its region's.
+func (n *Node) positionOf(number uint8) events.Position {
+	if s := n.stream(number); s != nil && s != n.settings {
+		return s.position()
+	}
+	return n.home.position()
+}
+
 // findSID looks a session up by its id. Unknown means that this node has not
 // heard of it.
 func (n *Node) findSID(app string, sid events.SID) (found, error) {
-	return n.find(app, func() (answer, error) { return n.bySID(sid) })
+	return n.find(app, sid.Stream(), func() (answer, error) { return n.bySID(sid) })
 }
 
 // lookSID looks a session up by its id. Unknown means that there is none.
 func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want consistency) (found, error) {
-	return n.find(app, func() (answer, error) { return n.resolveSID(ctx, sid, want) })
+	return n.find(app, sid.Stream(), func() (answer, error) { return n.resolveSID(ctx, sid, want) })
 }
 
 // findCredential looks up the session of a token or of a JWT, of which exactly
@@ -62,7 +73,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, want 
 		if !ok {
 			return n.nothing()
 		}
-		return n.find(app, func() (answer, error) { return n.resolveToken(ctx, key, want) })
+		return n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
 	}
 	v, err := n.verifyJWT(ctx, app, jwt, true)
 	if undecided(err) {
@@ -82,7 +93,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, want 
 // nothing is the answer about a session that nobody knows. Even that is not
 // said without a lease.
 func (n *Node) nothing() (found, error) {
-	return n.find("", func() (answer, error) {
+	return n.find("", n.home.number, func() (answer, error) {
 		staleness, stale := n.fresh(n.home.number)
 		if stale != nil {
 			return answer{}, stale

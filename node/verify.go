@@ -61,12 +61,7 @@ func (n *Node) verify(w http.ResponseWriter, r *http.Request) {
 	case cr.text == "":
 		o = outcome{status: http.StatusUnauthorized, reason: reasonMissing}
 	default:
-		var at events.Position
-		if q.jwt || q.body {
-			at = n.home.position()
-		}
-		o = n.check(r.Context(), cr, q.app)
-		o.at = at
+		o = n.check(r.Context(), cr, &q)
 	}
 	if o.status == http.StatusNoContent && !q.background && len(r.Header[backgroundHeader]) == 0 {
 		n.touch(&o.Session, n.wall())
@@ -90,9 +85,11 @@ type outcome struct {
 	err    error  // of a 403 or a 503
 }
 
-// check judges the credential; pin, if not empty, is the app it must be of.
-func (n *Node) check(ctx context.Context, cr shown, pin string) outcome {
+// check judges the credential, which must be of the app if the query names one.
+func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
+	pin := q.app
 	var a answer
+	var at events.Position
 	var err error
 	if cr.isJWT {
 		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
@@ -103,6 +100,9 @@ func (n *Node) check(ctx context.Context, cr shown, pin string) outcome {
 		if bad != nil {
 			return refusedJWT(signer.ErrBadClaims)
 		}
+		if q.jwt || q.body {
+			at = n.positionOf(sid.Stream())
+		}
 		if a, err = n.resolveSID(ctx, sid, consistency{}); err == nil && (a.App != v.App || a.User != v.Subject) {
 			a = answer{staleness: a.staleness}
 		}
@@ -110,6 +110,9 @@ func (n *Node) check(ctx context.Context, cr shown, pin string) outcome {
 		key, ok := events.Token(cr.text).Key()
 		if !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
+		}
+		if q.jwt || q.body {
+			at = n.positionOf(key.Stream())
 		}
 		a, err = n.resolveToken(ctx, key, consistency{})
 	}
@@ -120,9 +123,11 @@ func (n *Node) check(ctx context.Context, cr shown, pin string) outcome {
 		a = answer{staleness: a.staleness}
 	}
 	if a.verdict != projection.Active {
-		return outcome{answer: a, status: http.StatusUnauthorized, reason: a.verdict.String()}
+		return outcome{answer: a, at: at, status: http.StatusUnauthorized, reason: a.verdict.String()}
 	}
-	return n.admit(ctx, a)
+	o := n.admit(ctx, a)
+	o.at = at
+	return o
 }
 
 // admit lets a good session in unless its app is shut.
