@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -140,13 +141,21 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	case projection.Revoked:
 		// Another node may not have heard of it yet. The position that the answer
 		// is of was read before the lookup, and may be before the revocation.
-		return n.revoked(ctx, r, n.home.position(), 0)
+		home, err := n.homeOf(f.SID)
+		if err != nil {
+			return 0, nil, err
+		}
+		return n.revoked(ctx, r, []placed{{home, home.position()}}, 0)
+	}
+	home, err := n.homeOf(f.SID)
+	if err != nil {
+		return 0, nil, err
 	}
 	e := &events.Revoke{
 		App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
 		At: n.wall(), AbsoluteAt: f.AbsoluteAt,
 	}
-	pos, err := n.home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{})
+	pos, err := home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -154,37 +163,60 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	if f.verdict == projection.Active {
 		revoked = 1
 	}
-	return n.revoked(ctx, r, pos, revoked)
+	return n.revoked(ctx, r, []placed{{home, pos}}, revoked)
 }
 
 // revokeGroup revokes every session of a user, or with an empty user of the
-// app, that was created before now. It is always written, also when this node
-// knows of none: a log-in may be on its way.
+// app, that was created before now, in every region. It is always written, also
+// when this node knows of none: a log-in may be on its way. A region that does
+// not answer fails the request after those that did, home first; a repeat is
+// harmless.
 func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int, any, error) {
+	var done []placed
+	total := 0
+	for _, s := range n.streams() {
+		if s == n.settings {
+			continue
+		}
+		pos, revoked, err := n.revokeGroupIn(ctx, r, s, user)
+		if err != nil {
+			return 0, nil, err
+		}
+		done, total = append(done, placed{s, pos}), total+revoked
+	}
+	return n.revoked(ctx, r, done, total)
+}
+
+// placed is a revocation in a stream.
+type placed struct {
+	stream *stream
+	at     events.Position
+}
+
+// revokeGroupIn is revokeGroup for the sessions of one stream.
+func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user string) (events.Position, int, error) {
 	for range attempts {
-		if stale := n.home.fenced(); stale != nil {
-			return 0, nil, stale
+		if stale := s.fenced(); stale != nil {
+			return events.Position{}, 0, stale
 		}
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
-			Prev: n.sessions.LastAll(n.home.number, r.app.App, user),
+			Prev: n.sessions.LastAll(s.number, r.app.App, user),
 		}
 		if err := n.spare(ctx, e, r.req.ExceptSessionID); err != nil {
-			return 0, nil, err
+			return events.Position{}, 0, err
 		}
-		revoked := n.countActive(e)
-		pos, err := n.home.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
+		revoked := n.countActive(e, s.number)
+		pos, err := s.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
 		if errors.Is(err, events.ErrConflict) {
-			if err := n.home.catchUp(ctx, e); err != nil {
-				return 0, nil, err
+			if err := s.catchUp(ctx, e); err != nil {
+				return events.Position{}, 0, err
 			}
 			continue
-		} else if err != nil {
-			return 0, nil, err
 		}
-		return n.revoked(ctx, r, pos, revoked)
+		return pos, revoked, err
 	}
-	return 0, nil, events.ErrConflict
+	return events.Position{}, 0, events.ErrConflict
 }
 
 // spare lets the event except the session, if it is one of the user's and not
@@ -207,8 +239,9 @@ func (n *Node) spare(ctx context.Context, e *events.RevokeAll, except string) er
 	return nil
 }
 
-// countActive counts the sessions that are good until the event is applied.
-func (n *Node) countActive(e *events.RevokeAll) (count int) {
+// countActive counts the sessions of the stream that are good until the event is
+// applied.
+func (n *Node) countActive(e *events.RevokeAll, stream uint8) (count int) {
 	var all iter.Seq2[projection.Session, projection.Verdict]
 	if e.User == "" {
 		all = n.sessions.App(e.App, n.wall())
@@ -216,22 +249,63 @@ func (n *Node) countActive(e *events.RevokeAll) (count int) {
 		all = n.sessions.User(e.App, e.User, n.wall())
 	}
 	for s, v := range all {
-		if n.held(&s, v) == projection.Active && !e.Spares(s.SID) {
+		if s.SID.Stream() == stream && n.held(&s, v) == projection.Active && !e.Spares(s.SID) {
 			count++
 		}
 	}
 	return count
 }
 
-func (n *Node) revoked(ctx context.Context, r *revocation, pos events.Position, count int) (int, any, error) {
-	staleness, _ := n.home.lease.staleness(n.conf.Clock.Boot())
+// revoked answers a revocation that stands in each of the streams.
+func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count int) (int, any, error) {
+	receipts := make([]*api.Receipt, len(in))
+	var all sync.WaitGroup
+	for i, p := range in {
+		all.Go(func() { receipts[i] = n.receipt(ctx, p.stream, p.at, r.start, r.req.Wait, n.jwtLife(r.app)) })
+	}
+	all.Wait()
+	receipt := receipts[0]
+	for _, other := range receipts[1:] {
+		n.join(receipt, other)
+	}
+	staleness, _ := in[0].stream.lease.staleness(n.conf.Clock.Boot())
 	out := &api.RevokeAnswer{
-		Freshness: found{answer: answer{staleness: staleness}, at: pos}.freshness(),
+		Freshness: api.Freshness{Revision: receipt.Revision, StalenessMS: staleness.Milliseconds()},
 		Revoked:   count,
-		Receipt:   n.receipt(ctx, n.home, pos, r.start, r.req.Wait, n.jwtLife(r.app)),
+		Receipt:   receipt,
 	}
 	if !n.conf.Solo && out.Receipt.Status == receiptComplete && n.whenStale(r.app.App) == whenStaleServe {
 		out.Receipt.Status = receiptPartial
 	}
 	return receiptStatus(out.Receipt, r.req.Wait), out, nil
+}
+
+// join adds the receipt of another stream: together they are as far as the one
+// that is less far.
+func (n *Node) join(r, other *api.Receipt) {
+	r.Revision += "," + other.Revision
+	if other.Status != receiptComplete && r.Status != receiptCommitted {
+		r.Status, r.Method = other.Status, other.Method
+	}
+	for _, a := range other.Applied {
+		i := slices.IndexFunc(r.Applied, func(b api.ReceiptApplied) bool { return b.Node == a.Node })
+		if i < 0 {
+			r.Applied = append(r.Applied, a)
+			continue
+		}
+		r.Applied[i].MS = max(r.Applied[i].MS, a.MS)
+	}
+	union := func(a, b []string) []string {
+		all := slices.Concat(a, b)
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	r.Fenced, r.WaitedOut, r.Left = union(r.Fenced, other.Fenced), union(r.WaitedOut, other.WaitedOut), union(r.Left, other.Left)
+	r.TookMS = max(r.TookMS, other.TookMS)
+	if other.JWTSafeAfter.After(r.JWTSafeAfter) {
+		r.JWTSafeAfter = other.JWTSafeAfter
+	}
+	if r.Status == receiptCommitted {
+		r.ReceiptURL = n.issuer + "/v1/receipts/" + r.Revision
+	}
 }
