@@ -45,8 +45,9 @@ func breaking(rule string) nodetest.Config {
 // TestMutations prints the mutation table: for each rule the seed of the
 // simulation that notices when it is broken, and by which checkers.
 func TestMutations(t *testing.T) {
-	if testing.Short() || underRace {
-		t.Skip("runs the simulation for each rule, which takes too long with -short or under the race detector")
+	skipUnderRace(t)
+	if testing.Short() {
+		t.Skip("runs the simulation for each rule")
 	}
 	const seeds = 1500
 	for _, m := range mutants {

@@ -2,5 +2,5 @@
 
 package node_test
 
-// underRace says that the race detector is on.
+// underRace says whether the race detector is on.
 const underRace = false

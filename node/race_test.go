@@ -2,6 +2,5 @@
 
 package node_test
 
-// underRace says that the race detector is on, which makes some tests tens of
-// times slower.
+// underRace says whether the race detector is on.
 const underRace = true

@@ -40,6 +40,7 @@ func simulate(t *testing.T, p nodetest.Plan) (ops []nodetest.Op, err error) {
 // TestSimulation is layer L2: the real code of three nodes, with faults of every
 // kind, keeps what section 5 of the design promises.
 func TestSimulation(t *testing.T) {
+	skipUnderRace(t)
 	seeds, until := *simSeeds, time.Now().Add(15*time.Second)
 	if seeds == 0 {
 		seeds = 300
