@@ -92,8 +92,8 @@ func unstarted(t *testing.T, changes ...func(*node.Config)) *harness {
 	return h
 }
 
-// start runs the node and waits until it is ready.
-func (h *harness) start() {
+// begin runs the node.
+func (h *harness) begin() {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -104,6 +104,12 @@ func (h *harness) start() {
 	})
 	h.stop = func() { cancel(); running.Wait() }
 	h.t.Cleanup(h.stop)
+}
+
+// start runs the node and waits until it is ready.
+func (h *harness) start() {
+	h.t.Helper()
+	h.begin()
 	select {
 	case <-h.node.Ready():
 	case <-time.After(10 * time.Second):

@@ -235,7 +235,7 @@ func TestReceiptWhileJoining(t *testing.T) {
 			wait(ctx, 150*time.Millisecond) // a log that takes long to read
 			return 1
 		}})
-		go joiner.start()
+		joiner.begin()
 		time.Sleep(3 * time.Second)
 		r, took := f.revoke(c)
 		f.wantReceipt(r, "confirmed", []string{"n1", "n2"}, []string{"n3"}, nil, nil)
