@@ -151,8 +151,9 @@ func testFollowBreak(r *run) {
 	for _, tl := range []*tail{anchored, bare} {
 		got := tl.applied(end)
 		r.ascending(got)
-		// The break is said before anything that was appended after it.
-		if again := tl.resumes(); len(again) < 3 || again[0] != 0 || !slices.Contains(again[1:], before[tl]) {
+		// The break is said before anything that was appended after it. Of
+		// those under load several may have been met as one.
+		if again := tl.resumes(); len(again) < 2 || again[0] != 0 || !slices.Contains(again[1:], before[tl]) {
 			r.Errorf("Resumed was called after %v entries, want 0, and %d for the last break", again, before[tl])
 		}
 		r.holds(got, acked)
