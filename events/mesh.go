@@ -4,23 +4,27 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"strings"
 	"sync"
 	"time"
 )
 
-// Mesh is how nodes ask one another whether a position is applied. It only
-// makes receipts fast: nothing that it loses, delays or repeats makes one wrong,
-// and nothing goes through it that is not in the log.
+// Mesh is how nodes ask one another: whether a position is applied, which only
+// makes receipts fast, and what else the log does not say, such as how they are.
+// Nothing that it loses, delays or repeats makes an answer to a client wrong, and
+// nothing goes through it that could not stand in the payload of an event: what
+// it carries is authentic, not secret.
 //
 // Its methods are safe for concurrent use.
 type Mesh interface {
 	// Run receives questions and answers until ctx ends, and returns when all
 	// it started has ended. It is called once.
 	//
-	// It gives answer each authentic question of another Mesh, in a goroutine of
-	// its own, and sends the Confirmation unless answer returns false. It MUST
-	// bound how many are answered at a time, and MAY leave out the rest.
-	Run(ctx context.Context, answer func(context.Context, Question) (Confirmation, bool)) error
+	// It gives a.Confirm each authentic question of another Mesh, and the query
+	// of its topic each authentic query that is to a.Me or to everybody, in a
+	// goroutine of its own, and sends what they return unless that is false. It
+	// MUST bound how many are answered at a time, and MAY leave out the rest.
+	Run(ctx context.Context, a Answers) error
 
 	// Ask puts the question to every node that runs, again and again, until ctx
 	// ends, and gives confirmed what they answer: possibly more than once, never
@@ -30,6 +34,18 @@ type Mesh interface {
 	// It MUST give only what a holder of a cluster key answered to this very
 	// call: whoever reaches the network could otherwise forge a receipt.
 	Ask(ctx context.Context, q Question, confirmed func(Confirmation))
+
+	// Query puts the body, of at most MaxQuery bytes, to the node of the
+	// incarnation, or with the zero Incarnation to every other node that runs,
+	// again and again, until ctx ends, and gives heard what they answer:
+	// possibly more than once, never after Query has returned, and only while
+	// this Mesh runs. Heard owns the bytes, must not block and must not call the
+	// Mesh. A node that does not know the topic says nothing. The topic is a
+	// valid name.
+	//
+	// It MUST give only what a holder of a cluster key answered to this very
+	// call, and of whom it asked.
+	Query(ctx context.Context, topic string, to Incarnation, body []byte, heard func(from Incarnation, body []byte))
 }
 
 // Question asks whether readers of a node see the stream up to Seq.
@@ -92,9 +108,13 @@ type sealedMesh struct {
 	wire  meshWire
 	asker Incarnation // names this Mesh in subjects of answers
 
+	answers sync.WaitGroup // what Run has started
+
 	mu        sync.Mutex // guards what follows
 	asks      map[Incarnation]*meshAsk
+	calls     map[Incarnation]*meshCall
 	answering map[Incarnation]struct{} // nonces of the questions under way
+	querying  map[Incarnation]struct{} // of the queries
 }
 
 // meshAsk is one call of Ask.
@@ -107,25 +127,34 @@ func newSealedMesh(keys *ClusterKeys, wire meshWire) *sealedMesh {
 	return &sealedMesh{
 		keys: keys, wire: wire, asker: NewIncarnation(),
 		asks: map[Incarnation]*meshAsk{}, answering: map[Incarnation]struct{}{},
+		calls: map[Incarnation]*meshCall{}, querying: map[Incarnation]struct{}{},
 	}
 }
 
 // Run implements [Mesh].
-func (s *sealedMesh) Run(ctx context.Context, answer func(context.Context, Question) (Confirmation, bool)) error {
+func (s *sealedMesh) Run(ctx context.Context, a Answers) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var answers sync.WaitGroup
-	defer answers.Wait()
+	defer s.answers.Wait()
 	defer cancel()
-	filters := []string{meshSubject + "*", meshSubject + "*." + s.asker.String() + ".*"}
+	mine := "*." + s.asker.String() + ".*"
+	filters := []string{meshSubject + "*", meshSubject + mine, querySubject + "*", querySubject + mine}
 	return s.wire.receive(ctx, filters, func(m Message) {
 		if _, err := s.keys.open(&m); err != nil {
 			return
 		}
+		if strings.HasPrefix(m.Subject, querySubject) {
+			if q, ok := readQuery(&m); ok {
+				s.query(ctx, q, &a)
+				return
+			}
+			s.hearReply(&m)
+			return
+		}
 		if q, ok := readQuestion(&m); ok {
-			if q.Asker != s.asker && s.begin(q.Nonce) {
-				answers.Go(func() {
-					defer s.end(q.Nonce)
-					s.reply(ctx, q, answer)
+			if q.Asker != s.asker && s.begin(s.answering, q.Nonce, maxAnswering) {
+				s.answers.Go(func() {
+					defer s.end(s.answering, q.Nonce)
+					s.reply(ctx, q, a.Confirm)
 				})
 			}
 			return
@@ -134,22 +163,22 @@ func (s *sealedMesh) Run(ctx context.Context, answer func(context.Context, Quest
 	})
 }
 
-// begin reports whether the question is to be dealt with: it is not already,
-// and not too many are.
-func (s *sealedMesh) begin(nonce Incarnation) bool {
+// begin reports whether what is asked is to be dealt with: it is not already,
+// and not too many are. Under holds those that are.
+func (s *sealedMesh) begin(under map[Incarnation]struct{}, nonce Incarnation, most int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.answering[nonce]; ok || len(s.answering) >= maxAnswering {
+	if _, ok := under[nonce]; ok || len(under) >= most {
 		return false
 	}
-	s.answering[nonce] = struct{}{}
+	under[nonce] = struct{}{}
 	return true
 }
 
-func (s *sealedMesh) end(nonce Incarnation) {
+func (s *sealedMesh) end(under map[Incarnation]struct{}, nonce Incarnation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.answering, nonce)
+	delete(under, nonce)
 }
 
 func (s *sealedMesh) reply(ctx context.Context, q meshQuestion, answer func(context.Context, Question) (Confirmation, bool)) {

@@ -26,3 +26,26 @@ func ForgeAnswer(keys *ClusterKeys, question Message, node, seal string) Message
 	}
 	return m
 }
+
+// ReplySubjects is AnswerSubjects for queries.
+func ReplySubjects(m Message) []string {
+	q, ok := readQuery(&m)
+	if !ok {
+		return nil
+	}
+	return []string{replySubject(q.Topic, q.Asker, q.Nonce)}
+}
+
+// ForgeReply is ForgeAnswer for queries.
+func ForgeReply(keys *ClusterKeys, query Message, from Incarnation, seal string) Message {
+	q, _ := readQuery(&query)
+	b, err := json.Marshal(meshReply{V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: from, Body: []byte("forged")})
+	if err != nil {
+		panic(err)
+	}
+	m := Message{Subject: replySubject(q.Topic, q.Asker, q.Nonce), Payload: b, Seal: seal}
+	if seal == "" {
+		m.Seal = keys.seal(&m, nil)
+	}
+	return m
+}

@@ -11,8 +11,8 @@ import (
 const meshBuffer = 8 << 10
 
 // NewMesh returns the Mesh of the nodes that core NATS reaches from here. It
-// needs the right to publish and to subscribe to confirm.>, and never answers
-// over another subject.
+// needs the right to publish and to subscribe to confirm.> and query.>, and
+// never answers over another subject.
 func NewMesh(nc *nats.Conn, keys *ClusterKeys) Mesh {
 	return newSealedMesh(keys, natsWire{nc})
 }

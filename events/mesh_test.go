@@ -37,10 +37,15 @@ func answerer(t *testing.T, m events.Mesh, name string, upTo uint64) events.Conf
 
 func runMesh(t *testing.T, m events.Mesh, answer func(context.Context, events.Question) (events.Confirmation, bool)) {
 	t.Helper()
+	runAnswers(t, m, events.Answers{Me: events.NewIncarnation(), Confirm: answer})
+}
+
+func runAnswers(t *testing.T, m events.Mesh, a events.Answers) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := m.Run(ctx, answer); err != nil {
+		if err := m.Run(ctx, a); err != nil {
 			t.Errorf("run mesh: %v", err)
 		}
 	})
@@ -100,13 +105,15 @@ func natsMesh(t *testing.T) meshCase {
 			_ = spy.PublishMsg(&nats.Msg{Subject: m.Subject, Data: m.Payload, Header: nats.Header{"Revocast-Seal": {m.Seal}}})
 		},
 		overhear: func(fn func(events.Message)) {
-			_, err := spy.Subscribe("confirm.>", func(m *nats.Msg) {
-				fn(events.Message{Subject: m.Subject, Payload: m.Data, Seal: m.Header.Get("Revocast-Seal")})
-			})
-			if err == nil {
-				err = spy.Flush()
+			for _, subject := range []string{"confirm.>", "query.>"} {
+				_, err := spy.Subscribe(subject, func(m *nats.Msg) {
+					fn(events.Message{Subject: m.Subject, Payload: m.Data, Seal: m.Header.Get("Revocast-Seal")})
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
-			if err != nil {
+			if err := spy.Flush(); err != nil {
 				t.Fatal(err)
 			}
 		},

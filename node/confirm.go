@@ -12,7 +12,7 @@ func (n *Node) confirms(ctx context.Context) error {
 	if n.conf.Mesh == nil {
 		return nil
 	}
-	return n.conf.Mesh.Run(ctx, n.confirm)
+	return n.conf.Mesh.Run(ctx, events.Answers{Me: n.incarnation, Confirm: n.confirm})
 }
 
 // confirm says yes once no request that begins from then on is answered by this

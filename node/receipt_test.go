@@ -217,6 +217,7 @@ func TestReceiptFarewell(t *testing.T) {
 		leaving.wantVerify(c.str("session_token"), http.StatusServiceUnavailable, "leaving")
 		// Its next life is another member.
 		f.join("n3")
+		synctest.Wait() // until it listens too
 		r, took = f.revoke(f.login("bob"))
 		f.wantReceipt(r, "confirmed", []string{"n1", "n3"}, nil, nil, nil)
 		if took > 10*time.Millisecond {
@@ -288,9 +289,9 @@ func TestReceiptForged(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = forger.Run(ctx, func(context.Context, events.Question) (events.Confirmation, bool) {
+			_ = forger.Run(ctx, events.Answers{Confirm: func(context.Context, events.Question) (events.Confirmation, bool) {
 				return events.Confirmation{Node: "n2"}, true
-			})
+			}})
 		}()
 		f.nodes[1].mesh.Cut()
 		if r, took := f.revoke(f.login("ada")); took < fullWait {
