@@ -51,7 +51,7 @@ func (s *stream) state() api.StreamState {
 		st.StalenessMS = age.Milliseconds()
 	}
 	if !st.Fresh {
-		st.Fenced = s.lease.why()
+		st.Fenced, st.Detail = s.lease.why(), s.lease.detail()
 	}
 	return st
 }

@@ -23,6 +23,7 @@ func (s *stream) beat(ctx context.Context) error {
 	var registered, marked bool
 	var markedAt time.Duration
 	for !s.lease.ended() {
+		s.checkKeys()
 		// Its registration comes first in the log: a coordinator that reads
 		// members before a revocation finds this incarnation (rule R11).
 		registered = registered || s.register(ctx, false) == nil

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ const (
 	reasonRewound  = "rewound"  // the log went backwards; rebuilding
 	reasonIdentity = "identity" // the stream is another one than the node knows
 	reasonLeaving  = "leaving"  // the node is stopping
+	reasonKey      = "key"      // others seal with a cluster key that the node lacks
 )
 
 // lease is the right to answer from what was applied of one stream: a
@@ -32,6 +35,8 @@ type lease struct {
 	dead bool                     // dropped for good: the node is leaving
 	// floor is a sequence of the stream; heartbeats at or below it renew nothing.
 	floor uint64
+	// bars are why nothing renews the lease, by reason, with what is to be done.
+	bars map[string]string
 }
 
 func newLease(length time.Duration) *lease {
@@ -69,7 +74,52 @@ func (l *lease) ended() bool {
 }
 
 // why returns the reason for which the lease is not held.
-func (l *lease) why() string { return *l.reason.Load() }
+func (l *lease) why() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if reason, ok := l.barred(); ok {
+		return reason
+	}
+	return *l.reason.Load()
+}
+
+// is reports whether the last reason given was that one, whatever bars it too.
+func (l *lease) is(reason string) bool { return *l.reason.Load() == reason }
+
+// bar ends the lease and keeps it from being renewed for the reason, until it is
+// called with an empty detail. It reports whether it was not barred so before.
+func (l *lease) bar(reason, detail string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, was := l.bars[reason]
+	if detail == "" {
+		delete(l.bars, reason)
+		return false
+	}
+	if l.bars == nil {
+		l.bars = map[string]string{}
+	}
+	l.bars[reason] = detail
+	l.deadline.Store(0)
+	return !was
+}
+
+// detail returns what is to be done about the reason why, "" if nothing was said.
+func (l *lease) detail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reason, _ := l.barred()
+	return l.bars[reason]
+}
+
+// barred returns the first of the reasons for which nothing renews the lease.
+// l.mu is held.
+func (l *lease) barred() (reason string, ok bool) {
+	if len(l.bars) == 0 {
+		return "", false
+	}
+	return slices.Min(slices.Collect(maps.Keys(l.bars))), true
+}
 
 func (l *lease) because(reason string) { l.reason.Store(&reason) }
 
@@ -98,7 +148,7 @@ func (l *lease) returned(n, seq uint64) {
 	if int64(at) > l.proven.Load() {
 		l.proven.Store(int64(at))
 	}
-	if end := int64(at + l.length); end > l.deadline.Load() && seq > l.floor {
+	if end := int64(at + l.length); end > l.deadline.Load() && seq > l.floor && len(l.bars) == 0 {
 		l.deadline.Store(end)
 		l.because(reasonSilent) // what it will be if nothing renews it
 	}

@@ -27,25 +27,52 @@ func (f *slowFold) Apply(r events.Record) projection.Effect {
 	return f.fold.Apply(r)
 }
 
-// slowNode runs a node whose home stream is slow, once it is ready.
+// slowNode runs a node whose home stream is slow.
 func slowNode(t *testing.T, kind events.Kind) (n *Node, slow *slowFold) {
 	t.Helper()
 	keys, err := events.NewClusterKeys(events.NewClusterKey())
 	if err != nil {
 		t.Fatal(err)
 	}
+	n = memoryNode(t, keys)
+	slow = &slowFold{fold: n.home.fold, kind: kind, gate: make(chan struct{})}
+	slow.open = sync.OnceFunc(func() { close(slow.gate) })
+	n.home.fold = slow
+	live(t, n, slow.open)
+	return n, slow
+}
+
+// runNode runs a node on streams of its own until it is ready.
+func runNode(t *testing.T, keys *events.ClusterKeys, changes ...func(*Node)) *Node {
+	t.Helper()
+	n := memoryNode(t, keys)
+	for _, change := range changes {
+		change(n)
+	}
+	live(t, n, func() {})
+	<-n.Ready()
+	return n
+}
+
+// memoryNode returns a node that does not run yet.
+func memoryNode(t *testing.T, keys *events.ClusterKeys) *Node {
+	t.Helper()
 	clock := bubbleClock(time.Now())
 	home := events.NewMemory("eu", 2, events.MemoryConfig{Clock: clock})
-	n, err = New(Config{
+	n, err := New(Config{
 		Name: "n1", PublicURL: "http://localhost", Clock: clock, Keys: keys, Home: home, Archive: home,
 		Settings: events.NewMemory(events.ConfigRegion, 1, events.MemoryConfig{Clock: clock}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	slow = &slowFold{fold: n.home.fold, kind: kind, gate: make(chan struct{})}
-	slow.open = sync.OnceFunc(func() { close(slow.gate) })
-	n.home.fold = slow
+	return n
+}
+
+// live runs the node until the test ends; unblock is called before Run is
+// waited for.
+func live(t *testing.T, n *Node, unblock func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -53,8 +80,7 @@ func slowNode(t *testing.T, kind events.Kind) (n *Node, slow *slowFold) {
 			t.Errorf("run: %v", err)
 		}
 	})
-	t.Cleanup(func() { cancel(); slow.open(); running.Wait() })
-	return n, slow
+	t.Cleanup(func() { cancel(); unblock(); running.Wait() })
 }
 
 // bubbleClock counts from a moment on.

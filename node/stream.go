@@ -39,6 +39,7 @@ type stream struct {
 	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
 
 	members   members
+	said      announcements
 	resumedAt atomic.Int64 // Clock.Boot in ns when following last began or began again
 
 	reads   *barrier // shared by all whose answer depends on what this node may not have heard
@@ -109,6 +110,7 @@ func (s *stream) follow(ctx context.Context) error {
 			s.tape.reset()
 			s.fold.Rewind()
 			s.members.reset() // after the generation: see inquiry.run
+			s.said.reset()
 			s.missing.empty() // after the fold: see negative
 			s.mu.Lock()
 			s.lost = true
@@ -175,12 +177,16 @@ func (s *stream) apply(e events.Entry) error {
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
+	concerns := s.members.concerns(r)
+	if concerns {
+		s.announced(r)
+	}
 	if beat, ok := r.Event.(*events.Beat); ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
 		s.gaps.returned(beat.N)
 		s.renew(beat.N, e.Seq, e.Time)
 		s.takeDigest(beat, e.Time)
 	}
-	if s.members.concerns(r) {
+	if concerns {
 		s.members.apply(r, s.node.conf.Clock.Boot())
 	}
 	if !s.gaps.open {
@@ -198,7 +204,7 @@ func (s *stream) renew(n, seq uint64, logged time.Time) {
 	// the same clock, only its going back shows: what was expired would be good.
 	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), time.UnixMilli(s.node.agreed.Load()).Sub(logged)
 	if skew > maxClockSkew || back > maxClockSkew {
-		if s.lease.why() != reasonClock {
+		if !s.lease.is(reasonClock) {
 			s.node.conf.Log.Error("lease is not renewed: this node's clock and the log's are too far apart, or both were set back; if they are right now, restart the node",
 				"stream", s.region, "apart", skew, "back", max(0, back))
 		}

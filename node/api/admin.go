@@ -173,6 +173,7 @@ type StreamState struct {
 	LeaseMS     int64  `json:"lease_ms"` // left
 	StalenessMS int64  `json:"staleness_ms"`
 	Fenced      string `json:"fenced,omitempty"` // why it is not fresh
+	Detail      string `json:"detail,omitempty"` // what that means and what to do
 	Bytes       uint64 `json:"bytes"`
 	MaxBytes    uint64 `json:"max_bytes"`
 	Overwrites  uint64 `json:"overwrites"`

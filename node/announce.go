@@ -1,0 +1,146 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/revocast/revocast/events"
+)
+
+// announced is what an incarnation says of itself in a stream.
+type announced struct {
+	node, region string // region "": only heartbeats were read
+	incarnation  events.Incarnation
+	keys         []string // ids of the cluster keys it holds; the first seals
+	format       int      // newest payload version it reads
+	heard        time.Duration
+	logged       time.Time // the log's stamp of the newest
+	left         bool
+}
+
+// announcements are what the log of the last four leases says of nodes: those
+// that hold no lease yet too, unlike members. The zero value is ready.
+type announcements struct {
+	mu  sync.Mutex // guards all
+	all map[events.Incarnation]*announced
+}
+
+// note folds in a registration, a farewell or a heartbeat and returns what was
+// said. Now is Clock.Boot.
+func (a *announcements) note(r events.Record, now time.Duration) (said announced) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all == nil {
+		a.all = map[events.Incarnation]*announced{}
+	}
+	switch e := r.Event.(type) {
+	case *events.Beat:
+		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format}
+	case *events.Node:
+		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region, left: e.Left}
+	}
+	said.heard, said.logged = now, r.Time
+	if was := a.all[said.incarnation]; was != nil {
+		// A heartbeat may have been on its way when its node left.
+		said.region, said.left = cmp.Or(said.region, was.region), said.left || was.left
+	}
+	a.all[said.incarnation] = &said
+	return said
+}
+
+// reset forgets everything, because the stream is read again.
+func (a *announcements) reset() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.all)
+}
+
+// recent returns who was heard after the time of Clock.Boot, ordered by node,
+// and forgets the others.
+func (a *announcements) recent(after time.Duration) (all []announced) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for who, said := range a.all {
+		if said.heard < after {
+			delete(a.all, who)
+			continue
+		}
+		all = append(all, *said)
+	}
+	slices.SortFunc(all, func(a, b announced) int {
+		return cmp.Or(cmp.Compare(a.node, b.node), a.logged.Compare(b.logged))
+	})
+	return all
+}
+
+// others returns the incarnations of the stream that may live, without this one.
+func (s *stream) others() []announced {
+	all := s.said.recent(s.node.conf.Clock.Boot() - forgetAfter*s.node.conf.Lease)
+	return slices.DeleteFunc(all, func(a announced) bool { return a.left || a.incarnation == s.node.incarnation })
+}
+
+// listed returns the ids of the cluster keys that every live node of every
+// stream holds, in the order of this node's, and the newest payload version that
+// all of them read: nothing else may be written. It reports false when this
+// node cannot know, because it holds no lease on some stream.
+func (n *Node) listed() (keys []string, format int, ok bool) {
+	keys, format, ok = n.conf.Keys.IDs(), events.Version, true
+	now := n.conf.Clock.Boot()
+	for _, s := range n.streams() {
+		ok = ok && s.lease.holds(now)
+		for _, a := range s.others() {
+			format = min(format, a.format)
+			keys = slices.DeleteFunc(keys, func(id string) bool { return !slices.Contains(a.keys, id) })
+		}
+	}
+	return keys, format, ok && len(n.unopened()) == 0
+}
+
+// unsealed returns what fences this node: a live node seals with a cluster key
+// that this one lacks, so that what it writes cannot be read here. A key that is
+// merely held somewhere fences nobody: it seals only once all hold it, and is
+// handed to one node after the other until then.
+func unsealed(others []announced, held []string) (detail string) {
+	for _, a := range others {
+		if len(a.keys) > 0 && !slices.Contains(held, a.keys[0]) {
+			return fmt.Sprintf("node %s seals with cluster key %s, which this node lacks: add it to this node's cluster key file", a.node, a.keys[0])
+		}
+	}
+	return ""
+}
+
+// announced takes notice of what a node says of itself, before any heartbeat
+// after it can renew the lease.
+func (s *stream) announced(r events.Record) {
+	said := s.said.note(r, s.node.conf.Clock.Boot())
+	if !said.left && unsealed([]announced{said}, s.node.conf.Keys.IDs()) != "" {
+		s.checkKeys()
+	}
+}
+
+// unopened returns the regions that CONFIG names and whose stream this node has
+// not reached yet.
+func (n *Node) unopened() (regions []string) {
+	if n.conf.Open == nil {
+		return nil
+	}
+	for r := range n.catalog.Snapshot().Regions() {
+		if n.stream(r.Number) == nil {
+			regions = append(regions, r.Region)
+		}
+	}
+	slices.Sort(regions)
+	return regions
+}
+
+// checkKeys fences this node, or ends that, by what others announce: a key may
+// have been added since, or a node be gone.
+func (s *stream) checkKeys() {
+	detail := unsealed(s.others(), s.node.conf.Keys.IDs())
+	if s.lease.bar(reasonKey, detail) {
+		s.node.conf.Log.Error("fenced until this node holds the cluster key", "stream", s.region, "detail", detail)
+	}
+}
