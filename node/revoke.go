@@ -184,6 +184,11 @@ func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int
 		}
 		done, total = append(done, placed{s, pos}), total+revoked
 	}
+	for region := range n.catalog.Snapshot().Regions() {
+		if n.stream(region.Number) == nil {
+			return 0, nil, fail(api.HomeUnreachable, "sessions of region %s cannot be revoked from here: its stream cannot be reached", region.Region)
+		}
+	}
 	return n.revoked(ctx, r, done, total)
 }
 

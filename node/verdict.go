@@ -58,6 +58,9 @@ type answer struct {
 // Unknown means here that this node has not heard of the session; resolveToken
 // and resolveSID make sure.
 func (n *Node) byToken(key events.SID) (answer, error) {
+	if !n.follows(key.Stream()) {
+		return answer{}, nil
+	}
 	if n.faults.lookupFirst {
 		s, v, rotated := n.sessions.LookupToken(key, n.judged())
 		staleness, err := n.fresh(key.Stream())
@@ -69,9 +72,20 @@ func (n *Node) byToken(key events.SID) (answer, error) {
 }
 
 func (n *Node) bySID(sid events.SID) (answer, error) {
+	if !n.follows(sid.Stream()) {
+		return answer{}, nil
+	}
 	staleness, err := n.fresh(sid.Stream())
 	s, v := n.sessions.Lookup(sid, n.judged())
 	return n.judge(answer{Session: s, verdict: v, staleness: staleness}, err)
+}
+
+// follows reports whether this node follows the stream of the number as one in
+// which sessions live. What it has of any other, from a snapshot, proves
+// nothing: there is no lease that could say so.
+func (n *Node) follows(number uint8) bool {
+	s := n.stream(number)
+	return s != nil && s != n.settings
 }
 
 // judge decides on what was looked up, given what the lease check before said.
