@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -127,9 +128,27 @@ func (e *Revoke) Subject(region string) Subject {
 	return SessionSubject(region, e.App, e.User, e.SID, KindRevoke)
 }
 
-// Subject implements [Event].
+// Subject implements [Event]. Each home that was out of reach has a subject of
+// its own, or one would take the place of another.
 func (e *RevokeAll) Subject(region string) Subject {
-	return Subject{Region: region, App: e.App, User: UserHash(e.App, e.User), Kind: KindAll}
+	s := Subject{Region: region, App: e.App, User: UserHash(e.App, e.User), Kind: KindAll}
+	if e.Home != 0 {
+		s.ID = strconv.FormatUint(uint64(e.Home), 10)
+	}
+	return s
+}
+
+// Home returns the number of the home stream that an "all" on this subject is
+// about, 0 for the stream it stands in; and false for any other subject.
+func (s Subject) Home() (number uint8, ok bool) {
+	if s.Kind != KindAll || s.ID == "" {
+		return 0, s.Kind == KindAll
+	}
+	n, err := strconv.ParseUint(s.ID, 10, 8)
+	if err != nil || n == 0 || strconv.FormatUint(n, 10) != s.ID {
+		return 0, false
+	}
+	return uint8(n), true
 }
 
 // Subject implements [Event].

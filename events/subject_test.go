@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/revocast/revocast/events"
 )
@@ -47,6 +48,42 @@ func TestSubjects(t *testing.T) {
 		s := g.event.Subject(events.ConfigRegion)
 		if got, err := events.ParseSubject(s.String()); err != nil || got != s || string(got.Kind) != g.name {
 			t.Errorf("%s: %q reads as %+v, %v", g.name, s, got, err)
+		}
+	}
+}
+
+// An "all" for a home that was out of reach has a subject of its own.
+func TestSubjectOfHome(t *testing.T) {
+	for _, tc := range []struct {
+		event *events.RevokeAll
+		id    string
+		home  uint8
+	}{
+		{&events.RevokeAll{App: "demo"}, "-", 0},
+		{&events.RevokeAll{App: "demo", Home: 3}, "3", 3},
+		{&events.RevokeAll{App: "demo", Home: 255}, "255", 255},
+	} {
+		want := "ev.eu.demo.-." + tc.id + ".all"
+		s := tc.event.Subject("eu")
+		home, ok := s.Home()
+		if s.String() != want || !ok || home != tc.home {
+			t.Errorf("subject %q, home %d, %v; want %q", s, home, ok, want)
+		}
+		m, err := testKeys.Encode("eu", tc.event, nil, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := testKeys.Decode(2, events.Entry{Message: m}); r.Trust != events.Authentic {
+			t.Errorf("%q is %v", want, r.Trust)
+		}
+	}
+	for _, text := range []string{"ev.eu.demo.-.0.all", "ev.eu.demo.-.03.all", "ev.eu.demo.-.256.all", "ev.eu.demo.-.x.all", "ev.eu.demo.-.3.rev"} {
+		s, err := events.ParseSubject(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if home, ok := s.Home(); ok || home != 0 {
+			t.Errorf("%q is about %d", text, home)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package projection
 
 import (
 	"bytes"
-	"cmp"
 	"io"
 	"slices"
 
@@ -15,7 +14,7 @@ func (m *Map) WriteSnapshotBetween(w io.Writer, key []byte, h SnapshotHeader, ri
 }
 
 // SnapshotSteps is how often between is called.
-const SnapshotSteps = 256 + 1 + 256
+const SnapshotSteps = 256 + 256
 
 // Dump is all that a Map holds, in a form that compares.
 type Dump struct {
@@ -25,7 +24,8 @@ type Dump struct {
 	Touched  map[events.SID]int64
 	Users    map[userKey][]events.SID
 	Marks    map[groupKey]mark
-	Foreign  map[groupKey][]foreignMark
+	Away     map[groupKey][]uint8
+	Pending  map[events.SID]bool
 	Sessions [2]int
 }
 
@@ -34,7 +34,8 @@ func (m *Map) Dump() Dump {
 	d := Dump{
 		Streams: map[uint8]snapPosition{},
 		Records: map[events.SID]record{}, Aliases: map[events.SID]events.SID{}, Touched: map[events.SID]int64{},
-		Users: map[userKey][]events.SID{}, Marks: map[groupKey]mark{}, Foreign: map[groupKey][]foreignMark{},
+		Users: map[userKey][]events.SID{}, Marks: map[groupKey]mark{}, Away: map[groupKey][]uint8{},
+		Pending: map[events.SID]bool{},
 	}
 	for i := range m.streams {
 		if p := m.streams[i].snapPosition(); p != (snapPosition{}) {
@@ -54,12 +55,15 @@ func (m *Map) Dump() Dump {
 		for k, v := range m.users[i].sids {
 			d.Users[k] = slices.SortedFunc(slices.Values(v), func(a, b events.SID) int { return bytes.Compare(a[:], b[:]) })
 		}
+		for k := range m.shards[i].pending {
+			d.Pending[k] = true
+		}
 		for k, v := range m.marks[i] {
 			d.Marks[k] = *v
 		}
 	}
-	for k, v := range m.foreign {
-		d.Foreign[k] = slices.SortedFunc(slices.Values(v), func(a, b foreignMark) int { return cmp.Compare(a.recorded, b.recorded) })
+	for k, v := range m.away {
+		d.Away[k] = slices.Sorted(slices.Values(v))
 	}
 	d.Sessions[0], d.Sessions[1] = m.Len()
 	return d

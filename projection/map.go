@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -46,13 +47,15 @@ type Map struct {
 	streams [256]stream
 	shards  [256]shard
 	users   [256]userShard
-	// marks are what each "all" said, keyed by the stream it stands in;
-	// foreign is what those said that were recorded away from home, keyed by
-	// the home stream. Both are guarded by fold.
-	marks   [256]map[groupKey]*mark
-	foreign map[groupKey][]foreignMark
+	// marks are what each "all" said. away finds those that name a home: by
+	// the home's own group, the streams they stand in. Both are guarded by fold.
+	marks [256]map[groupKey]*mark
+	away  map[groupKey][]uint8
 
 	sessions, tombstones atomic.Int64
+	// pending is how many sessions of each stream are revoked by what stands
+	// elsewhere only. They are listed in the shards.
+	pending [256]atomic.Int64
 }
 
 var _ Projection = (*Map)(nil)
@@ -80,6 +83,7 @@ type shard struct {
 	records map[events.SID]*record
 	aliases map[events.SID]events.SID
 	touched map[events.SID]int64 // last use, unix ms
+	pending map[events.SID]struct{}
 }
 
 // record is what is held of a sid: a session, a tombstone, or both. It is
@@ -92,6 +96,9 @@ type record struct {
 	// found: the session's own stream, as read in this generation, says that
 	// it is revoked. False also for what was only heard in another stream.
 	found bool
+	// gone: the stream that the revocation stood in went backwards, and has
+	// not said so again. Only of what is pending.
+	gone bool
 	// longest is the latest expiry that any of its states had. Until then a
 	// copy of that state could be believed, were the session forgotten.
 	longest int64
@@ -100,6 +107,10 @@ type record struct {
 }
 
 func (r *record) revoked() bool { return r.rank != 0 }
+
+// pending reports whether the session was revoked away from home, and its home
+// does not say so yet.
+func (r *record) pending() bool { return r.rank == rankAwaySession && !r.found }
 
 // rank orders what revokes: of two revocations the higher names the reason, of
 // equal ones that of the higher stream, within a stream the newer. That makes
@@ -140,10 +151,15 @@ func (r *record) revoke(v revocation) {
 
 // groupKey names the sessions of a user, or with an empty hash of an app, in a
 // stream. It is by hash because an entry that is not authentic has no user id.
+// As the key of a mark it is a subject: the stream that the mark stands in and,
+// if that names one, the home that it is about.
 type groupKey struct {
-	stream    uint8
-	app, hash string
+	stream, home uint8
+	app, hash    string
 }
+
+// about returns the stream whose sessions a mark on the subject revokes.
+func (k groupKey) about() uint8 { return cmp.Or(k.home, k.stream) }
 
 var seed = maphash.MakeSeed()
 
@@ -214,6 +230,7 @@ func (m *Map) update(sid events.SID, change func(*record) *record) {
 	}
 	m.count(was, -1)
 	m.count(is, +1)
+	m.list(s, sid, was != nil && was.pending(), is != nil && is.pending())
 	if is == nil {
 		delete(s.records, sid)
 		return
@@ -222,6 +239,22 @@ func (m *Map) update(sid events.SID, change func(*record) *record) {
 		s.records = make(map[events.SID]*record)
 	}
 	s.records[sid] = is
+}
+
+// list keeps what is pending listed. The caller holds the shard.
+func (m *Map) list(s *shard, sid events.SID, was, is bool) {
+	switch {
+	case was == is:
+	case was:
+		delete(s.pending, sid)
+		m.pending[sid.Stream()].Add(-1)
+	default:
+		if s.pending == nil {
+			s.pending = make(map[events.SID]struct{})
+		}
+		s.pending[sid] = struct{}{}
+		m.pending[sid.Stream()].Add(1)
+	}
 }
 
 func (m *Map) count(r *record, by int64) {

@@ -117,6 +117,24 @@ type Projection interface {
 	// user: of the app) in the stream, 0 for none: what the next must expect.
 	LastAll(stream uint8, app, user string) uint64
 
+	// LastAway is LastAll of an "all" that stands in the stream because the
+	// home was out of reach. The next must not have been asked for before at
+	// (unix ms), and may spare only what SparedAway reports as not revoked by
+	// those before, where the session itself is not known.
+	LastAway(stream, home uint8, app, user string) (seq uint64, at int64)
+	SparedAway(stream, home uint8, app, user string, sid events.SID) bool
+
+	// Pending yields, in no order, what was recorded in other streams because
+	// the home was out of reach and does not stand in the home's yet, as events
+	// to append there. An "all" must expect the sequence in its Prev. It is
+	// right for who has applied the home's stream up to its end. PendingLen
+	// counts, and PendingSession and PendingAll (by the user's hash, empty for
+	// the app) report of one whether it is pending.
+	Pending(home uint8, now int64) iter.Seq[Repair]
+	PendingLen(home uint8) int
+	PendingSession(sid events.SID) bool
+	PendingAll(home uint8, app, hash string) bool
+
 	// Position returns generation and sequence up to which the stream is
 	// applied: everything at or below is visible to readers.
 	Position(stream uint8) (gen uint32, seq uint64)

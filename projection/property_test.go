@@ -200,16 +200,34 @@ func (w *world) revokeAll() {
 	}
 	e := all(user, 0)
 	e.At, e.Reason = w.now, rapid.StringN(1, 3, 3).Draw(w.t, "reason")
+	about := stream
+	if w.away && rapid.Bool().Draw(w.t, "away") {
+		about = 5 - stream
+		e.Home = about
+		_, at := w.m.LastAway(stream, about, "app", user)
+		e.At = max(e.At, at)
+	}
 	e.Prev = w.last[e.Subject(worldRegions[stream])]
 	for _, s := range w.states {
-		if _, v := w.m.Lookup(s.SID, w.now); v == active && s.SID.Stream() == stream && !e.Spares(s.SID) && rapid.IntRange(0, 4).Draw(w.t, "spare") == 0 {
+		if _, v := w.m.Lookup(s.SID, w.now); v == active && s.SID.Stream() == about && !e.Spares(s.SID) && rapid.IntRange(0, 4).Draw(w.t, "spare") == 0 {
 			e.Except = append(e.Except, s.SID)
 		}
 	}
-	if w.away && rapid.Bool().Draw(w.t, "away") {
-		e.Home = 5 - stream
-	}
 	w.write(stream, e, events.UnknownLifetime+events.TTLSlack)
+}
+
+// deliver writes to a home what was recorded elsewhere, some of it or all.
+func (w *world) deliver() {
+	stream := w.stream()
+	whole := rapid.Bool().Draw(w.t, "whole")
+	for fix := range w.m.Pending(stream, w.now) {
+		if got := w.write(stream, fix.Event, fix.TTL); got != projection.Applied {
+			w.t.Fatalf("delivery of %+v: effect %d", fix.Event, got)
+		}
+		if !whole {
+			return
+		}
+	}
 }
 
 // attack appends a copy of an earlier message, or one that is not authentic.
@@ -277,6 +295,9 @@ func (w *world) run() {
 		func() { w.now += rapid.Int64Range(0, 10).Draw(w.t, "pass") * minute },
 		func() { w.write(w.stream(), &events.Beat{N: w.nonce}, time.Minute) },
 	}
+	if w.away {
+		ops = append(ops, w.deliver, w.deliver)
+	}
 	if w.hostile {
 		ops = append(ops, w.attack, w.attack, w.attack)
 	}
@@ -334,6 +355,9 @@ func (w *world) same(what string, other *projection.Map) {
 		if diff := gocmp.Diff(a, b); diff != "" {
 			w.t.Fatalf("%s: %v: live, there: %s", what, key, diff)
 		}
+		if pa, pb := w.m.PendingSession(key), other.PendingSession(key); pa != pb {
+			w.t.Fatalf("%s: %v is pending: %v live, %v there", what, key, pa, pb)
+		}
 	}
 	for stream := range worldRegions {
 		if a, b := w.m.Digest(stream, w.now), other.Digest(stream, w.now); a != b {
@@ -342,6 +366,14 @@ func (w *world) same(what string, other *projection.Map) {
 		for _, user := range []string{"", "u", "v"} {
 			if a, b := w.m.LastAll(stream, "app", user), other.LastAll(stream, "app", user); a != b {
 				w.t.Fatalf("%s: last all of %q is %d live, %d there", what, user, a, b)
+			}
+			a, at := w.m.LastAway(5-stream, stream, "app", user)
+			if b, bt := other.LastAway(5-stream, stream, "app", user); a != b || at != bt {
+				w.t.Fatalf("%s: last all of %q for %d is %d of %d live, %d of %d there", what, user, stream, a, at, b, bt)
+			}
+			hash := events.UserHash("app", user)
+			if a, b := w.m.PendingAll(stream, "app", hash), other.PendingAll(stream, "app", hash); a != b {
+				w.t.Fatalf("%s: all of %q is pending for %d: %v live, %v there", what, user, stream, a, b)
 			}
 		}
 	}
@@ -352,7 +384,7 @@ func (w *world) same(what string, other *projection.Map) {
 // all.
 func compactAnywhere(t *rapid.T) {
 	w := newWorld(t)
-	w.hostile = rapid.Bool().Draw(t, "hostile")
+	w.hostile, w.away = rapid.Bool().Draw(t, "hostile"), rapid.Bool().Draw(t, "away")
 	w.run()
 	from := rapid.IntRange(0, len(w.log)).Draw(t, "from")
 	cut := rapid.IntRange(from, len(w.log)).Draw(t, "cut")
@@ -428,22 +460,25 @@ func TestStreamsInAnyOrder(t *testing.T) {
 func TestRewindRevivesNobody(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
+		w.away = rapid.Bool().Draw(t, "away")
 		w.run()
 		const stream = uint8(2)
-		var mine []kept
+		var mine, others []kept
 		for _, k := range w.log {
 			if k.r.Stream == stream {
 				mine = append(mine, k)
+			} else {
+				others = append(others, k)
 			}
 		}
 		var dead []events.SID
 		for _, e := range w.states {
-			if _, v := w.m.Lookup(e.SID, w.now); v == revoked && e.SID.Stream() == stream {
+			if _, v := w.m.Lookup(e.SID, w.now); v == revoked && (w.away || e.SID.Stream() == stream) {
 				dead = append(dead, e.SID)
 			}
 		}
 		cut := rapid.IntRange(0, len(mine)).Draw(t, "cut")
-		w.log, w.seq[stream] = nil, uint64(cut)
+		w.log, w.seq[stream] = others, uint64(cut)
 		w.m.Rewind(stream)
 		for _, r := range compacted(mine, cut) {
 			w.m.Apply(r)
@@ -467,6 +502,40 @@ func TestRewindRevivesNobody(t *testing.T) {
 		}
 		for fix := range w.m.Lost(stream, w.now) {
 			t.Fatalf("lost although appended again: %+v", fix.Event)
+		}
+	})
+}
+
+// What was recorded away from home and delivered is known to who reads the home's
+// stream alone, and then nothing is pending.
+func TestDelivered(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		w.hostile, w.away = rapid.Bool().Draw(t, "hostile"), true
+		w.run()
+		for _, stream := range []uint8{2, 3} {
+			for range 3 { // a token of a session with others takes two rounds
+				for fix := range w.m.Pending(stream, w.now) {
+					w.write(stream, fix.Event, fix.TTL)
+				}
+			}
+			for fix := range w.m.Pending(stream, w.now) {
+				t.Fatalf("pending after all was delivered: %+v", fix.Event)
+			}
+			alone := new(projection.Map)
+			for _, r := range compacted(w.log, len(w.log)) {
+				if r.Stream == stream {
+					alone.Apply(r)
+				}
+			}
+			for _, e := range w.states {
+				if _, v := w.m.Lookup(e.SID, w.now); v != revoked || e.SID.Stream() != stream {
+					continue
+				}
+				if s, v := alone.Lookup(e.SID, w.now); v == active {
+					t.Fatalf("%v is revoked, and good for its home alone: %+v", e.SID, s)
+				}
+			}
 		}
 	})
 }

@@ -85,12 +85,13 @@ func (r *record) repairRevoke(now int64) (Repair, bool) {
 
 func (m *Map) repairAll(subject events.Subject, seq uint64, now int64) (Repair, bool) {
 	stream, known := m.number(subject.Region)
-	if !known || subject.ID != "" {
+	home, ok := subject.Home()
+	if !known || !ok {
 		return Repair{}, false
 	}
 	m.fold.RLock()
 	defer m.fold.RUnlock()
-	key := groupKey{stream, subject.App, subject.User}
+	key := groupKey{stream, home, subject.App, subject.User}
 	k := m.marks[key.index()][key]
 	if k == nil {
 		return Repair{}, false
@@ -98,7 +99,10 @@ func (m *Map) repairAll(subject events.Subject, seq uint64, now int64) (Repair, 
 	fix, ok := m.restate(key, k, now)
 	if ok {
 		e := fix.Event.(*events.RevokeAll)
-		e.Prev, e.Before = seq, k.seq
+		e.Prev = seq
+		if home == 0 {
+			e.Before = k.seq
+		}
 	}
 	return fix, ok
 }
@@ -121,7 +125,10 @@ func (m *Map) restate(key groupKey, k *mark, now int64) (Repair, bool) {
 	}
 	e := &events.RevokeAll{
 		App: key.app, User: user, Except: slices.Clone(k.except),
-		Reason: k.reason, By: k.by, At: k.at, Home: k.home,
+		Reason: k.reason, By: k.by, At: k.at, Home: key.home,
+	}
+	if key.home != 0 {
+		e.At = asked(k.seq)
 	}
 	return Repair{Event: e, TTL: life(k.time+year, now)}, true
 }
@@ -154,6 +161,13 @@ func (m *Map) Rewind(stream uint8) {
 	st.mu.Unlock()
 	for i := range m.shards {
 		s := &m.shards[i]
+		for _, r := range s.listed(func(r *record) bool { return r.from == stream }) {
+			m.update(r.SID, func(now *record) *record {
+				next := *now
+				next.gone = true
+				return &next
+			})
+		}
 		for _, r := range s.all(func(r *record) bool { return r.SID.Stream() == stream }) {
 			m.forgetState(r)
 			if r.revoked() {
@@ -177,7 +191,7 @@ func (m *Map) Rewind(stream uint8) {
 			if key.stream == stream {
 				kept := append(k.kept, k)
 				k.kept = nil
-				m.marks[i][key] = &mark{user: k.user, time: k.time, kept: kept}
+				m.marks[i][key] = &mark{user: k.user, time: k.time, home: key.home, kept: kept}
 			}
 		}
 	}
@@ -198,7 +212,7 @@ func (m *Map) forgetState(r *record) {
 				SID: r.SID, App: r.App, User: r.User, AbsoluteAt: r.until,
 				RevokedAt: r.RevokedAt, RevokedBy: r.RevokedBy, RevokeReason: r.RevokeReason,
 			},
-			rank: r.rank, from: r.from, found: r.found, until: r.until,
+			rank: r.rank, from: r.from, found: r.found, gone: r.gone, until: r.until,
 		}
 	})
 	m.dropAliases(r, nil)
@@ -238,6 +252,12 @@ func (m *Map) lost(stream uint8, now int64) (out []Repair) {
 	for i := range m.shards {
 		for _, r := range m.shards[i].all(func(r *record) bool { return r.lost(stream) }) {
 			if fix, ok := r.repairRevoke(now); ok {
+				out = append(out, fix)
+			}
+		}
+		for _, r := range m.shards[i].listed(func(r *record) bool { return r.gone && r.from == stream }) {
+			if fix, ok := r.repairRevoke(now); ok {
+				fix.Event.(*events.Revoke).Home = r.SID.Stream()
 				out = append(out, fix)
 			}
 		}

@@ -10,6 +10,10 @@ import (
 
 // mark is what the "all" entries of one subject say: sessions created below seq
 // are revoked, except those it spares. Guarded by Map.fold.
+//
+// One that names a home goes by time instead, because sequences of two streams
+// cannot be compared: it revokes the home's sessions created before seq, in unix
+// ms. So it does not depend on the order in which the two streams are read.
 type mark struct {
 	seq    uint64 // the watermark; never falls
 	last   uint64 // newest entry on the subject, believed or not
@@ -18,7 +22,7 @@ type mark struct {
 	user       string // verbatim; empty when unknown, or for the whole app
 	reason, by string
 	at         int64
-	home       uint8
+	home       uint8 // that of the subject
 	time       int64 // log time of the newest entry, unix ms
 	nonce      []byte
 	forged     bool // no authentic entry was seen: the user is unknown
@@ -28,14 +32,42 @@ type mark struct {
 	kept []*mark
 }
 
+// awaySkew is how much later than it was asked for a revocation for another home
+// still covers, in ms. It is how far apart the clocks of two nodes can be that
+// both agree with a log: what was created before is covered whoever dated it.
+const awaySkew = 2 * skew
+
+// wall returns the watermark of an "all" for another home that was asked for at
+// the time.
+func wall(at int64) uint64 { return uint64(max(0, at)) + uint64(awaySkew) + 1 }
+
+// asked is the reverse of wall.
+func asked(seq uint64) int64 { return int64(seq) - awaySkew - 1 }
+
+// watermark returns what the entry lifts the mark to.
+func watermark(r *events.Record, e *events.RevokeAll) uint64 {
+	if e.Home != 0 {
+		return wall(e.At)
+	}
+	return earlier(e.Before, r.Seq)
+}
+
 func (k *mark) spares(sid events.SID) bool { return slices.Contains(k.except, sid) }
 
-func (k *mark) covers(s *Session) bool { return s.birth() < k.seq && !k.spares(s.SID) }
+func (k *mark) covers(s *Session) bool {
+	if k.home != 0 {
+		return uint64(max(0, s.CreatedAt)) < k.seq && !k.spares(s.SID)
+	}
+	return s.birth() < k.seq && !k.spares(s.SID)
+}
 
 func (k *mark) revocation(key groupKey) revocation {
 	user, app := rankUser, rankApp
-	if k.forged {
+	switch {
+	case k.forged:
 		user, app = rankForgedUser, rankForgedApp
+	case key.home != 0:
+		user, app = rankAwayUser, rankAwayApp
 	}
 	v := revocation{rank: user, from: key.stream, at: k.at, by: k.by, reason: k.reason}
 	if key.hash == "" {
@@ -45,7 +77,7 @@ func (k *mark) revocation(key groupKey) revocation {
 }
 
 // revoke revokes n, which readers do not see yet, if the mark or one kept
-// beside it covers it.
+// beside it covers it. It is found if the session's own stream says so.
 func (k *mark) revoke(n *record, key groupKey) {
 	for _, old := range k.kept {
 		if old.covers(&n.Session) {
@@ -54,7 +86,7 @@ func (k *mark) revoke(n *record, key groupKey) {
 	}
 	if k.covers(&n.Session) {
 		n.revoke(k.revocation(key))
-		n.found = true
+		n.found = n.found || key.stream == n.SID.Stream()
 	}
 }
 
@@ -73,36 +105,17 @@ func (k *mark) confirm(seq, reread uint64) {
 	k.kept = slices.DeleteFunc(k.kept, func(old *mark) bool { return k.confirms(old, seq, reread) })
 }
 
-// foreignMark is an "all" that was recorded in another stream because the home
-// was out of reach. Sequences of two streams cannot be compared, so it goes by
-// time: sessions begun up to Skew after it are revoked. It does not depend on
-// the order in which the two streams are read. Once the home is reached, the
-// "all" appended there revokes everything created meanwhile anyway.
-type foreignMark struct {
-	recorded uint8 // stream it stands in
-	except   []events.SID
-	v        revocation
-	until    int64 // covers sessions that began up to then, unix ms
-	time     int64 // log time, unix ms
-}
-
-func (f *foreignMark) covers(s *Session) bool {
-	return s.CreatedAt <= f.until && !slices.Contains(f.except, s.SID)
-}
-
 // meetMarks revokes a new state that a watermark covers: it was created, or its
 // log-in had begun, before the "all". The caller holds fold.
 func (m *Map) meetMarks(n *record, hash string) {
-	stream := n.SID.Stream()
 	for _, h := range [...]string{hash, ""} {
-		key := groupKey{stream, n.App, h}
+		key := groupKey{stream: n.SID.Stream(), app: n.App, hash: h}
 		if k := m.marks[key.index()][key]; k != nil {
 			k.revoke(n, key)
 		}
-		for i := range m.foreign[key] {
-			if f := &m.foreign[key][i]; f.covers(&n.Session) {
-				n.revoke(f.v)
-			}
+		for _, recorded := range m.away[key] {
+			at := groupKey{recorded, n.SID.Stream(), n.App, h}
+			m.marks[at.index()][at].revoke(n, at)
 		}
 	}
 }
@@ -111,7 +124,7 @@ func (m *Map) meetMarks(n *record, hash string) {
 // sequence. The caller holds fold.
 func (m *Map) markedSince(held *record, hash string) bool {
 	for _, h := range [...]string{hash, ""} {
-		key := groupKey{held.SID.Stream(), held.App, h}
+		key := groupKey{stream: held.SID.Stream(), app: held.App, hash: h}
 		if k := m.marks[key.index()][key]; k != nil && k.covers(&held.Session) {
 			return true
 		}
@@ -150,6 +163,7 @@ func (m *Map) revokeOne(r *events.Record, sid events.SID, app, user string, abso
 		}
 		next.revoke(v)
 		next.found = next.found || sid.Stream() == r.Stream
+		next.gone = next.gone && next.from != r.Stream
 		return next
 	})
 }
@@ -158,7 +172,7 @@ func (m *Map) revokeOne(r *events.Record, sid events.SID, app, user string, abso
 func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 	m.fold.Lock()
 	defer m.fold.Unlock()
-	key := groupKey{r.Stream, r.Subject.App, r.Subject.User}
+	key := groupKey{r.Stream, e.Home, r.Subject.App, r.Subject.User}
 	k := m.mark(key)
 	if r.Seq <= k.last {
 		return k.again(r, e)
@@ -172,16 +186,13 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 		except = slices.DeleteFunc(slices.Clone(except), func(s events.SID) bool { return k.last != 0 && !k.spares(s) })
 	}
 	if effect == Applied || k.last == 0 || k.forged {
-		k.user, k.reason, k.by, k.at, k.home = e.User, e.Reason, e.By, e.At, e.Home
+		k.user, k.reason, k.by, k.at = e.User, e.Reason, e.By, e.At
 		k.forged = false
 	}
 	k.except, k.nonce = except, r.Sealed.Nonce()
-	k.raise(r, e.Before)
+	k.raise(r, watermark(r, e))
 	k.confirm(r.Seq, m.streams[r.Stream].rereadTo())
-	m.revokeGroup(key, key.stream, func(n *record) { k.revoke(n, key) })
-	if e.Home != 0 && e.Home != r.Stream {
-		m.applyForeign(r, e, effect == Overwrite)
-	}
+	m.revokeGroup(key, func(n *record) { k.revoke(n, key) })
 	return effect
 }
 
@@ -190,15 +201,15 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 // did to sessions is in the snapshot as well. It still is an overwrite where it
 // alone would take away less than the mark.
 func (k *mark) again(r *events.Record, e *events.RevokeAll) Effect {
-	if e.Prev >= r.Seq || earlier(e.Before, r.Seq) < k.seq || len(e.Except) > len(k.except) {
+	if e.Prev >= r.Seq || watermark(r, e) < k.seq || len(e.Except) > len(k.except) {
 		return Overwrite
 	}
 	return Applied
 }
 
-// raise lifts the watermark to the entry, or to before if that is set.
-func (k *mark) raise(r *events.Record, before uint64) {
-	k.seq = max(k.seq, earlier(before, r.Seq))
+// raise lifts the watermark for an entry that is new.
+func (k *mark) raise(r *events.Record, to uint64) {
+	k.seq = max(k.seq, to)
 	k.last = r.Seq
 	k.time = max(k.time, r.Time.UnixMilli())
 }
@@ -213,44 +224,41 @@ func (m *Map) mark(key groupKey) *mark {
 		m.marks[i] = make(map[groupKey]*mark)
 	}
 	key.app, key.hash = strings.Clone(key.app), strings.Clone(key.hash)
-	k = new(mark)
+	k = &mark{home: key.home}
 	m.marks[i][key] = k
+	m.index(key)
 	return k
 }
 
-// applyForeign makes an "all" take away from the home it could not reach.
-func (m *Map) applyForeign(r *events.Record, e *events.RevokeAll, overwrite bool) {
-	key := groupKey{e.Home, r.Subject.App, r.Subject.User}
-	v := revocation{rank: rankAwayUser, from: r.Stream, at: e.At, by: e.By, reason: e.Reason}
-	if key.hash == "" {
-		v.rank = rankAwayApp
+// index lets the sessions that a mark for another home is about find it.
+func (m *Map) index(key groupKey) {
+	if key.home == 0 {
+		return
 	}
-	f := foreignMark{recorded: r.Stream, except: e.Except, v: v, until: e.At + skew, time: r.Time.UnixMilli()}
-	marks := m.foreign[key]
-	i := slices.IndexFunc(marks, func(o foreignMark) bool { return o.recorded == r.Stream })
-	if i >= 0 {
-		old := marks[i]
-		if overwrite {
-			f.except = slices.DeleteFunc(slices.Clone(f.except), func(s events.SID) bool { return !slices.Contains(old.except, s) })
-		}
-		f.until, f.time = max(f.until, old.until), max(f.time, old.time)
-		marks[i] = f
-	} else {
-		if m.foreign == nil {
-			m.foreign = make(map[groupKey][]foreignMark)
-		}
-		m.foreign[key] = append(marks, f)
+	if m.away == nil {
+		m.away = make(map[groupKey][]uint8)
 	}
-	m.revokeGroup(key, e.Home, func(n *record) {
-		if f.covers(&n.Session) {
-			n.revoke(f.v)
-		}
-	})
+	group := groupKey{stream: key.home, app: key.app, hash: key.hash}
+	m.away[group] = append(m.away[group], key.stream)
 }
 
-// revokeGroup lets revoke decide about a copy of each session of the group that
-// lives in the stream. The caller holds fold alone.
-func (m *Map) revokeGroup(key groupKey, stream uint8, revoke func(*record)) {
+// forgetMark forgets the mark. The caller holds fold alone.
+func (m *Map) forgetMark(key groupKey) {
+	delete(m.marks[key.index()], key)
+	if key.home == 0 {
+		return
+	}
+	group := groupKey{stream: key.home, app: key.app, hash: key.hash}
+	rest := slices.DeleteFunc(m.away[group], func(n uint8) bool { return n == key.stream })
+	if m.away[group] = rest; len(rest) == 0 {
+		delete(m.away, group)
+	}
+}
+
+// revokeGroup lets revoke decide about a copy of each session that a mark with
+// the key is about. The caller holds fold alone.
+func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
+	stream := key.about()
 	one := func(sid events.SID) {
 		m.update(sid, func(now *record) *record {
 			if now == nil || !now.known || now.App != key.app {
@@ -293,12 +301,13 @@ func (m *Map) applyForged(r *events.Record) {
 		defer m.fold.RUnlock()
 		m.revokeOne(r, sid, "", "", 0, revocation{rank: rankForgedSession, from: r.Stream, at: r.Time.UnixMilli(), reason: reasonOverwritten})
 	case events.KindAll:
-		if r.Subject.ID != "" {
+		home, ok := r.Subject.Home()
+		if !ok {
 			return
 		}
 		m.fold.Lock()
 		defer m.fold.Unlock()
-		key := groupKey{r.Stream, r.Subject.App, r.Subject.User}
+		key := groupKey{r.Stream, home, r.Subject.App, r.Subject.User}
 		k := m.mark(key)
 		if r.Seq <= k.last {
 			return // as in again
@@ -307,9 +316,13 @@ func (m *Map) applyForged(r *events.Record) {
 			k.forged, k.reason, k.at = true, reasonOverwritten, r.Time.UnixMilli()
 		}
 		k.except = nil
-		k.raise(r, 0)
+		to := r.Seq
+		if home != 0 {
+			to = wall(r.Time.UnixMilli())
+		}
+		k.raise(r, to)
 		k.confirm(r.Seq, m.streams[r.Stream].rereadTo())
-		m.revokeGroup(key, key.stream, func(n *record) { k.revoke(n, key) })
+		m.revokeGroup(key, func(n *record) { k.revoke(n, key) })
 	}
 }
 
@@ -317,7 +330,7 @@ func (m *Map) applyForged(r *events.Record) {
 func (m *Map) LastAll(stream uint8, app, user string) uint64 {
 	m.fold.RLock()
 	defer m.fold.RUnlock()
-	key := groupKey{stream, app, events.UserHash(app, user)}
+	key := groupKey{stream: stream, app: app, hash: events.UserHash(app, user)}
 	if k := m.marks[key.index()][key]; k != nil {
 		return k.last
 	}

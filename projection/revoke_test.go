@@ -266,7 +266,7 @@ func TestRevokeAll(t *testing.T) {
 		},
 		"of another home": func(l *log, e, f *events.State) {
 			late := state(sid(home, 3), "u")
-			late.CreatedAt = base + 31*second
+			late.CreatedAt = base + 60*second + 1
 			l.add(e)
 			l.add(f)
 			away := &log{t: t, m: l.m, num: 3, now: base}

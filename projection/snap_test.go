@@ -355,7 +355,7 @@ func TestSnapshotForeign(t *testing.T) {
 
 // A file that this version once wrote is read by every later one.
 func TestSnapshotGolden(t *testing.T) {
-	name := filepath.Join("testdata", "snapshot1.golden")
+	name := filepath.Join("testdata", "snapshot2.golden")
 	_, p := small(t)
 	if *update {
 		if err := os.WriteFile(name, p.write(t, p.header(func(int) int { return 2 })), 0o644); err != nil {

@@ -34,6 +34,7 @@ const (
 	snapKnown = 1 << iota
 	snapFound
 	snapForged
+	snapGone
 )
 
 func flag(set bool, bit byte) byte {
@@ -44,7 +45,7 @@ func flag(set bool, bit byte) byte {
 }
 
 func (e snapEncoder) record(r *record) snapEncoder {
-	e = e.sid(r.SID).byte(flag(r.known, snapKnown) | flag(r.found, snapFound))
+	e = e.sid(r.SID).byte(flag(r.known, snapKnown) | flag(r.found, snapFound) | flag(r.gone, snapGone))
 	e = e.text(r.App).text(r.User).int(r.AbsoluteAt)
 	e = e.byte(byte(r.rank)).byte(r.from).int(r.RevokedAt).text(r.RevokedBy).text(r.RevokeReason)
 	e = e.int(r.longest).int(r.until)
@@ -67,7 +68,7 @@ func (e snapEncoder) record(r *record) snapEncoder {
 
 func (e snapEncoder) mark(k *mark) snapEncoder {
 	e = e.byte(flag(k.forged, snapForged)).uint(k.seq).uint(k.last).sids(k.except)
-	e = e.text(k.user).text(k.reason).text(k.by).int(k.at).byte(k.home).int(k.time).bytes(k.nonce)
+	e = e.text(k.user).text(k.reason).text(k.by).int(k.at).int(k.time).bytes(k.nonce)
 	e = e.uint(uint64(len(k.kept)))
 	for _, old := range k.kept {
 		e = e.mark(old)
@@ -75,12 +76,8 @@ func (e snapEncoder) mark(k *mark) snapEncoder {
 	return e
 }
 
-func (e snapEncoder) group(k groupKey) snapEncoder { return e.byte(k.stream).text(k.app).text(k.hash) }
-
-func (e snapEncoder) foreign(f *foreignMark) snapEncoder {
-	e = e.byte(f.recorded).sids(f.except)
-	e = e.byte(byte(f.v.rank)).byte(f.v.from).int(f.v.at).text(f.v.by).text(f.v.reason)
-	return e.int(f.until).int(f.time)
+func (e snapEncoder) group(k groupKey) snapEncoder {
+	return e.byte(k.stream).byte(k.home).text(k.app).text(k.hash)
 }
 
 // snapDecoder takes values from b. Once something does not fit, all it returns
@@ -205,8 +202,8 @@ func (d *snapDecoder) rank() rank {
 func (d *snapDecoder) record() *record {
 	r := new(record)
 	r.SID = d.sid()
-	flags := d.flags(snapKnown | snapFound)
-	r.known, r.found = flags&snapKnown != 0, flags&snapFound != 0
+	flags := d.flags(snapKnown | snapFound | snapGone)
+	r.known, r.found, r.gone = flags&snapKnown != 0, flags&snapFound != 0, flags&snapGone != 0
 	r.App, r.User, r.AbsoluteAt = d.name(), d.text(), d.int()
 	r.rank, r.from, r.RevokedAt, r.RevokedBy, r.RevokeReason = d.rank(), d.byte(), d.int(), d.name(), d.name()
 	r.longest, r.until = d.int(), d.int()
@@ -226,10 +223,13 @@ func (d *snapDecoder) record() *record {
 	return r
 }
 
-func (d *snapDecoder) mark() *mark {
+func (d *snapDecoder) mark(home uint8) *mark {
 	k := d.oneMark()
+	k.home = home
 	for n := d.count(1); n > 0 && !d.bad; n-- {
-		k.kept = append(k.kept, d.oneMark())
+		old := d.oneMark()
+		old.home = home
+		k.kept = append(k.kept, old)
 		d.bad = d.bad || d.uint() != 0 // what is kept keeps nothing
 	}
 	return k
@@ -240,17 +240,10 @@ func (d *snapDecoder) oneMark() *mark {
 	k.forged = d.flags(snapForged) != 0
 	k.seq, k.last, k.except = d.uint(), d.uint(), d.sids()
 	k.user, k.reason, k.by = d.text(), d.name(), d.name()
-	k.at, k.home, k.time, k.nonce = d.int(), d.byte(), d.int(), d.bytes()
+	k.at, k.time, k.nonce = d.int(), d.int(), d.bytes()
 	return k
 }
 
 func (d *snapDecoder) group() groupKey {
-	return groupKey{stream: d.byte(), app: d.name(), hash: d.text()}
-}
-
-func (d *snapDecoder) foreign() (f foreignMark) {
-	f.recorded, f.except = d.byte(), d.sids()
-	f.v = revocation{rank: d.rank(), from: d.byte(), at: d.int(), by: d.name(), reason: d.name()}
-	f.until, f.time = d.int(), d.int()
-	return f
+	return groupKey{stream: d.byte(), home: d.byte(), app: d.name(), hash: d.text()}
 }

@@ -16,7 +16,7 @@ import (
 // The format of a snapshot; DESIGN.md has the tables.
 const (
 	snapMagic   = "\x89RVSNAP\n"
-	snapVersion = 1
+	snapVersion = 2
 	// snapBlock is the size at which a block ends, snapBlockMax the largest
 	// that is read, in bytes. One item is far below the difference.
 	snapBlock    = 1 << 20
@@ -28,7 +28,6 @@ const (
 const (
 	snapHeader byte = iota + 1
 	snapMarks
-	snapForeign
 	snapRecords
 	snapTouches
 	snapRing

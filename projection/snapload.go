@@ -67,17 +67,11 @@ func (l *snapLoader) item(kind byte, d *snapDecoder) {
 		l.header(d)
 	case snapMarks:
 		key := d.group()
-		k := d.mark()
+		k := d.mark(key.home)
 		d.bad = d.bad || m.marks[key.index()][key] != nil
 		if !d.bad {
 			*m.mark(key) = *k
 		}
-	case snapForeign:
-		key := d.group()
-		if m.foreign == nil {
-			m.foreign = make(map[groupKey][]foreignMark)
-		}
-		m.foreign[key] = append(m.foreign[key], d.foreign())
 	case snapRecords:
 		l.record(d)
 	case snapTouches:

@@ -35,20 +35,13 @@ func (m *Map) writeSnapshot(w io.Writer, key []byte, h SnapshotHeader, ring func
 	b := newBlockWriter(w, key)
 	b.add(snapHeader, func(e snapEncoder) snapEncoder { return e.header(&h, begun) })
 	// Marks first. Every session that they revoked when they were applied is
-	// listed later, and so is listed as revoked. Foreign ones after them: what
-	// a listed mark did to those is in them.
+	// listed later, and so is listed as revoked.
 	for i := range m.marks {
 		for k, v := range m.copyMarks(i) {
 			b.add(snapMarks, func(e snapEncoder) snapEncoder { return e.group(k).mark(v) })
 		}
 		between(i)
 	}
-	for k, v := range m.copyForeign() {
-		for i := range v {
-			b.add(snapForeign, func(e snapEncoder) snapEncoder { return e.group(k).foreign(&v[i]) })
-		}
-	}
-	between(len(m.marks))
 	for i := range m.shards {
 		records, touched := m.copyShard(i)
 		for _, r := range records {
@@ -60,7 +53,7 @@ func (m *Map) writeSnapshot(w io.Writer, key []byte, h SnapshotHeader, ring func
 		if b.err != nil {
 			break
 		}
-		between(len(m.marks) + 1 + i)
+		between(len(m.marks) + i)
 	}
 	if err := m.endSnapshot(b, h.Streams, begun, ring); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -171,16 +164,6 @@ func (m *Map) copyMarks(slice int) map[groupKey]*mark {
 		c := *k
 		c.kept = slices.Clone(k.kept) // those never change themselves
 		out[key] = &c
-	}
-	return out
-}
-
-func (m *Map) copyForeign() map[groupKey][]foreignMark {
-	m.fold.Lock()
-	defer m.fold.Unlock()
-	out := make(map[groupKey][]foreignMark, len(m.foreign))
-	for key, marks := range m.foreign {
-		out[key] = slices.Clone(marks)
 	}
 	return out
 }

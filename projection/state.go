@@ -41,6 +41,9 @@ func (m *Map) applyState(r *events.Record, e *events.State) Effect {
 			next.until = max(next.until, now.until)
 			next.found = next.found || now.found
 			next.revoke(now.revocation())
+			if next.from == now.from {
+				next.gone = now.gone
+			}
 		}
 		return next
 	})
@@ -78,7 +81,7 @@ func (m *Map) foldState(held *record, r *events.Record, e *events.State) (*recor
 	}
 	next := &record{Session: newSession(r, e), known: true}
 	if held != nil {
-		next.rank, next.from, next.found = held.rank, held.from, held.found
+		next.rank, next.from, next.found, next.gone = held.rank, held.from, held.found, held.gone
 		next.RevokedAt, next.RevokedBy, next.RevokeReason = held.RevokedAt, held.RevokedBy, held.RevokeReason
 		next.until, next.longest = held.until, held.longest
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"slices"
 )
 
 // digestVersion names what Digest covers. Digests of different versions say
@@ -60,16 +59,7 @@ func (m *Map) sweepTouches(s *shard, now int64) {
 func (m *Map) sweepMarks(slice uint8, now int64) {
 	for key, k := range m.marks[slice] {
 		if m.reclaimed(key.stream, now) >= k.time+year+slack {
-			delete(m.marks[slice], key)
-		}
-	}
-	if slice != 0 {
-		return
-	}
-	for key, marks := range m.foreign {
-		marks = slices.DeleteFunc(marks, func(f foreignMark) bool { return m.reclaimed(f.recorded, now) >= f.time+year+slack })
-		if m.foreign[key] = marks; len(marks) == 0 {
-			delete(m.foreign, key)
+			m.forgetMark(key)
 		}
 	}
 }
