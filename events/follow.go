@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -151,9 +152,9 @@ func (fl *follower) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := fl.applied + 1
-	if first, ok := fl.ring.first(); ok {
-		from = first
+	from, err := fl.resumeAt(ctx, last)
+	if err != nil {
+		return err
 	}
 	if !fl.caughtUp && fl.goal == 0 {
 		fl.goal = last
@@ -172,6 +173,39 @@ func (fl *follower) catchUp(ctx context.Context) error {
 	}
 	fl.reached()
 	return nil
+}
+
+// resumeAt returns from where the stream is to be read again: the newest anchor
+// that it still holds. An anchor that is gone would prove nothing of what came
+// before it: the stream may have lost its end, and by now have used the
+// sequences again for what is gone as well. Before there is an anchor, it is the
+// oldest entry remembered.
+//
+// A leader whose last sequence is below what was applied proves nothing, it may
+// only just have been elected: an own acknowledgement or a live entry will show
+// what is true.
+func (fl *follower) resumeAt(ctx context.Context, last uint64) (uint64, error) {
+	first, ok := fl.ring.first()
+	switch {
+	case !ok:
+		return fl.applied + 1, nil
+	case len(fl.ring.anchors) == 0:
+		return first, nil
+	}
+	for _, a := range slices.Backward(fl.ring.anchors) {
+		e, err := fl.j.api.get(ctx, fl.j.name, getRequest{Seq: a.seq})
+		switch {
+		case errors.Is(err, ErrNotFound):
+			continue
+		case err != nil:
+			return 0, err
+		}
+		return a.seq, fl.redeliver(e, 0)
+	}
+	if last < fl.applied {
+		return fl.applied + 1, nil
+	}
+	return 0, fmt.Errorf("%w: it holds none of the own entries any more from which to go on", ErrRewound)
 }
 
 // reached says, once, that the stream's state of the beginning was applied.
@@ -303,11 +337,14 @@ func (fl *follower) redeliver(e Entry, before uint64) error {
 // apply hands an entry to the caller.
 func (fl *follower) apply(e Entry) error {
 	sum, seq := fl.ring.sum(&e), e.Seq
-	anchor := fl.f.Anchor != nil && fl.f.Anchor(e)
+	var own *anchor
+	if fl.f.Anchor != nil && fl.f.Anchor(e) {
+		own = anchorAt(&e)
+	}
 	if err := fl.f.Apply(e); err != nil {
 		return applyError{err}
 	}
-	fl.ring.add(seq, sum, anchor)
+	fl.ring.add(seq, sum, own)
 	fl.applied = seq
 	fl.delivered.Store(seq)
 	if seq >= fl.goal {

@@ -252,7 +252,6 @@ func TestReadTo(t *testing.T) {
 			t.Errorf("%s: reached %d, %d entries, %v", name, reached, len(got), err)
 		}
 		// Again: equal. With one changed: the log is another.
-		fl.ring.limit = ringAnchored
 		if _, err := read(fl); err != nil || len(got) != 45 {
 			t.Errorf("%s again: %d entries, %v", name, len(got), err)
 		}
@@ -269,7 +268,11 @@ func TestRing(t *testing.T) {
 		t.Fatal("an empty ring has a first")
 	}
 	for seq := uint64(1); seq <= 5000; seq++ {
-		r.add(2*seq, seq, seq == 3000)
+		var at *anchor
+		if seq == 3000 {
+			at = &anchor{seq: 2 * seq}
+		}
+		r.add(2*seq, seq, at)
 	}
 	if first, ok := r.first(); !ok || first != 6000 {
 		t.Errorf("first is %d, want the anchor 6000", first)
@@ -281,7 +284,7 @@ func TestRing(t *testing.T) {
 	}
 	if bare := newRing(); true {
 		for seq := uint64(1); seq <= 5000; seq++ {
-			bare.add(seq, seq, false)
+			bare.add(seq, seq, nil)
 		}
 		if first, _ := bare.first(); first != 5000-ringBare+1 || len(bare.items) > 4*1024 {
 			t.Errorf("first without anchor is %d of %d kept", first, len(bare.items))

@@ -52,10 +52,10 @@ type memoryFollower struct {
 	due     bool   // CaughtUp is to be called now
 	next    uint64 // where the subscription stands
 	applied uint64
-	// overlap is what was applied from the newest anchor on, it first; before
+	// overlap is what was applied from the oldest anchor on, it first; before
 	// there is an anchor, only the newest entry.
-	overlap  []*Entry
-	anchored bool
+	overlap []*Entry
+	anchors anchors
 }
 
 // step returns the next entry to apply, or what to wait for. With neither, it
@@ -78,12 +78,7 @@ func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
 	}
 	if c.breaks != l.breaks {
 		c.breaks, c.again = l.breaks, true
-		// What was appended after the log went backwards may stand below the
-		// anchor: nothing there can be what was applied.
-		if len(c.overlap) > 0 {
-			c.next = min(c.overlap[0].Seq, m.last()+1)
-		}
-		return nil, nil, nil
+		return nil, nil, c.rewind()
 	}
 	e := m.from(c.next)
 	if !c.caught && (e == nil || e.Seq > c.target) {
@@ -97,12 +92,49 @@ func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
 		return e, nil, nil
 	}
 	// A sequence that was absent when it was passed cannot have come back.
-	i, _ := slices.BinarySearchFunc(c.overlap, e.Seq, func(o *Entry, seq uint64) int { return cmp.Compare(o.Seq, seq) })
-	if i == len(c.overlap) || c.overlap[i] != e {
+	if c.passed(e.Seq) != e {
 		return nil, nil, ErrRewound
 	}
 	c.next = e.Seq + 1
 	return nil, nil, nil
+}
+
+// rewind sets where the subscription begins again: at the newest anchor that the
+// stream still holds. m.mu is held.
+func (c *memoryFollower) rewind() error {
+	m := c.link.m
+	if len(c.overlap) == 0 {
+		return nil
+	}
+	// What was appended after the log went backwards may stand below the anchor:
+	// nothing there can be what was applied.
+	c.next = min(c.overlap[0].Seq, m.last()+1)
+	if len(c.anchors) == 0 {
+		return nil
+	}
+	for _, a := range slices.Backward(c.anchors) {
+		if e := m.from(a.seq); e != nil && e.Seq == a.seq {
+			c.next = a.seq
+			return nil
+		}
+	}
+	if m.last() < c.applied {
+		return nil // not proven by what a leader says: see JetStream.Follow
+	}
+	return ErrRewound
+}
+
+// passed returns the entry of the overlap with the sequence, or nil.
+func (c *memoryFollower) passed(seq uint64) *Entry {
+	i, ok := c.index(seq)
+	if !ok {
+		return nil
+	}
+	return c.overlap[i]
+}
+
+func (c *memoryFollower) index(seq uint64) (int, bool) {
+	return slices.BinarySearchFunc(c.overlap, seq, func(o *Entry, seq uint64) int { return cmp.Compare(o.Seq, seq) })
 }
 
 // deliver gives the entry to Apply, unless the subscription broke meanwhile.
@@ -122,8 +154,10 @@ func (c *memoryFollower) deliver(ctx context.Context, e *Entry) error {
 	c.next, c.applied = e.Seq+1, e.Seq
 	switch {
 	case c.f.Anchor != nil && c.f.Anchor(*e):
-		c.anchored, c.overlap = true, append(c.overlap[:0], e)
-	case c.anchored:
+		c.anchors, c.overlap = c.anchors.with(*anchorAt(e)), append(c.overlap, e)
+		first, _ := c.index(c.anchors[0].seq)
+		c.overlap = slices.Delete(c.overlap, 0, first)
+	case len(c.anchors) > 0:
 		c.overlap = append(c.overlap, e)
 	default:
 		c.overlap = append(c.overlap[:0], e)

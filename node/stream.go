@@ -155,12 +155,14 @@ func (s *stream) followOnce(ctx context.Context) error {
 	return err
 }
 
-// own reports whether the entry is a heartbeat or marker of this incarnation.
+// own reports whether the entry is a heartbeat or marker of this incarnation. One
+// that is forged may be gone at any moment, and is no anchor.
 func (s *stream) own(e events.Entry) bool {
 	sub, err := events.ParseSubject(e.Subject)
 	prefix := s.node.incarnation.String()
 	return err == nil && (sub.Kind == events.KindBeat || sub.Kind == events.KindMarker) &&
-		len(sub.ID) > len(prefix) && sub.ID[:len(prefix)] == prefix
+		len(sub.ID) > len(prefix) && sub.ID[:len(prefix)] == prefix &&
+		s.node.conf.Keys.Decode(s.number, e).Trust == events.Authentic
 }
 
 // apply makes the entry visible to readers, and only then lets it renew the

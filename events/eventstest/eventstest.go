@@ -67,6 +67,7 @@ func Test(t *testing.T, fresh func(t *testing.T, o Options) Env) {
 		{"FollowLive", Options{}, testFollowLive},
 		{"FollowConcurrent", Options{}, testFollowConcurrent},
 		{"FollowBreak", Options{}, testFollowBreak},
+		{"FollowAnchorGone", Options{}, testFollowAnchorGone},
 		{"FollowEnds", Options{}, testFollowEnds},
 		{"FollowApplyError", Options{}, testFollowApplyError},
 		{"Bytes", Options{}, testBytes},

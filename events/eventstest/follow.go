@@ -161,6 +161,42 @@ func testFollowBreak(r *run) {
 	}
 }
 
+// testFollowAnchorGone: of two anchors the newer has left the log at a break, and
+// following goes on from the older; when there is none left, nothing proves that
+// the log is the one that was applied.
+func testFollowAnchorGone(r *run) {
+	if r.Break == nil {
+		r.Skip("connections of this log cannot be broken")
+	}
+	long, none := r.follow(0, r.isMarker), r.follow(0, func(e events.Entry) bool { return r.isMarker(e) && e.TTL == time.Second })
+	r.append(r.marker(), events.Expectation{})
+	r.appended("old", 3)
+	for range 2 {
+		r.beat++
+		short := r.message(&events.Marker{Node: "n1", Incarnation: r.inc, N: r.beat}, "", time.Second)
+		seq := r.append(short, events.Expectation{})
+		long.applied(seq)
+		none.applied(seq)
+		r.eventually("TTL of one second", func() bool {
+			_, err := r.Log.Last(r.ctx, short.Subject)
+			return errors.Is(err, events.ErrNotFound)
+		})
+	}
+	r.appended("more", 3)
+	r.Break()
+	end := r.append(r.marker(), events.Expectation{})
+	r.ascending(long.applied(end))
+	long.stop(1)
+	select {
+	case <-none.ended:
+	case <-r.ctx.Done():
+		r.Fatal("follow goes on without an anchor")
+	}
+	if !errors.Is(none.err, events.ErrRewound) {
+		r.Errorf("follow without an anchor ended with %v, want ErrRewound", none.err)
+	}
+}
+
 // holds fails unless each acknowledged message was delivered, at the sequence
 // acknowledged or, when a lost attempt of the same message arrived late, above.
 func (r *run) holds(got, acked []events.Entry) {
