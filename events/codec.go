@@ -19,6 +19,9 @@ type Record struct {
 	Sealed Sealed
 	// Trust says why Event is nil.
 	Trust Trust
+	// Ignorable: the entry is Foreign and says of itself that who cannot read
+	// it may skip it. Any other one may take something away.
+	Ignorable bool
 }
 
 // Trust says what is known of a record's authenticity.
@@ -84,13 +87,21 @@ func (ks *ClusterKeys) Decode(stream uint8, e Entry) Record {
 	case err != nil:
 		r.Trust = Forged
 	case ev == nil:
-		r.Trust = Foreign
+		r.Trust, r.Ignorable = Foreign, ignorable(e.Payload)
 	case !isAt(ev, subject):
 		r.Trust = Forged
 	default:
 		r.Event = ev
 	}
 	return r
+}
+
+// ignorable reports whether a payload that cannot be read may be skipped.
+func ignorable(payload []byte) bool {
+	var p struct {
+		Ignorable bool `json:"ignorable"`
+	}
+	return json.Unmarshal(payload, &p) == nil && p.Ignorable
 }
 
 // decodePayload returns the event, or nil for a kind or version this code does

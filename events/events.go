@@ -39,7 +39,8 @@ const UnknownLifetime = 366 * 24 * time.Hour
 type Kind string
 
 // The kinds. An entry of another kind is skipped: its position counts, its
-// content grants nothing.
+// content grants nothing. Unless it says that it is ignorable, a node that meets
+// it answers nothing until it is gone: it may take something away.
 const (
 	KindState   Kind = "st"
 	KindTouch   Kind = "tch"

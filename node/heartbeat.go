@@ -24,6 +24,7 @@ func (s *stream) beat(ctx context.Context) error {
 	var markedAt time.Duration
 	for !s.lease.ended() {
 		s.checkKeys()
+		s.checkFormat()
 		// Its registration comes first in the log: a coordinator that reads
 		// members before a revocation finds this incarnation (rule R11).
 		registered = registered || s.register(ctx, false) == nil
@@ -77,22 +78,6 @@ func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
 	}
 	s.node.metrics.beats.WithLabelValues(s.region).Inc()
 	return seq, nil
-}
-
-// digestEvery is the number of heartbeats between two digests: a digest walks
-// over all sessions.
-const digestEvery = 60
-
-// takeDigest computes the digest at the sequence of a named heartbeat that was
-// just applied; the next heartbeats carry it. Expiry is judged by the log's
-// time, so that every node computes the same.
-func (s *stream) takeDigest(beat *events.Beat, logged time.Time) {
-	if beat.N%digestEvery != 0 {
-		return
-	}
-	if d := s.fold.Digest(logged.UnixMilli()); d != "" {
-		s.digest.Store(&map[string]string{s.position().String(): d})
-	}
 }
 
 // register writes that this incarnation begins or has left.

@@ -16,6 +16,8 @@ const (
 	reasonRewound  = "rewound"  // the log went backwards; rebuilding
 	reasonIdentity = "identity" // the stream is another one than the node knows
 	reasonLeaving  = "leaving"  // the node is stopping
+	reasonDigest   = "digest"   // most nodes made something else of the stream; rebuilding
+	reasonFormat   = "format"   // the stream holds events that this version cannot read
 	reasonKey      = "key"      // others seal with a cluster key that the node lacks
 )
 
@@ -62,9 +64,16 @@ func (l *lease) staleness(now time.Duration) (time.Duration, bool) {
 }
 
 // blind reports whether the node never knew all that was committed since the
-// stream was last read from its beginning: what it has read so far may lack any
-// revocation.
-func (l *lease) blind() bool { return l.proven.Load() == 0 }
+// stream was last read from its beginning, or is barred: what it has read may
+// lack any revocation.
+func (l *lease) blind() bool {
+	if l.proven.Load() == 0 {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.bars) > 0
+}
 
 // ended reports whether the lease was dropped for good.
 func (l *lease) ended() bool {

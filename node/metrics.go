@@ -18,7 +18,7 @@ type metrics struct {
 	reasons  map[string]prometheus.Counter // those of verdicts that are common, found without hashing labels; never changes
 	applied  *prometheus.CounterVec        // records by stream and trust
 
-	beats, beatFailures, rebuilds, overwrites, repairs *prometheus.CounterVec // by stream
+	beats, beatFailures, rebuilds, overwrites, repairs, digestMismatches *prometheus.CounterVec // by stream
 
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
 }
@@ -36,13 +36,15 @@ func newMetrics(n *Node) *metrics {
 			Name: "revocast_http_request_seconds", Help: "Time to answer a request.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 		}, []string{"route", "status"}),
-		verdicts:      vec("verify_total", "Verifies, by verdict.", "verdict"),
-		applied:       vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
-		beats:         vec("heartbeats_total", "Heartbeats committed.", "stream"),
-		beatFailures:  vec("heartbeat_failures_total", "Heartbeats without an acknowledgement.", "stream"),
-		rebuilds:      vec("rebuilds_total", "Times a stream was read again from its beginning.", "stream"),
-		overwrites:    vec("overwrites_total", "Events that this cluster did not write where they stand.", "stream"),
-		repairs:       vec("repairs_total", "Events appended again over an overwrite or after a loss.", "stream"),
+		verdicts:         vec("verify_total", "Verifies, by verdict.", "verdict"),
+		applied:          vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
+		beats:            vec("heartbeats_total", "Heartbeats committed.", "stream"),
+		beatFailures:     vec("heartbeat_failures_total", "Heartbeats without an acknowledgement.", "stream"),
+		rebuilds:         vec("rebuilds_total", "Times a stream was read again from its beginning.", "stream"),
+		overwrites:       vec("overwrites_total", "Events that this cluster did not write where they stand.", "stream"),
+		repairs:          vec("repairs_total", "Events appended again over an overwrite or after a loss.", "stream"),
+		digestMismatches: vec("digest_mismatch_total", "Named positions at which nodes made different things of a stream.", "stream"),
+
 		touches:       counter("touches_total", "Uses of sessions written to the log."),
 		touchFailures: counter("touch_failures_total", "Uses of sessions that could not be written."),
 		revivals:      counter("log_revivals_total", "Restarts of the embedded log's server after its disk failed."),
@@ -53,7 +55,7 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{reasonNone, reasonMissing, reasonMalformed, reasonUnknown, reasonExpired, "idle", "revoked", reasonSilent} {
 		m.reasons[r] = m.verdicts.WithLabelValues(verdictLabel(r))
 	}
-	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs,
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.digestMismatches,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
@@ -68,7 +70,7 @@ func newMetrics(n *Node) *metrics {
 func (m *metrics) follow(s *stream) {
 	// A counter that appears only with its first event hides that event from
 	// whoever asks by how much it grew.
-	for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs} {
+	for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.digestMismatches} {
 		v.WithLabelValues(s.region)
 	}
 	labels := prometheus.Labels{"stream": s.region}

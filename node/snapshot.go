@@ -352,7 +352,7 @@ func (s *stream) untouched(from projection.SnapshotStream) bool {
 func (s *stream) whole() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.caught && !s.lost && len(s.broken) == 0
+	return s.caught && !s.lost && len(s.broken) == 0 && len(s.unread.standing) == 0
 }
 
 // list returns the names of the snapshots, oldest first.

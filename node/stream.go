@@ -40,6 +40,7 @@ type stream struct {
 
 	members   members
 	said      announcements
+	digests   digests
 	resumedAt atomic.Int64 // Clock.Boot in ns when following last began or began again
 
 	reads   *barrier // shared by all whose answer depends on what this node may not have heard
@@ -59,8 +60,10 @@ type stream struct {
 	caught  bool                    // everything there was at the start of Follow is applied
 	lost    bool                    // the log went backwards, and what it lost is not yet appended again
 	warned  time.Time               // when an overwrite was last logged
+	unread  unread                  // what fences with the reason format
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
+	behind atomic.Bool // unread holds something; lets the applier skip the lock
 
 	gaps gaps
 	soon chan struct{} // 1 deep: the next heartbeat is wanted at once
@@ -111,9 +114,11 @@ func (s *stream) follow(ctx context.Context) error {
 			s.fold.Rewind()
 			s.members.reset() // after the generation: see inquiry.run
 			s.said.reset()
+			s.digests.reset()
 			s.missing.empty() // after the fold: see negative
 			s.mu.Lock()
-			s.lost = true
+			s.lost, s.unread = true, unread{}
+			s.behind.Store(false)
 			s.mu.Unlock()
 		}
 		err := s.followOnce(ctx)
@@ -121,8 +126,11 @@ func (s *stream) follow(ctx context.Context) error {
 			return nil
 		}
 		reason := reasonRewound
-		if errors.Is(err, events.ErrIdentity) {
+		switch {
+		case errors.Is(err, events.ErrIdentity):
 			reason = reasonIdentity
+		case errors.Is(err, errDigest):
+			reason = reasonDigest
 		}
 		s.lease.drop(reason)
 		s.node.conf.Log.Error("stream is read again from its beginning", "stream", s.region, "reason", reason, "error", err)
@@ -179,14 +187,20 @@ func (s *stream) apply(e events.Entry) error {
 	r := s.node.conf.Keys.Decode(s.number, e)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
+	s.read(&e, &r)
 	concerns := s.members.concerns(r)
 	if concerns {
 		s.announced(r)
 	}
-	if beat, ok := r.Event.(*events.Beat); ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
+	beat, ok := r.Event.(*events.Beat)
+	if ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
 		s.gaps.returned(beat.N)
 		s.renew(beat.N, e.Seq, e.Time)
-		s.takeDigest(beat, e.Time)
+	}
+	if ok {
+		if err := s.digested(beat, &e); err != nil {
+			return err
+		}
 	}
 	if concerns {
 		s.members.apply(r, s.node.conf.Clock.Boot())

@@ -177,4 +177,12 @@ type StreamState struct {
 	Bytes       uint64 `json:"bytes"`
 	MaxBytes    uint64 `json:"max_bytes"`
 	Overwrites  uint64 `json:"overwrites"`
+	Digest      string `json:"digest"` // whether other nodes made the same of it: agrees, differs, unknown
 }
+
+// Values of StreamState.Digest.
+const (
+	DigestAgrees  = "agrees"
+	DigestDiffers = "differs"
+	DigestUnknown = "unknown"
+)
