@@ -30,6 +30,9 @@ type JetStreamArchive struct {
 	name string
 }
 
+// archiveName returns the name of the region's archive.
+func archiveName(region string) string { return "AUDIT_" + region }
+
 // OpenArchive returns the archive of the region. A missing one is ErrNoStream.
 func OpenArchive(ctx context.Context, nc *nats.Conn, c ArchiveConfig) (*JetStreamArchive, error) {
 	if !ValidName(c.Region) {
@@ -39,7 +42,7 @@ func OpenArchive(ctx context.Context, nc *nats.Conn, c ArchiveConfig) (*JetStrea
 	if err != nil {
 		return nil, fmt.Errorf("open archive: %w", err)
 	}
-	a := &JetStreamArchive{api: api, name: "AUDIT_" + c.Region}
+	a := &JetStreamArchive{api: api, name: archiveName(c.Region)}
 	info, err := api.config(ctx, a.name)
 	switch {
 	case apiCode(err) == codeNoStream:

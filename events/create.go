@@ -168,7 +168,7 @@ func auditStream(c ClusterConfig, number uint8) jetstream.StreamConfig {
 		config.External = &jetstream.ExternalStream{APIPrefix: "$JS." + c.Join + ".API"}
 	}
 	s := jetstream.StreamConfig{
-		Name: "AUDIT_" + c.Region, Storage: jetstream.FileStorage, Replicas: c.Replicas,
+		Name: archiveName(c.Region), Storage: jetstream.FileStorage, Replicas: c.Replicas,
 		MaxAge: c.Retention, MaxBytes: -1, Discard: jetstream.DiscardOld, AllowDirect: true,
 		Sources: []*jetstream.StreamSource{
 			source(c.Region, KindState, KindRevoke, KindAll),
@@ -218,20 +218,33 @@ func createStream(ctx context.Context, api jsAPI, want jetstream.StreamConfig) e
 			}
 		}
 		again := transient(err)
-		switch code := apiCode(err); {
-		case code == codeNoSpace, code == codeAccountLimit, code == codeNoPeers && strings.Contains(err.Error(), "storage"):
-			err, again = fmt.Errorf("%w: %w", ErrBudget, err), false
-		case code == codeStandalone:
-			err, again = fmt.Errorf("%w: %w", ErrStandalone, err), false
-		case code == codeNoPeers:
-			err, again = fmt.Errorf("%w: %w", ErrReplicas, err), time.Since(begun) < peersWait
-		case code == codeNameInUse:
+		err = refusal(err)
+		switch {
+		case errors.Is(err, ErrBudget), errors.Is(err, ErrStandalone):
+			again = false
+		case errors.Is(err, ErrReplicas):
+			again = time.Since(begun) < peersWait
+		case apiCode(err) == codeNameInUse:
 			again = true // another init may have made it between the two requests
 		}
 		if !again || !pause.wait(ctx) {
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
 	}
+}
+
+// refusal says in our words why servers take no stream; any other error it
+// returns as it is.
+func refusal(err error) error {
+	switch code := apiCode(err); {
+	case code == codeNoSpace, code == codeAccountLimit, code == codeNoPeers && strings.Contains(err.Error(), "storage"):
+		return fmt.Errorf("%w: %w", ErrBudget, err)
+	case code == codeStandalone, code == codeRestoreFailed && strings.Contains(err.Error(), fmt.Sprint(codeStandalone)):
+		return fmt.Errorf("%w: %w", ErrStandalone, err)
+	case code == codeNoPeers:
+		return fmt.Errorf("%w: %w", ErrReplicas, err)
+	}
+	return err
 }
 
 // sameStream checks that an existing stream is the one wanted.

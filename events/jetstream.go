@@ -164,11 +164,16 @@ func newAPI(nc *nats.Conn, domain string) (jsAPI, error) {
 
 // once sends one request. A refusal of JetStream is an *apiError.
 func (a jsAPI) once(ctx context.Context, verb string, req, resp any) error {
+	return a.within(ctx, attemptTimeout, verb, req, resp)
+}
+
+// within is once for a request that may take longer.
+func (a jsAPI) within(ctx context.Context, limit time.Duration, verb string, req, resp any) error {
 	body, err := json.Marshal(req)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	m, err := a.nc.RequestWithContext(ctx, a.prefix+verb, body)
 	if err != nil {

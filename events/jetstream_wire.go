@@ -41,6 +41,7 @@ const (
 	codeNameInUse      = 10058
 	codeNoStream       = 10059
 	codeOtherStream    = 10060
+	codeRestoreFailed  = 10062
 	codeWrongSequence  = 10071
 	codeStandalone     = 10074
 	codeStoreFailed    = 10077
