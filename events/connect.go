@@ -3,6 +3,7 @@ package events
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -17,8 +18,16 @@ type Conn = nats.Conn
 // ConnectConfig says which NATS servers Connect connects to, and as whom.
 type ConnectConfig struct {
 	// URL is one address or several joined by commas; a user and a password
-	// may stand in it. Required.
+	// may stand in it. Required without InProcess.
 	URL string
+	// InProcess is a server of this process to connect to, instead of a URL.
+	// Nil: there is none.
+	InProcess interface {
+		InProcessConn() (net.Conn, error)
+	}
+	// Login returns the user and the password to show, at each connect. Nil:
+	// those of URL, or none.
+	Login func() (user, password string)
 	// Name is shown by the servers' monitoring.
 	Name string
 	// Creds is a credentials file (JWT and nkey). Empty: none.
@@ -48,6 +57,9 @@ var ErrDenied = errors.New("the NATS user has no permission")
 // password of the URL. The caller closes the connection.
 func Connect(c ConnectConfig) (*Conn, error) {
 	shown := RedactURL(c.URL)
+	if c.InProcess != nil {
+		shown = "the server in this process"
+	}
 	if (c.Cert == "") != (c.Key == "") {
 		return nil, fmt.Errorf("connect to NATS at %s: a client certificate needs its key, and the key its certificate", shown)
 	}
@@ -77,6 +89,14 @@ func Connect(c ConnectConfig) (*Conn, error) {
 				tell(fmt.Errorf("connection to NATS is lost: %w", err))
 			}
 		}),
+	}
+	if c.InProcess != nil {
+		// It is this server that the client belongs to, also when others of
+		// its cluster are announced.
+		opts = append(opts, nats.InProcessServer(c.InProcess), nats.IgnoreDiscoveredServers())
+	}
+	if c.Login != nil {
+		opts = append(opts, nats.UserInfoHandler(c.Login))
 	}
 	if c.Creds != "" {
 		opts = append(opts, nats.UserCredentials(c.Creds))

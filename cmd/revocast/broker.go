@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,8 +31,18 @@ func (c *brokerCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer s.Retire()
 	fmt.Fprintf(e.stdout, "NATS server is ready.\n\n  name     %s\n  address  %s\n\n", s.Name(), s.ClientURL())
+	if err := watch(e.ctx, s, log); err != nil {
+		return err
+	}
+	log.Info("stopping")
+	return nil
+}
+
+// watch reads the server's file again at each SIGHUP, until ctx ends or the
+// server gives up.
+func watch(ctx context.Context, s *broker.Server, log *slog.Logger) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -45,8 +56,7 @@ func (c *brokerCmd) Run(e *env) error {
 			log.Info("configuration was read again")
 		case <-s.Died():
 			return fmt.Errorf("nats-server gave up: %w", s.Err())
-		case <-e.ctx.Done():
-			log.Info("stopping")
+		case <-ctx.Done():
 			return nil
 		}
 	}

@@ -19,6 +19,9 @@ import (
 const (
 	modeEmbedded = "embedded" // its log is in it
 	modeNats     = "nats"     // its log is on NATS servers elsewhere
+	// modeFile: its log is on NATS servers, one of which runs in its process,
+	// with a store of its own.
+	modeFile = "nats-config"
 )
 
 // stateFormat is the version of cluster.json this code writes and reads.
@@ -118,19 +121,28 @@ func (d dataDir) readState() (*state, error) {
 	return s, nil
 }
 
+// logOf says where the log of each mode is, and the flag that says so.
+var logOf = map[string]struct{ where, flag string }{
+	modeEmbedded: {"its log is in it", ""},
+	modeNats:     {"its log is on NATS servers elsewhere", "--nats"},
+	modeFile:     {"its log is on NATS servers, one of them its own", "--nats-config"},
+}
+
 // sameMode refuses to use a directory in another mode than it was made in: a
 // server that is started as something else destroys the log, and a log that is
 // elsewhere is not in the directory.
 func (d dataDir) sameMode(made, wanted string) error {
-	switch {
-	case made == wanted:
+	if made == wanted {
 		return nil
-	case made == modeEmbedded && wanted == modeNats:
-		return fmt.Errorf("data directory %s was made in mode %q: its log is in it, not on NATS servers; start it without --nats, or use another --data", d, made)
-	case made == modeNats:
-		return fmt.Errorf("data directory %s was made in mode %q: its log is on NATS servers, not in it; start it with --nats, or use another --data", d, made)
 	}
-	return fmt.Errorf("data directory %s was made in mode %q and cannot be started in mode %q, which would destroy its log: use another --data", d, made, wanted)
+	is, ok := logOf[made]
+	switch {
+	case !ok:
+		return fmt.Errorf("data directory %s was made in mode %q and cannot be started in mode %q, which could destroy its log: use another --data", d, made, wanted)
+	case is.flag == "":
+		return fmt.Errorf("data directory %s was made in mode %q: %s; start it without %s, or use another --data", d, made, is.where, logOf[wanted].flag)
+	}
+	return fmt.Errorf("data directory %s was made in mode %q: %s; start it with %s, or use another --data", d, made, is.where, is.flag)
 }
 
 func (d dataDir) writeState(s *state) error {

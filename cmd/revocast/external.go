@@ -50,17 +50,30 @@ const (
 	clusterCopies = 3
 )
 
-// reach connects to NATS servers elsewhere, and has the directory begin a
-// cluster there (--init), or join the one that is there, if it remembers none.
-func (s *store) reach(ctx context.Context, c storeConfig) (err error) {
+// reach connects to NATS servers elsewhere.
+func (s *store) reach(c storeConfig) (err error) {
+	if err := s.lockDir(c); err != nil {
+		return err
+	}
+	if s.conn, err = events.Connect(c.nats.connection("revocast", c.log)); err != nil {
+		return fmt.Errorf("%w; check --nats, and that a server runs there", err)
+	}
+	return nil
+}
+
+// lockDir keeps the directory for this process, where no broker does.
+func (s *store) lockDir(c storeConfig) (err error) {
 	if s.lock, err = broker.Lock(c.dir.lockFile()); errors.Is(err, broker.ErrInUse) {
 		return errInUse(c.dir)
 	} else if err != nil {
 		return c.dir.refuse(err)
 	}
-	if s.conn, err = events.Connect(c.nats.connection("revocast", c.log)); err != nil {
-		return fmt.Errorf("%w; check --nats, and that a server runs there", err)
-	}
+	return nil
+}
+
+// belong has the directory begin a cluster on NATS servers (--init), or join the
+// one that is there, if it remembers none.
+func (s *store) belong(ctx context.Context, c storeConfig) error {
 	switch {
 	case s.state != nil:
 		return nil
@@ -143,9 +156,9 @@ func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	config, err := events.Open(ctx, s.conn, events.StreamConfig{Region: events.ConfigRegion, Domain: c.join})
 	switch {
 	case errors.Is(err, events.ErrNoStream) && c.join != "":
-		return fmt.Errorf("no cluster was begun in region %s, as seen from %s", c.join, s.elsewhere())
+		return fmt.Errorf("no cluster was begun in region %s, as seen from %s (%w)", c.join, s.elsewhere(), events.ErrNoStream)
 	case errors.Is(err, events.ErrNoStream):
-		return fmt.Errorf("there is no cluster on %s: begin one with --init, on one node only, or name the region that did with --join; other nodes need its cluster key", s.elsewhere())
+		return fmt.Errorf("there is no cluster on %s: begin one with --init, on one node only, or name the region that did with --join; other nodes need its cluster key (%w)", s.elsewhere(), events.ErrNoStream)
 	case err != nil:
 		return err
 	}
@@ -165,7 +178,7 @@ func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	s.state = newState(modeNats, region, s.keys.IDs()[0])
+	s.state = newState(c.mode(), region, s.keys.IDs()[0])
 	s.state.Cluster, s.state.Joined, s.state.ConfigDomain = config.Cluster(), true, c.join
 	if c.init {
 		return c.dir.writeState(s.state)
@@ -182,9 +195,20 @@ func chosen(region string, regions map[string]uint8, cluster string) (string, er
 		region = names[0]
 	}
 	if !slices.Contains(names, region) {
-		return "", fmt.Errorf("cluster %s has no region %q; it has %s: give one of these with --region", cluster, region, strings.Join(names, ", "))
+		return "", &noRegionError{cluster: cluster, region: region, has: names}
 	}
 	return region, nil
+}
+
+// noRegionError says that a cluster lacks the region of a node that joins it.
+type noRegionError struct {
+	cluster, region string
+	has             []string
+}
+
+// Error implements error.
+func (e *noRegionError) Error() string {
+	return fmt.Sprintf("cluster %s has no region %q; it has %s: give one of these with --region", e.cluster, e.region, strings.Join(e.has, ", "))
 }
 
 // vacantRegion checks that the servers hold no stream of the region yet.

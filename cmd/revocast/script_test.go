@@ -70,7 +70,8 @@ func (n *scriptNodes) kill() {
 
 // cmdNode is "node start [flag...]" (stdout goes to serve.out; URL is set in
 // the environment), "node stop" (SIGINT, exit code 0 wanted; stderr goes to
-// serve.err) and "node kill" (SIGKILL).
+// serve.err), "node kill" (SIGKILL) and "node hup text" (SIGHUP; the node is to
+// log the text).
 func cmdNode(ts *testscript.TestScript, neg bool, args []string) {
 	n := ts.Value(nodesKey{}).(*scriptNodes)
 	if neg || len(args) == 0 {
@@ -88,6 +89,9 @@ func cmdNode(ts *testscript.TestScript, neg bool, args []string) {
 		n.running = nil
 	case "kill":
 		n.kill()
+	case "hup":
+		ts.Check(n.running.cmd.Process.Signal(syscall.SIGHUP))
+		n.running.says(ts, args[1])
 	default:
 		ts.Fatalf("node %s?", args[0])
 	}
@@ -188,6 +192,17 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	case <-limit.C:
 		p.kill()
 		return p, errors.New("not ready within a minute")
+	}
+}
+
+// says waits until the process has logged the text.
+func (p *process) says(ts *testscript.TestScript, text string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for begun := time.Now(); !strings.Contains(p.stderr.String(), text); <-tick.C {
+		if time.Since(begun) > 20*time.Second {
+			ts.Fatalf("%q is not logged:\n%s", text, p.stderr)
+		}
 	}
 }
 

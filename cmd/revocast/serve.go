@@ -22,6 +22,8 @@ import (
 // serveCmd runs a node, with its log in the same process or on NATS servers.
 type serveCmd struct {
 	natsFlags      `embed:""`
+	NatsConfig     string   `name:"nats-config" placeholder:"FILE" help:"Run a NATS server in this process, as this file of nats-server says: a member of a cluster that holds the log (default: none)."`
+	NatsUser       string   `name:"nats-user" placeholder:"NAME" help:"User of the --nats-config file that the node is (default: node, or nobody where the file has no users). To make streams (--init) it takes one that may."`
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
 	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
 	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
@@ -33,7 +35,7 @@ type serveCmd struct {
 	Join           string   `placeholder:"REGION" help:"Region that began the cluster, if it is not this node's own; its JetStream domain is called the same. With --init the node's region is added to that cluster (default: the node's own region began it)."`
 	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
 	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
-	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats: there it makes the streams, on the first node of a cluster or of a region only."`
+	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
 }
 
@@ -75,12 +77,10 @@ func (c *serveCmd) Run(e *env) error {
 		}
 		_ = l.Close()
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, openTimeout)
-	s.store, err = openStore(ctx, storeConfig{
+	s.store, err = openStore(e.ctx, storeConfig{
 		dir: s.dir, region: c.Region, keyFile: c.ClusterKeyFile, create: true, init: c.Init,
-		nats: c.natsFlags, join: c.Join, replicas: c.Replicas, maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
+		nats: c.natsFlags, file: c.NatsConfig, user: c.NatsUser, join: c.Join, replicas: c.Replicas, maxBytes: int64(c.MaxBytes), listen: c.NatsListen, log: s.log,
 	})
-	cancel()
 	if err != nil && e.ctx.Err() != nil {
 		s.log.Info("stopped before the log was open")
 		return nil
@@ -90,11 +90,11 @@ func (c *serveCmd) Run(e *env) error {
 	// Last of all: until here the node may still append its farewell.
 	defer s.store.Close()
 	s.url = localURL(s.listener.Addr())
-	if c.Nats != "" && c.PublicURL == "" {
+	if !c.embedded() && c.PublicURL == "" {
 		s.log.Warn("--public-url is not given: the nodes of a cluster need one and the same, the issuer of its JWTs", "issuer", s.url)
 	}
 	if s.node, err = s.store.newNode(node.Config{
-		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.Nats == "",
+		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.embedded(),
 		SnapshotDir: s.dir.snapshotDir(), Log: s.log,
 	}); err != nil {
 		return err
@@ -102,22 +102,30 @@ func (c *serveCmd) Run(e *env) error {
 	return s.run(e.ctx)
 }
 
+// embedded reports whether the log is in the data directory.
+func (c *serveCmd) embedded() bool { return c.Nats == "" && c.NatsConfig == "" }
+
 // check refuses flags that do not go together.
 func (c *serveCmd) check() error {
+	if c.NatsConfig != "" && c.Nats+c.NatsListen+c.NatsCreds+c.NatsCA+c.NatsCert+c.NatsKey != "" {
+		return &usageError{errors.New("--nats-config goes with none of --nats, --nats-listen, --nats-creds, --nats-ca, --nats-cert and --nats-key: the file says it all")}
+	}
 	if err := c.natsFlags.check(); err != nil {
 		return err
 	}
 	switch {
+	case c.NatsConfig == "" && c.NatsUser != "":
+		return &usageError{errors.New("--nats-user needs --nats-config; with --nats the user stands in the URL")}
 	case c.Nats != "" && c.NatsListen != "":
 		return &usageError{errors.New("--nats and --nats-listen: give one; with --nats there is no embedded server to listen")}
-	case c.Nats == "" && c.Join != "":
-		return &usageError{errors.New("--join needs --nats: an embedded log is a cluster of its own")}
+	case c.embedded() && c.Join != "":
+		return &usageError{errors.New("--join needs --nats or --nats-config: an embedded log is a cluster of its own")}
 	case c.Join != "" && (!events.ValidName(c.Join) || c.Join == c.Region):
 		return &usageError{fmt.Errorf("--join %q: want the name of another region", c.Join)}
-	case c.Join != "" && c.Init && c.Region == "":
+	case c.Join != "" && c.Init && c.Region == "" && c.NatsConfig == "":
 		return &usageError{errors.New("--join with --init adds a region: name it with --region")}
-	case c.Nats == "" && c.Replicas != 0:
-		return &usageError{errors.New("--replicas needs --nats: an embedded log is one copy")}
+	case c.embedded() && c.Replicas != 0:
+		return &usageError{errors.New("--replicas needs --nats or --nats-config: an embedded log is one copy")}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return &usageError{fmt.Errorf("--replicas %d: want 1 to 5", c.Replicas)}
 	}
@@ -195,9 +203,12 @@ func (s *store) newNode(c node.Config) (*node.Node, error) {
 	c.Version = programVersion()
 	c.Settings, c.Home, c.Archive, c.Keys = s.settings, s.home, s.archive, s.keys
 	c.Durability = s.durability
-	if s.broker != nil {
+	switch {
+	case s.broker != nil:
 		c.Disk = s.broker
-	} else {
+	case s.server != nil:
+		c.Disk, c.Open = s.server, s.openRegion
+	default:
 		c.Open = s.openRegion
 	}
 	if !c.Solo {
@@ -253,6 +264,9 @@ func (s *service) run(ctx context.Context) error {
 			}
 			return nil
 		})
+	}
+	if s.store.server != nil {
+		g.Go(func() error { return watch(ctx, s.store.server, s.log) })
 	}
 	g.Go(func() error { return s.begin(ctx) })
 	g.Go(func() error {

@@ -26,6 +26,9 @@ type storeConfig struct {
 	create, init bool
 	// nats says where the log is, if not in the directory.
 	nats natsFlags
+	// file is the configuration of a NATS server in this process that holds the
+	// log, alone or with others; user is the user of it that the node is.
+	file, user string
 	// join is the region that began the cluster, if it is not the directory's.
 	join string
 	// replicas is the number of copies of a new log elsewhere; 0: see
@@ -46,6 +49,7 @@ type store struct {
 	state  *state
 	keys   *events.ClusterKeys
 	broker *broker.Broker // nil: the log is elsewhere
+	server *broker.Server // nil: no server of a file runs here
 	lock   io.Closer      // of the directory, where no broker holds it
 	// joining says that the streams are there, and the directory is new.
 	joining bool
@@ -71,21 +75,20 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 			s.Close()
 		}
 	}()
-	if c.mode() == modeNats {
-		err = s.reach(ctx, c)
-	} else {
-		err = s.embed(ctx, c)
+	switch c.mode() {
+	case modeNats:
+		if err = s.reach(c); err == nil {
+			err = s.open(ctx, c)
+		}
+	case modeFile:
+		err = s.member(ctx, c)
+	default:
+		if err = s.embed(ctx, c); err == nil {
+			err = s.open(ctx, c)
+		}
 	}
 	if err != nil {
 		return nil, err
-	}
-	if !s.state.Created && !s.joining {
-		if err := s.create(ctx, c); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.openStreams(ctx); err != nil {
-		return nil, s.streamRefusal(err)
 	}
 	await, cancel := context.WithTimeout(ctx, archiveWait)
 	defer cancel()
@@ -101,6 +104,27 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 		s.state.Streams[l.Region()] = streamState{Number: l.Number(), Epoch: l.Epoch()}
 	}
 	return s, s.dir.writeState(s.state)
+}
+
+// open finds the streams, or makes them, or joins a cluster, as the directory
+// remembers and the flags say. It may be called again after an error.
+func (s *store) open(ctx context.Context, c storeConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if s.broker == nil {
+		if err := s.belong(ctx, c); err != nil {
+			return err
+		}
+	}
+	if !s.state.Created && !s.joining {
+		if err := s.create(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := s.openStreams(ctx); err != nil {
+		return s.streamRefusal(err)
+	}
+	return nil
 }
 
 // embed starts the server in this process.
@@ -161,12 +185,14 @@ func (s *store) known(c storeConfig) (*state, error) {
 		if !c.create {
 			return nil, fmt.Errorf("%s is not the data directory of a node: give it with --data", c.dir)
 		}
-		if c.mode() == modeNats && (!c.init || c.join != "") {
+		if c.mode() != modeEmbedded && (!c.init || c.join != "") {
 			if err := c.dir.mustHaveKey(c.keyFile); err != nil {
 				return nil, err
 			}
 		}
-		return nil, c.dir.beginnable(c.init)
+		// Nothing begins on a server of a file without an explicit --init, and
+		// its store may lie in the directory.
+		return nil, c.dir.beginnable(c.init || c.mode() == modeFile)
 	}
 	if err := c.dir.sameMode(st.Mode, c.mode()); err != nil {
 		return nil, err
@@ -261,8 +287,8 @@ func (s *store) newCluster(c storeConfig) (events.ClusterConfig, error) {
 func (s *store) streamRefusal(err error) error {
 	switch {
 	case errors.Is(err, events.ErrNoStream) && s.broker == nil:
-		return fmt.Errorf("%s lacks a stream of cluster %s (%w): check that --nats names its servers and its account; if they lost it, restore it from a backup; a new cluster needs --init and another --data",
-			s.elsewhere(), s.state.Cluster, err)
+		return fmt.Errorf("%s lacks a stream of cluster %s (%w): check that %s names its servers and its account; if they lost it, restore it from a backup; a new cluster needs --init and another --data",
+			s.elsewhere(), s.state.Cluster, err, logOf[s.conf.mode()].flag)
 	case errors.Is(err, events.ErrNoStream):
 		return fmt.Errorf("the log in %s has lost a stream that it had (%w): restore the directory from a backup; to begin anew, give another --data",
 			s.dir, err)
@@ -284,7 +310,10 @@ func errInUse(dir dataDir) error {
 
 // mode returns where the log is.
 func (c *storeConfig) mode() string {
-	if c.nats.Nats != "" {
+	switch {
+	case c.file != "":
+		return modeFile
+	case c.nats.Nats != "":
 		return modeNats
 	}
 	return modeEmbedded
@@ -293,19 +322,31 @@ func (c *storeConfig) mode() string {
 // natsURL returns under which address NATS clients reach the log, for people;
 // empty: they do not.
 func (s *store) natsURL() string {
-	if s.broker != nil {
+	switch {
+	case s.broker != nil:
 		return s.broker.ClientURL()
+	case s.server != nil:
+		return s.server.ClientURL()
 	}
 	return s.elsewhere()
 }
 
 // elsewhere returns the addresses of the NATS servers, for people.
-func (s *store) elsewhere() string { return events.RedactURL(s.conf.nats.Nats) }
+func (s *store) elsewhere() string {
+	if s.conf.file != "" {
+		return "the NATS servers of " + s.conf.file
+	}
+	return events.RedactURL(s.conf.nats.Nats)
+}
 
-// durability says what an acknowledgement of the log is worth now.
+// durability says what an acknowledgement of the log is worth now: of a cluster
+// of servers, as far as the one in this process goes.
 func (s *store) durability() string {
-	if s.broker != nil && s.broker.SyncAlways() {
+	switch {
+	case s.broker != nil && s.broker.SyncAlways(), s.server != nil && s.server.SyncAlways():
 		return "fsync"
+	case s.server != nil:
+		return "interval"
 	}
 	return "unverified"
 }
@@ -322,6 +363,9 @@ func (s *store) Close() {
 	}
 	if s.broker != nil {
 		s.broker.Close()
+	}
+	if s.server != nil {
+		s.server.Retire()
 	}
 	if s.lock != nil {
 		_ = s.lock.Close() // what releases it; nothing was written through it

@@ -18,17 +18,12 @@ type FileConfig struct {
 	// File is a configuration file of nats-server. Required. What it says of
 	// log files and levels is without effect: lines go to Log.
 	File string
+	// Store says that the server is to hold a log: a file without jetstream is
+	// then refused.
+	Store bool
 	// Log receives the server's lines, and what is wrong with the file. Nil
 	// discards them.
 	Log *slog.Logger
-}
-
-// Server is a running nats-server with a configuration of its own: alone, or a
-// member of a cluster. The caller owns it and must Close it.
-type Server struct {
-	srv  *server.Server
-	log  *fileLog
-	lock io.Closer // of the store; nil without JetStream
 }
 
 // startTimeout bounds how long a server may take until it takes clients; the
@@ -43,41 +38,44 @@ func StartFile(c FileConfig) (*Server, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	opts, err := server.ProcessConfigFile(c.File)
+	opts, err := readFile(c)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", c.File, err)
+		return nil, err
 	}
-	opts.NoSigs = true
 	for _, text := range dubious(opts) {
 		c.Log.Warn(text, "file", c.File)
 	}
-	s := &Server{log: &fileLog{logBridge: logBridge{log: c.Log}, died: make(chan struct{})}}
+	s := &Server{conf: c, opts: opts, log: &fileLog{logBridge: logBridge{log: c.Log}, died: make(chan struct{})}}
 	if opts.JetStream {
 		if s.lock, err = claimStore(opts); err != nil {
 			return nil, fmt.Errorf("start nats-server of %s: %w", c.File, err)
 		}
 	}
-	if err := s.start(opts); err != nil {
+	if err := s.run(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("start nats-server of %s: %w", c.File, err)
 	}
 	return s, nil
 }
 
-func (s *Server) start(opts *server.Options) (err error) {
-	if s.srv, err = server.NewServer(opts); err != nil {
-		return err
+// readFile returns what the file says, and refuses what cannot hold a log.
+func readFile(c FileConfig) (*server.Options, error) {
+	o, err := server.ProcessConfigFile(c.File)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", c.File, err)
 	}
-	s.srv.SetLogger(s.log, false, false)
-	s.srv.Start()
-	ready := s.srv.ReadyForConnections(startTimeout)
-	if text := s.log.fatal(); text != "" {
-		return errors.New(text)
+	o.NoSigs = true
+	if o.LameDuckDuration == 0 {
+		o.LameDuckDuration, o.LameDuckGracePeriod = retireDuration, retireGrace
 	}
-	if !ready {
-		return fmt.Errorf("it takes no clients after %v", startTimeout)
+	leaf := len(o.LeafNode.Remotes) > 0 || o.LeafNode.Port != 0
+	switch {
+	case c.Store && !o.JetStream:
+		return nil, fmt.Errorf("read %s: it has no jetstream block, and the server of a node holds the log", c.File)
+	case o.JetStream && leaf && o.JetStreamDomain == "":
+		return nil, fmt.Errorf("read %s: jetstream has no domain, and leafnodes would make one JetStream of all regions: give it the name of the region", c.File)
 	}
-	return nil
+	return o, nil
 }
 
 // dubious says what in the file is not as a log of sessions needs it.
@@ -132,43 +130,6 @@ func inspectMember(o *server.Options) error {
 		return fmt.Errorf("store directory %s belongs to a member of a NATS cluster: give another store_dir, or the cluster block back", o.StoreDir)
 	}
 	return nil
-}
-
-// Name returns the server's name.
-func (s *Server) Name() string { return s.srv.Name() }
-
-// ClientURL returns the address on which it takes clients.
-func (s *Server) ClientURL() string { return s.srv.ClientURL() }
-
-// Died is closed when the server has given up by itself; Err then says why.
-func (s *Server) Died() <-chan struct{} { return s.log.died }
-
-// Err returns why the server has given up, nil while it has not.
-func (s *Server) Err() error {
-	if text := s.log.fatal(); text != "" {
-		return errors.New(text)
-	}
-	return nil
-}
-
-// Reload reads the file again: users, permissions, certificates and routes
-// change without a restart. What cannot change so is an error, and nothing does.
-func (s *Server) Reload() error {
-	if err := s.srv.Reload(); err != nil {
-		return fmt.Errorf("reload configuration: %w", err)
-	}
-	return nil
-}
-
-// Close shuts the server down, so that other members take over what it led, and
-// waits until it has ended.
-func (s *Server) Close() {
-	if s.srv != nil {
-		stopServer(s.srv)
-	}
-	if s.lock != nil {
-		_ = s.lock.Close() // what releases it; nothing was written through it
-	}
 }
 
 // fileLog is the bridge of a server with its own configuration: it warns of

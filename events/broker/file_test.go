@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/revocast/revocast/events/broker"
 )
@@ -78,5 +82,60 @@ func TestReload(t *testing.T) {
 	}
 	if err := s.Err(); err != nil {
 		t.Errorf("gave up: %v", err)
+	}
+}
+
+// A client in the process, as a user of the file, outlives a restart of its
+// server, and its log is what it was.
+func TestServerRestart(t *testing.T) {
+	s, err := broker.StartFile(broker.FileConfig{Store: true, File: writeConfig(t, fmt.Sprintf(
+		"listen: \"127.0.0.1:-1\"\njetstream { store_dir: %q }\nauthorization { user: ada, password: pw }\n", t.TempDir()))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.SyncAlways() {
+		t.Error("a file without sync_interval: always promises an fsync")
+	}
+	if _, _, err := s.Login(""); err == nil || !strings.Contains(err.Error(), `it has ada`) {
+		t.Errorf("nobody logs in: %v", err)
+	}
+	user, password, err := s.Login("ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := make(chan struct{}, 1)
+	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(user, password), nats.MaxReconnects(-1),
+		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Probe(1 << 10); err != nil {
+		t.Error(err)
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-again
+	if ack, err := js.Publish(t.Context(), "s", nil); err != nil || ack.Sequence != 2 {
+		t.Errorf("after the restart: %+v, %v", ack, err)
+	}
+	if err := s.Check(); err != nil {
+		t.Errorf("a healthy server: %v", err)
+	}
+	s.Close()
+	if s.Check() == nil || s.Probe(1) == nil || s.Restart(t.Context()) == nil {
+		t.Error("a closed server goes on")
 	}
 }
