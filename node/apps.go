@@ -279,7 +279,7 @@ func (n *Node) deleteApp(ctx context.Context, c *call) (int, any, error) {
 
 // hasSessions reports whether some session of the app is not revoked.
 func (n *Node) hasSessions(app string) bool {
-	for _, v := range n.sessions.App(app, n.wall()) {
+	for _, v := range n.sessions().App(app, n.wall()) {
 		if v == projection.Active || v == projection.IdleExpired {
 			return true
 		}
@@ -291,7 +291,7 @@ func (n *Node) hasSessions(app string) bool {
 // "all" may come between, so it is tried a few times.
 func (n *Node) revokeApp(ctx context.Context, app, by, reason string) (pos events.Position, err error) {
 	for range 5 {
-		last := n.sessions.LastAll(n.home.number, app, "")
+		last := n.sessions().LastAll(n.home.number, app, "")
 		e := &events.RevokeAll{App: app, Reason: reason, By: by, At: n.wall(), Prev: last}
 		pos, err = n.home.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(last))
 		if !errors.Is(err, events.ErrConflict) {

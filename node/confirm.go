@@ -12,7 +12,10 @@ func (n *Node) confirms(ctx context.Context) error {
 	if n.conf.Mesh == nil {
 		return nil
 	}
-	return n.conf.Mesh.Run(ctx, events.Answers{Me: n.incarnation, Confirm: n.confirm})
+	return n.conf.Mesh.Run(ctx, events.Answers{
+		Me: n.incarnation, Confirm: n.confirm,
+		Queries: map[string]func(context.Context, []byte) ([]byte, bool){snapshotTopic: n.lend},
+	})
 }
 
 // confirm says yes once no request that begins from then on is answered by this

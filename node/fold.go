@@ -13,17 +13,17 @@ type sessionFold struct {
 	number uint8
 }
 
-func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions.Apply(r) }
-func (f sessionFold) Rewind()                                 { f.sessions.Rewind(f.number) }
-func (f sessionFold) Position() (uint32, uint64)              { return f.sessions.Position(f.number) }
-func (f sessionFold) Digest(now int64) string                 { return f.sessions.Digest(f.number, now) }
+func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions().Apply(r) }
+func (f sessionFold) Rewind()                                 { f.sessions().Rewind(f.number) }
+func (f sessionFold) Position() (uint32, uint64)              { return f.sessions().Position(f.number) }
+func (f sessionFold) Digest(now int64) string                 { return f.sessions().Digest(f.number, now) }
 
 func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
-	return f.sessions.Repair(s, seq, now)
+	return f.sessions().Repair(s, seq, now)
 }
 
 func (f sessionFold) Lost(now int64) []projection.Repair {
-	return slices.Collect(f.sessions.Lost(f.number, now))
+	return slices.Collect(f.sessions().Lost(f.number, now))
 }
 
 // Expect demands nothing: revocations add up in any order.

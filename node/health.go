@@ -24,7 +24,7 @@ func (n *Node) readyz(_ context.Context, c *call) (int, any, error) {
 		Ready: true, Node: n.conf.Name, Region: n.home.region, Version: n.conf.Version,
 		Durability: n.conf.Durability(),
 	}
-	r.Sessions, r.Tombstones = n.sessions.Len()
+	r.Sessions, r.Tombstones = n.sessions().Len()
 	for _, s := range n.streams() {
 		state := s.state()
 		// Another region out of reach is no reason to ask another node.

@@ -75,9 +75,9 @@ func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
 	if stale != nil {
 		return 0, nil, stale
 	}
-	all := n.sessions.App(app.App, n.judged())
+	all := n.sessions().App(app.App, n.judged())
 	if want.user != "" {
-		all = n.sessions.User(app.App, want.user, n.judged())
+		all = n.sessions().User(app.App, want.user, n.judged())
 	}
 	page, total := n.page(all, &want)
 	out := &api.SessionList{

@@ -18,6 +18,8 @@ type metrics struct {
 	reasons  map[string]prometheus.Counter // those of verdicts that are common, found without hashing labels; never changes
 	applied  *prometheus.CounterVec        // records by stream and trust
 
+	transfers *prometheus.CounterVec // of snapshots between nodes, by result
+
 	beats, beatFailures, rebuilds, overwrites, repairs, digestMismatches *prometheus.CounterVec // by stream
 
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
@@ -36,6 +38,7 @@ func newMetrics(n *Node) *metrics {
 			Name: "revocast_http_request_seconds", Help: "Time to answer a request.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 		}, []string{"route", "status"}),
+		transfers:        vec("snapshot_transfer_total", "Snapshots handed from node to node: lent by this one, loaded by it, or given up by it.", "result"),
 		verdicts:         vec("verify_total", "Verifies, by verdict.", "verdict"),
 		applied:          vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
 		beats:            vec("heartbeats_total", "Heartbeats committed.", "stream"),
@@ -55,14 +58,17 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{reasonNone, reasonMissing, reasonMalformed, reasonUnknown, reasonExpired, "idle", "revoked", reasonSilent} {
 		m.reasons[r] = m.verdicts.WithLabelValues(verdictLabel(r))
 	}
-	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.digestMismatches,
+	for _, r := range []string{transferLent, transferLoaded, transferGivenUp} {
+		m.transfers.WithLabelValues(r)
+	}
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.digestMismatches,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "revocast_" + name, Help: help}, f))
 	}
-	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions.Len(); return float64(s) })
-	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions.Len(); return float64(t) })
+	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
+	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	return m
 }
 

@@ -115,8 +115,13 @@ type Node struct {
 	issuer      string
 	incarnation events.Incarnation
 
-	sessions projection.Projection
-	catalog  *projection.Settings
+	// projected is replaced as a whole by a node that joins, before it follows a
+	// stream: until then nobody is answered from what is found in either.
+	projected atomic.Pointer[projection.Map]
+	catalog   *projection.Settings
+	// loaded is what the snapshot that the node began from says of each stream,
+	// nil without one. It is set before the streams are followed.
+	loaded map[uint8]projection.SnapshotStream
 	// snapshots is nil without a directory for them.
 	snapshots *snapshots
 	settings  *stream // CONFIG
@@ -182,13 +187,13 @@ func New(c Config) (*Node, error) {
 		conf:        c,
 		issuer:      strings.TrimRight(c.PublicURL, "/"),
 		incarnation: events.NewIncarnation(),
-		sessions:    &projection.Map{Lease: c.Lease},
 		catalog:     new(projection.Settings),
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
+	n.projected.Store(&projection.Map{Lease: c.Lease})
 	n.openSnapshots()
 	n.settings = newStream(n, c.Settings, settingsFold{n})
 	n.home = newStream(n, c.Home, sessionFold{n, c.Home.Number()})
@@ -204,6 +209,8 @@ func New(c Config) (*Node, error) {
 // ctx ends. It returns when all it started has ended.
 func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.confirms(ctx) })
+	n.borrow(ctx)
 	for _, s := range n.streams() {
 		s.live(ctx, g)
 	}
@@ -212,10 +219,12 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
-	g.Go(func() error { return n.confirms(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
+	if n.snapshots != nil {
+		n.snapshots.loans.end()
+	}
 	return err
 }
 
@@ -259,6 +268,9 @@ func (n *Node) followRegions(ctx context.Context, g *errgroup.Group) error {
 		}
 	}
 }
+
+// sessions returns what this node knows of sessions.
+func (n *Node) sessions() *projection.Map { return n.projected.Load() }
 
 // Ready is closed once the node holds a lease on CONFIG and on its region's
 // stream for the first time.
@@ -336,7 +348,7 @@ func (n *Node) sweep(ctx context.Context) error {
 	for slice := uint8(0); ; slice++ {
 		select {
 		case <-tick.C:
-			n.sessions.Sweep(slice, n.wall())
+			n.sessions().Sweep(slice, n.wall())
 		case <-ctx.Done():
 			return nil
 		}

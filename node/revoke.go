@@ -206,7 +206,7 @@ func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user
 		}
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
-			Prev: n.sessions.LastAll(s.number, r.app.App, user),
+			Prev: n.sessions().LastAll(s.number, r.app.App, user),
 		}
 		if err := n.spare(ctx, e, r.req.ExceptSessionID); err != nil {
 			return events.Position{}, 0, err
@@ -249,9 +249,9 @@ func (n *Node) spare(ctx context.Context, e *events.RevokeAll, except string) er
 func (n *Node) countActive(e *events.RevokeAll, stream uint8) (count int) {
 	var all iter.Seq2[projection.Session, projection.Verdict]
 	if e.User == "" {
-		all = n.sessions.App(e.App, n.wall())
+		all = n.sessions().App(e.App, n.wall())
 	} else {
-		all = n.sessions.User(e.App, e.User, n.wall())
+		all = n.sessions().User(e.App, e.User, n.wall())
 	}
 	for s, v := range all {
 		if s.SID.Stream() == stream && n.held(&s, v) == projection.Active && !e.Spares(s.SID) {

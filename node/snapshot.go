@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -28,9 +27,6 @@ const (
 	// snapshotsKept is the number of files kept, so that a damaged one costs
 	// minutes and not the whole log.
 	snapshotsKept = 2
-	// tapeLimit bounds what a stream remembers between two of its markers, at
-	// 24 bytes each. Beyond it there is no snapshot until the next marker.
-	tapeLimit = 1 << 20
 
 	snapshotPrefix, snapshotSuffix = "sessions-", ".snap"
 	snapshotTemp                   = ".tmp"
@@ -40,10 +36,9 @@ const (
 type snapshots struct {
 	dir   string
 	every time.Duration
-	key   []byte
-	m     *projection.Map
-	// loaded is what the loaded snapshot says of each stream. It never changes.
-	loaded map[uint8]projection.SnapshotStream
+	// wanted is 1 deep: a node that joins asks for a newer one.
+	wanted chan struct{}
+	loans  loans
 }
 
 // openSnapshots loads the newest snapshot that can be believed. What cannot is
@@ -53,10 +48,8 @@ func (n *Node) openSnapshots() {
 		return
 	}
 	n.snapshots = &snapshots{
-		dir: n.conf.SnapshotDir, every: cmp.Or(n.conf.SnapshotEvery, snapshotEvery),
-		key: n.conf.Keys.Derive("revocast snapshot 1", 32), m: &projection.Map{Lease: n.conf.Lease},
+		dir: n.conf.SnapshotDir, every: cmp.Or(n.conf.SnapshotEvery, snapshotEvery), wanted: make(chan struct{}, 1),
 	}
-	n.sessions = n.snapshots.m
 	names, err := n.snapshots.list()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		n.conf.Log.Error("snapshots cannot be listed", "dir", n.snapshots.dir, "error", err)
@@ -72,16 +65,25 @@ func (n *Node) openSnapshots() {
 	}
 }
 
+// snapshotKey authenticates the snapshots of this cluster.
+func (n *Node) snapshotKey() []byte { return n.conf.Keys.Derive("revocast snapshot 1", 32) }
+
 func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open snapshot: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	m, h, err := projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), n.snapshots.key)
+	m, h, err := projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), n.snapshotKey())
 	if err != nil {
 		return nil, err
 	}
+	return h, n.takeOver(m, h)
+}
+
+// takeOver makes the node go on from a snapshot that was read, unless it is of
+// other streams. No stream is followed yet.
+func (n *Node) takeOver(m *projection.Map, h *projection.SnapshotHeader) error {
 	// Streams of other regions are not open yet: resume looks at theirs.
 	cluster, _ := identity(n.conf.Home)
 	epochs := map[uint8]string{}
@@ -91,12 +93,13 @@ func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
 	}
 	_, epochs[n.conf.Home.Number()] = identity(n.conf.Home)
 	if err := h.Check(cluster, epochs); err != nil {
-		return nil, err
+		return err
 	}
 	m.Lease = n.conf.Lease
-	n.sessions, n.snapshots.m, n.snapshots.loaded = m, m, loaded
+	n.projected.Store(m)
+	n.loaded = loaded
 	n.catalog.Begin(h.SettingsGen)
-	return h, nil
+	return nil
 }
 
 // identity returns which cluster and which creation of its stream the log is
@@ -114,14 +117,18 @@ func identity(log events.Log) (cluster, epoch string) {
 // resume makes the stream, not followed yet, go on from the loaded snapshot.
 func (s *stream) resume() {
 	n := s.node
-	if _, sessions := s.fold.(sessionFold); !sessions || n.snapshots == nil {
+	if _, sessions := s.fold.(sessionFold); !sessions {
 		return
 	}
-	s.tape = new(tape)
-	from, ok := n.snapshots.loaded[s.number]
+	if s.tape == nil && n.snapshots != nil {
+		s.tape = new(tape)
+	}
+	from, ok := n.loaded[s.number]
 	if !ok {
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if _, epoch := identity(s.log); from.Anchor.Seq == 0 || from.Epoch != epoch || from.Region != s.region {
 		n.conf.Log.Error("snapshot is of another stream; it is read from its beginning", "stream", s.region)
 		s.fold.Rewind()
@@ -171,81 +178,6 @@ func (o *overlap) check(e *events.Entry) error {
 	return nil
 }
 
-// tape remembers what was handed to the fold since the newest marker of this
-// node. A nil tape remembers nothing.
-type tape struct {
-	mu     sync.Mutex // guards the fields below
-	passed []projection.Passed
-	held   bool // a snapshot is being written: nothing may be forgotten
-	newest int  // index of the newest marker
-	resets int
-}
-
-// note remembers the entry, which has not been handed to the fold yet.
-func (t *tape) note(e *events.Entry, marker bool) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case !marker && len(t.passed) == 0, len(t.passed) > 0 && e.Seq <= t.passed[len(t.passed)-1].Seq:
-		return
-	case len(t.passed) >= tapeLimit:
-		t.passed, t.newest = nil, 0
-		return
-	}
-	if marker {
-		t.newest = len(t.passed)
-		defer t.trim()
-	}
-	t.passed = append(t.passed, projection.Passed{Seq: e.Seq, Sum: projection.SumEntry(e)})
-}
-
-// trim forgets what is before the newest marker. The caller holds mu.
-func (t *tape) trim() {
-	if !t.held {
-		t.passed, t.newest = append(t.passed[:0], t.passed[t.newest:]...), 0
-	}
-}
-
-// reset forgets all, because the stream begins anew.
-func (t *tape) reset() {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.passed, t.newest = nil, 0
-	t.resets++
-}
-
-// hold keeps what there is until release, and returns the anchor, zero if there
-// is none, and how often the tape was reset.
-func (t *tape) hold() (anchor projection.Passed, resets int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.held = true
-	if len(t.passed) > 0 {
-		anchor = t.passed[0]
-	}
-	return anchor, t.resets
-}
-
-func (t *tape) release() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.held = false
-	t.trim()
-}
-
-// all returns what was passed, and how often the tape was reset.
-func (t *tape) all() ([]projection.Passed, int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.Clone(t.passed), t.resets
-}
-
 // isMarker reports whether the entry is a marker of this incarnation.
 func (s *stream) isMarker(e *events.Entry) bool {
 	return strings.HasSuffix(e.Subject, "."+string(events.KindMarker)) && s.own(*e)
@@ -256,16 +188,27 @@ func (n *Node) keepSnapshots(ctx context.Context) error {
 	if n.snapshots == nil {
 		return nil
 	}
-	wait := n.snapshots.every
+	next := time.NewTimer(n.snapshots.every)
+	defer next.Stop()
+	tidy := time.NewTicker(loanIdle)
+	defer tidy.Stop()
 	for {
 		select {
-		case <-time.After(wait):
+		case <-next.C:
+		case <-n.snapshots.wanted:
+			if n.lendable() {
+				continue // asked for while it was written
+			}
+		case <-tidy.C:
+			n.snapshots.loans.tidy(n.conf.Clock.Boot())
+			continue
 		case <-ctx.Done():
 			return nil
 		}
-		wait = n.snapshots.every
-		if !n.saveSnapshot() {
-			wait = min(wait, snapshotRetry)
+		if n.saveSnapshot() {
+			next.Reset(n.snapshots.every)
+		} else {
+			next.Reset(min(n.snapshots.every, snapshotRetry))
 		}
 	}
 }
@@ -294,18 +237,20 @@ func (n *Node) writeSnapshot() error {
 	h.Cluster, _ = identity(n.conf.Home)
 	tapes := map[uint8]*tape{}
 	resets := map[uint8]int{}
+	gens := map[uint8]uint32{}
 	for _, s := range n.streams() {
 		if s.tape == nil {
 			continue
 		}
 		anchor, count := s.tape.hold()
 		defer s.tape.release()
-		_, seq := s.fold.Position()
+		gen, seq := s.fold.Position()
+		gens[s.number] = gen
 		_, epoch := identity(s.log)
 		from := projection.SnapshotStream{Number: s.number, Region: s.region, Epoch: epoch, Anchor: anchor}
 		if anchor.Seq == 0 {
 			// Out of reach ever since the start: what was loaded still holds.
-			if from = n.snapshots.loaded[s.number]; !s.untouched(from) {
+			if from = n.loaded[s.number]; !s.untouched(from) {
 				return fmt.Errorf("%w: %s", errNotAnchored, s.region)
 			}
 		} else if seq < anchor.Seq || !s.whole() {
@@ -315,7 +260,7 @@ func (n *Node) writeSnapshot() error {
 		}
 		h.Streams = append(h.Streams, from)
 	}
-	for number, from := range n.snapshots.loaded {
+	for number, from := range n.loaded {
 		if n.stream(number) == nil {
 			h.Streams = append(h.Streams, from) // not followed yet, or no more
 		}
@@ -325,10 +270,11 @@ func (n *Node) writeSnapshot() error {
 			passed, _ := t.all()
 			return passed
 		}
-		return n.snapshots.loaded[number].Ring
+		return n.loaded[number].Ring
 	}
-	return n.snapshots.save(h.Created, func(w io.Writer) error {
-		if err := n.snapshots.m.WriteSnapshot(w, n.snapshots.key, h, ring); err != nil {
+	begun := n.conf.Clock.Boot()
+	path, err := n.snapshots.save(h.Created, func(w io.Writer) error {
+		if err := n.sessions().WriteSnapshot(w, n.snapshotKey(), h, ring); err != nil {
 			return err
 		}
 		for number, t := range tapes {
@@ -338,6 +284,10 @@ func (n *Node) writeSnapshot() error {
 		}
 		return nil
 	})
+	if path != "" {
+		n.snapshots.loans.offer(&written{path: path, at: begun, created: h.Created, gens: gens})
+	}
+	return err
 }
 
 // untouched reports whether nothing was applied to the stream since it was
@@ -384,14 +334,14 @@ func snapshotTime(name string) (int64, bool) {
 }
 
 // save writes a snapshot as the newest, durably and as a whole or not at all,
-// and removes all but the newest ones.
-func (d *snapshots) save(ms int64, write func(io.Writer) error) error {
+// and removes all but the newest ones. It returns its path once it is there.
+func (d *snapshots) save(ms int64, write func(io.Writer) error) (string, error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return fmt.Errorf("make directory of snapshots: %w", err)
+		return "", fmt.Errorf("make directory of snapshots: %w", err)
 	}
 	names, err := d.list()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if len(names) > 0 {
 		newest, _ := snapshotTime(names[len(names)-1])
@@ -400,15 +350,16 @@ func (d *snapshots) save(ms int64, write func(io.Writer) error) error {
 	temp := filepath.Join(d.dir, snapshotName(ms)+snapshotTemp)
 	defer func() { _ = os.Remove(temp) }() // it is gone when all went well
 	if err := writeDurably(temp, write); err != nil {
-		return err
+		return "", err
 	}
-	if err := os.Rename(temp, filepath.Join(d.dir, snapshotName(ms))); err != nil {
-		return fmt.Errorf("name snapshot: %w", err)
+	path := filepath.Join(d.dir, snapshotName(ms))
+	if err := os.Rename(temp, path); err != nil {
+		return "", fmt.Errorf("name snapshot: %w", err)
 	}
 	if err := syncDir(d.dir); err != nil {
-		return err
+		return path, err
 	}
-	return d.prune(snapshotName(ms), names)
+	return path, d.prune(snapshotName(ms), names)
 }
 
 func writeDurably(path string, write func(io.Writer) error) error {

@@ -113,7 +113,7 @@ func (s *touchShard) take() map[events.SID]events.Touch {
 }
 
 func (n *Node) writeTouch(ctx context.Context, t events.Touch) {
-	s, v := n.sessions.Lookup(t.SID, n.wall())
+	s, v := n.sessions().Lookup(t.SID, n.wall())
 	if n.held(&s, v) != projection.Active {
 		return
 	}

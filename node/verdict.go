@@ -62,12 +62,12 @@ func (n *Node) byToken(key events.SID) (answer, error) {
 		return answer{}, nil
 	}
 	if n.faults.lookupFirst {
-		s, v, rotated := n.sessions.LookupToken(key, n.judged())
+		s, v, rotated := n.sessions().LookupToken(key, n.judged())
 		staleness, err := n.fresh(key.Stream())
 		return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
 	}
 	staleness, err := n.fresh(key.Stream())
-	s, v, rotated := n.sessions.LookupToken(key, n.judged())
+	s, v, rotated := n.sessions().LookupToken(key, n.judged())
 	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
 }
 
@@ -76,7 +76,7 @@ func (n *Node) bySID(sid events.SID) (answer, error) {
 		return answer{}, nil
 	}
 	staleness, err := n.fresh(sid.Stream())
-	s, v := n.sessions.Lookup(sid, n.judged())
+	s, v := n.sessions().Lookup(sid, n.judged())
 	return n.judge(answer{Session: s, verdict: v, staleness: staleness}, err)
 }
 
