@@ -145,7 +145,7 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 		if err != nil {
 			return 0, nil, err
 		}
-		return n.revoked(ctx, r, []placed{{home, home.position()}}, 0)
+		return n.revoked(ctx, r, []placed{{home, home.seen()}}, 0)
 	}
 	home, err := n.homeOf(f.SID)
 	if err != nil {

@@ -50,6 +50,7 @@ type stream struct {
 	overwrites      atomic.Uint64
 
 	applied atomic.Uint64 // sequence that readers see, with all before it
+	begun   atomic.Uint64 // sequence of which readers may see something
 	waiting atomic.Int64  // number of waiters; lets the applier skip the lock
 
 	mu      sync.Mutex // guards the fields below
@@ -95,6 +96,14 @@ func (s *stream) position() events.Position {
 	return events.Position{Stream: s.region, Gen: gen, Seq: seq}
 }
 
+// seen returns a position at or after everything that readers saw when it was
+// called: what an entry does is seen before its position is.
+func (s *stream) seen() events.Position {
+	p := s.position()
+	p.Seq = max(p.Seq, s.begun.Load())
+	return p
+}
+
 // at returns the position of seq in the current generation.
 func (s *stream) at(seq uint64) events.Position {
 	gen, _ := s.fold.Position()
@@ -108,6 +117,7 @@ func (s *stream) follow(ctx context.Context) error {
 	for again := false; ; again = true {
 		if again {
 			s.applied.Store(0) // first: nobody may take the old sequence for the new
+			s.begun.Store(0)
 			s.gaps = gaps{}
 			s.overlap = nil
 			s.tape.reset()
@@ -185,6 +195,7 @@ func (s *stream) apply(e events.Entry) error {
 	s.tape.note(&e, s.tape != nil && s.isMarker(&e))
 	s.pass(e.Seq)
 	r := s.node.conf.Keys.Decode(s.number, e)
+	s.begun.Store(e.Seq)
 	effect := s.fold.Apply(r)
 	s.missing.heard(r) // after the fold: see negative
 	s.read(&e, &r)
