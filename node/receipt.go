@@ -22,7 +22,9 @@ const (
 const (
 	receiptCommitted = "committed"
 	receiptComplete  = "complete"
-	receiptPartial   = "partial" // a node that is cut off may serve its old answer, as the app wants
+	// receiptPartial: a node that is cut off may serve its old answer, as the app
+	// wants, or go on with the API keys and signing keys it has.
+	receiptPartial = "partial"
 )
 
 // Methods by which a receipt became complete.
@@ -69,9 +71,12 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 	case n.conf.Solo:
 		r.Status, r.Method, safe = receiptComplete, methodSole, clock.Boot()
 	case wait == waitAll || clock.Boot() >= safe:
-		q := &inquiry{n: n, s: s, pos: pos, start: start, bound: safe, answers: map[events.Incarnation]bool{}, news: make(chan struct{}, 1)}
+		q := &inquiry{n: n, s: s, pos: pos, start: start, bound: safe, answers: map[events.Incarnation]bool{}, reached: map[events.Incarnation]bool{}, news: make(chan struct{}, 1)}
 		if q.run(ctx) {
 			r.Status, safe = receiptComplete, min(safe, clock.Boot())
+			if s == n.settings && !q.everywhere(ctx) {
+				r.Status = receiptPartial
+			}
 		}
 		q.report(r)
 	}
@@ -192,6 +197,7 @@ type inquiry struct {
 
 	mu      sync.Mutex // guards what follows
 	answers map[events.Incarnation]bool
+	reached map[events.Incarnation]bool // those that said that they have applied it
 	applied []api.ReceiptApplied
 	fenced  []string
 	news    chan struct{} // 1 deep: somebody confirmed
@@ -290,13 +296,17 @@ func (q *inquiry) wasWaitedFor(m member) bool {
 func (q *inquiry) confirmed(c events.Confirmation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.answers[c.Incarnation] {
+	first, better := !q.answers[c.Incarnation], !c.Fenced && !q.reached[c.Incarnation]
+	if !first && !better {
 		return
 	}
 	q.answers[c.Incarnation] = true
-	if c.Fenced {
+	q.reached[c.Incarnation] = q.reached[c.Incarnation] || better
+	switch {
+	case !first: // it was fenced when it was asked first
+	case c.Fenced:
 		q.fenced = append(q.fenced, c.Node)
-	} else {
+	default:
 		q.applied = append(q.applied, api.ReceiptApplied{Node: c.Node, MS: q.n.conf.Clock.Wall().Sub(q.start).Milliseconds()})
 	}
 	select {

@@ -165,7 +165,7 @@ type RevokeAnswer struct {
 type Receipt struct {
 	Revision string `json:"revision"`
 	// Status is "committed", "complete" (no node anywhere answers "valid" any more) or
-	// "partial" (but for nodes that are cut off and serve old answers because the app wants that).
+	// "partial" (but for nodes that are cut off and serve old answers because the app wants that, or go on with the keys they have).
 	Status string `json:"status"`
 	// Method is how it became complete: "sole" (no other node can exist), "confirmed" (each node said so or has left),
 	// "waited" (the leases of silent ones have ended).
