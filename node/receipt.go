@@ -38,6 +38,9 @@ const (
 	// maxReceiptWait bounds how long a request waits for a receipt: below what
 	// clients and proxies usually wait for an answer.
 	maxReceiptWait = 20 * time.Second
+	// maxRevoke bounds a whole request for a receipt: below what the program
+	// gives a connection to answer.
+	maxRevoke = 28 * time.Second
 	// answerTime is left of a caller's deadline to answer in.
 	answerTime = 100 * time.Millisecond
 )
@@ -206,7 +209,8 @@ type inquiry struct {
 // run returns true once the receipt is complete, false when it cannot be told in
 // time.
 func (q *inquiry) run(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, maxReceiptWait)
+	spent := q.n.conf.Clock.Wall().Sub(q.start) // waiting to be written
+	ctx, cancel := context.WithTimeout(ctx, min(maxReceiptWait, maxRevoke-spent))
 	defer cancel()
 	if end, ok := ctx.Deadline(); ok {
 		var early context.CancelFunc

@@ -11,6 +11,22 @@ import (
 // appendTimeout bounds how long a request waits for the log.
 const appendTimeout = 5 * time.Second
 
+// revokeTimeout is appendTimeout for a revocation in the node's own region. It
+// outlasts the election of a leader, which takes servers 4 to 9 s: who logs
+// somebody out must not be told to come back later.
+const revokeTimeout = 12 * time.Second
+
+// patience returns how long a request waits for the event to be written.
+func (s *stream) patience(e events.Event) time.Duration {
+	switch e.(type) {
+	case *events.Revoke, *events.RevokeAll:
+		if s == s.node.home {
+			return revokeTimeout
+		}
+	}
+	return appendTimeout
+}
+
 // messageFrame is about what a stored message takes in a stream beside subject,
 // payload and seal, in bytes.
 const messageFrame = 160
@@ -31,7 +47,7 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 	}
 	// The caller may go away; what was begun is finished, so that a client
 	// that gave up after the append finds it applied.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.patience(e))
 	defer cancel()
 	before := s.position()
 	seq, err := s.log.Append(ctx, m, ex)
