@@ -217,7 +217,8 @@ func (fl *follower) reached() {
 }
 
 // identify returns the last sequence of the stream, as a lower bound, if it is
-// the stream that was opened.
+// the stream that was opened. One that was made again since, with the same
+// identity, contradicts what was delivered of it, and nothing else.
 func (fl *follower) identify(ctx context.Context) (uint64, error) {
 	j := fl.j
 	s, err := j.api.info(ctx, j.name)
@@ -226,12 +227,13 @@ func (fl *follower) identify(ctx context.Context) (uint64, error) {
 		return 0, err
 	case s.Cluster != nil && s.Cluster.Leader == "":
 		return 0, fmt.Errorf("%w: the stream has no leader", ErrUnavailable)
-	case !s.Created.Equal(j.created):
-		return 0, fmt.Errorf("%w: made %s, not %s", ErrIdentity, s.Created.Format(time.RFC3339Nano), j.created.Format(time.RFC3339Nano))
 	case s.Config.Metadata[metaEpoch] != j.epoch:
 		return 0, fmt.Errorf("%w: epoch %q, not %q", ErrIdentity, s.Config.Metadata[metaEpoch], j.epoch)
 	case s.Config.Metadata[metaNumber] != fmt.Sprint(j.number):
 		return 0, fmt.Errorf("%w: number %q, not %d", ErrIdentity, s.Config.Metadata[metaNumber], j.number)
+	case j.isMade(s.Created) && fl.delivered.Load() != 0:
+		// Deleted, and made again as the same: what was applied is not in it.
+		return 0, fmt.Errorf("%w: the stream was made again at %s", ErrRewound, s.Created.Format(time.RFC3339Nano))
 	}
 	return s.State.LastSeq, nil
 }

@@ -310,6 +310,33 @@ func TestFollowRecreated(t *testing.T) {
 	}
 }
 
+// TestFollowMadeAgain deletes the stream below a follower and makes it again with
+// the same identity: the log went backwards, and is then followed from its
+// beginning.
+func TestFollowMadeAgain(t *testing.T) {
+	s := newSite(t, true)
+	log := s.create(t, s.cluster())
+	tl := tailLog(t, log, events.Follow{})
+	tl.reaches(put(t, log, benchMessage(t, s.keys, 1)))
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := js.Stream(t.Context(), "EV_eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), "EV_eu"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), old.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	put(t, log, benchMessage(t, s.keys, 2))
+	tl.fails(events.ErrRewound)
+	tailLog(t, log, events.Follow{}).reaches(put(t, log, benchMessage(t, s.keys, 3)))
+}
+
 // rawPublish writes one message with exactly these header bytes.
 func rawPublish(t *testing.T, s *site, subject, header, payload string) {
 	t.Helper()

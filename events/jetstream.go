@@ -56,15 +56,15 @@ type JetStream struct {
 	cluster string
 	epoch   string
 	number  uint8
-	created time.Time
 	// replicated streams batch by themselves: no group commit.
 	replicated bool
 	maxMsg     int // bytes of headers and payload
 	metrics    logMetrics
 	group      group
 
-	mu        sync.Mutex
-	followers []*follower // guarded by mu: the running ones
+	mu        sync.Mutex  // guards what follows
+	followers []*follower // the running ones
+	created   time.Time
 
 	// dropLive, for tests, reports whether a live message is to be lost.
 	dropLive func(seq uint64) bool
@@ -120,7 +120,20 @@ func (j *JetStream) Cluster() string { return j.cluster }
 func (j *JetStream) Epoch() string { return j.epoch }
 
 // Created returns when the stream was made, by its server's clock.
-func (j *JetStream) Created() time.Time { return j.created }
+func (j *JetStream) Created() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.created
+}
+
+// isMade notes when the stream was made, and reports whether that is news.
+func (j *JetStream) isMade(at time.Time) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	news := !at.Equal(j.created)
+	j.created = at
+	return news
+}
 
 // Info implements [Log].
 func (j *JetStream) Info(ctx context.Context) (Info, error) {
