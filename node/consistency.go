@@ -48,7 +48,7 @@ func (n *Node) parseConsistency(raw json.RawMessage) (consistency, error) {
 	if dec.Decode(&demand) != nil || demand.AtLeast == "" {
 		return consistency{}, badConsistency()
 	}
-	r, err := events.ParseRevision(demand.AtLeast)
+	r, err := parseRevision(demand.AtLeast)
 	if err != nil {
 		return consistency{}, fail(api.InvalidArgument, "consistency.at_least: %q is not a revision", demand.AtLeast).
 			with("field", "consistency").because(err)

@@ -177,7 +177,7 @@ func (d *draft) describe(req *api.CreateSession) (err error) {
 // authSeq returns the sequence of the home stream that a revision read when the
 // log-in began names.
 func (n *Node) authSeq(text string) (uint64, error) {
-	r, err := events.ParseRevision(text)
+	r, err := parseRevision(text)
 	if err != nil {
 		return 0, fail(api.InvalidArgument, "auth_revision: not a revision").with("field", "auth_revision").because(err)
 	}

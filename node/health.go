@@ -46,7 +46,8 @@ func (s *stream) state() api.StreamState {
 		Stream: s.region, Position: s.position().String(), Fresh: s.lease.holds(now),
 		LeaseMS: s.lease.left(now).Milliseconds(), StalenessMS: -1,
 		Bytes: s.bytes.Load(), MaxBytes: s.maxBytes.Load(), Overwrites: s.overwrites.Load(),
-		Digest: s.digestState(),
+		Digest:  s.digestState(),
+		Pending: s.node.sessions().PendingLen(s.number),
 	}
 	if age, ok := s.lease.staleness(now); ok {
 		st.StalenessMS = age.Milliseconds()

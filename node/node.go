@@ -234,6 +234,9 @@ func (s *stream) live(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.beat(ctx) })
 	g.Go(func() error { return s.repair(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
+	if s != s.node.settings {
+		g.Go(func() error { return s.deliver(ctx) })
+	}
 }
 
 // regionRetry is the time between two attempts to open a region's stream.

@@ -25,7 +25,13 @@ const (
 	// receiptPartial: a node that is cut off may serve its old answer, as the app
 	// wants, or go on with the API keys and signing keys it has.
 	receiptPartial = "partial"
+	// receiptPending: the home is out of reach, and its own nodes may not have
+	// heard of it.
+	receiptPending = "pending"
 )
+
+// rankOfStatus orders them by how much is still to come.
+var rankOfStatus = map[string]int{receiptComplete: 0, receiptPartial: 1, receiptCommitted: 2, receiptPending: 3}
 
 // Methods by which a receipt became complete.
 const (
@@ -92,9 +98,9 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 }
 
 // receiptStatus returns the status of an answer with the receipt: 202 when it was
-// to be waited for and is still to come.
+// to be waited for and is still to come, or the home has yet to take it.
 func receiptStatus(r *api.Receipt, wait string) int {
-	if wait == waitAll && r.Status == receiptCommitted {
+	if wait == waitAll && r.Status == receiptCommitted || r.Status == receiptPending {
 		return http.StatusAccepted
 	}
 	return http.StatusOK
@@ -114,12 +120,15 @@ func (n *Node) getReceipt(ctx context.Context, c *call) (int, any, error) {
 	if wait != waitAll && wait != waitNone {
 		return 0, nil, fail(api.InvalidArgument, "wait %q: want none or all", wait).with("field", "wait")
 	}
-	revision, err := events.ParseRevision(c.r.PathValue("revision"))
+	revision, err := parseSpots(c.r.PathValue("revision"))
 	if err != nil {
 		return 0, nil, fail(api.InvalidArgument, "%q is not a revision", c.r.PathValue("revision")).with("field", "revision").because(err)
 	}
 	for _, p := range revision {
-		if err := n.findPosition(ctx, p); err != nil {
+		if err := n.findPosition(ctx, p.at); err != nil {
+			return 0, nil, err
+		}
+		if err := n.findHome(p.away); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -131,14 +140,12 @@ func (n *Node) getReceipt(ctx context.Context, c *call) (int, any, error) {
 	all.Wait()
 	status := http.StatusOK
 	for _, r := range out.Receipts {
-		switch r.Status {
-		case receiptCommitted:
-			out.Status, status = r.Status, http.StatusAccepted
-		case receiptPartial:
-			if status == http.StatusOK {
-				out.Status = r.Status
-			}
+		if rankOfStatus[r.Status] > rankOfStatus[out.Status] {
+			out.Status = r.Status
 		}
+	}
+	if out.Status == receiptCommitted || out.Status == receiptPending {
+		status = http.StatusAccepted
 	}
 	return status, out, nil
 }
@@ -164,10 +171,33 @@ func (n *Node) findPosition(ctx context.Context, p events.Position) error {
 	return nil
 }
 
-// receiptAgain returns the receipt of a position that this node has applied.
-// What stands there is not asked, so the longest life of a JWT is assumed that
-// it may be about.
-func (n *Node) receiptAgain(ctx context.Context, c *caller, p events.Position, wait string) *api.Receipt {
+// findHome returns an error when there is no such region.
+func (n *Node) findHome(a away) error {
+	if _, ok := n.catalog.Snapshot().Region(a.region); !ok && !a.none() {
+		return fail(api.NotFound, "no region %q", a.region)
+	}
+	return nil
+}
+
+// receiptAgain returns the receipt of a spot that this node has applied. What
+// was recorded for a home out of reach is pending until the home's stream says
+// it; from then on the receipt is of a position there.
+func (n *Node) receiptAgain(ctx context.Context, c *caller, p spot, wait string) *api.Receipt {
+	if p.away.none() {
+		return n.receiptAt(ctx, c, p.at, wait)
+	}
+	if at, ok := n.delivered(p.away); ok {
+		return n.receiptAt(ctx, c, at, wait)
+	}
+	r := n.receiptAt(ctx, c, p.at, waitNone)
+	n.pending(r, p.away)
+	return r
+}
+
+// receiptAt returns the receipt of a position that this node has applied. What
+// stands there is not asked, so the longest life of a JWT is assumed that it may
+// be about.
+func (n *Node) receiptAt(ctx context.Context, c *caller, p events.Position, wait string) *api.Receipt {
 	s, life := n.streamOf(p.Stream), maxJWTTTL*time.Second
 	app, ok := n.app(c.app)
 	if ok && s != n.settings {

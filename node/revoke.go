@@ -130,7 +130,10 @@ func (n *Node) newRevocation(c *call, req *api.Revoke) (*revocation, error) {
 func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found, error)) (int, any, error) {
 	f, err := look()
 	if err != nil {
-		return 0, nil, err
+		return n.revokeOneAway(ctx, r, err)
+	}
+	if f.stale != "" && f.SID.Stream() != n.home.number {
+		return n.revokeOneAway(ctx, r, &staleError{stream: f.at.Stream, reason: f.stale})
 	}
 	if f.verdict == projection.Unknown && r.mustExist {
 		return 0, nil, notFound(f.verdict)
@@ -139,13 +142,16 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	case projection.Unknown:
 		return http.StatusOK, &api.RevokeAnswer{Freshness: f.freshness()}, nil
 	case projection.Revoked:
+		if n.undelivered(&f.Session) {
+			break // the home does not say so yet
+		}
 		// Another node may not have heard of it yet. The position that the answer
 		// is of was read before the lookup, and may be before the revocation.
 		home, err := n.homeOf(f.SID)
 		if err != nil {
 			return 0, nil, err
 		}
-		return n.revoked(ctx, r, []placed{{home, home.seen()}}, 0)
+		return n.revoked(ctx, r, []placed{{stream: home, at: home.seen()}}, 0)
 	}
 	home, err := n.homeOf(f.SID)
 	if err != nil {
@@ -157,45 +163,67 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	}
 	pos, err := home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{})
 	if err != nil {
-		return 0, nil, err
+		return n.revokeOneAway(ctx, r, err)
 	}
 	revoked := 0
 	if f.verdict == projection.Active {
 		revoked = 1
 	}
-	return n.revoked(ctx, r, []placed{{home, pos}}, revoked)
+	return n.revoked(ctx, r, []placed{{stream: home, at: pos}}, revoked)
 }
 
 // revokeGroup revokes every session of a user, or with an empty user of the
 // app, that was created before now, in every region. It is always written, also
-// when this node knows of none: a log-in may be on its way. A region that does
-// not answer fails the request after those that did, home first; a repeat is
-// harmless.
+// when this node knows of none: a log-in may be on its way. What a region out of
+// reach does not take is recorded in this node's. Where neither is possible the
+// request fails, and others may have taken it: a repeat is harmless.
 func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int, any, error) {
-	var done []placed
-	total := 0
+	numbers := []uint8{}
 	for _, s := range n.streams() {
-		if s == n.settings {
-			continue
+		if s != n.settings {
+			numbers = append(numbers, s.number)
 		}
-		pos, revoked, err := n.revokeGroupIn(ctx, r, s, user)
+	}
+	for region := range n.catalog.Snapshot().Regions() {
+		if !slices.Contains(numbers, region.Number) {
+			numbers = append(numbers, region.Number)
+		}
+	}
+	done, counts, errs := make([]placed, len(numbers)), make([]int, len(numbers)), make([]error, len(numbers))
+	var all sync.WaitGroup
+	for i, number := range numbers {
+		all.Go(func() { done[i], counts[i], errs[i] = n.revokeGroupAt(ctx, r, number, user) })
+	}
+	all.Wait()
+	total := 0
+	for i, err := range errs {
 		if err != nil {
 			return 0, nil, err
 		}
-		done, total = append(done, placed{s, pos}), total+revoked
-	}
-	for region := range n.catalog.Snapshot().Regions() {
-		if n.stream(region.Number) == nil {
-			return 0, nil, fail(api.HomeUnreachable, "sessions of region %s cannot be revoked from here: its stream cannot be reached", region.Region)
-		}
+		total += counts[i]
 	}
 	return n.revoked(ctx, r, done, total)
 }
 
-// placed is a revocation in a stream.
+// revokeGroupAt is revokeGroup for the sessions whose home has the number.
+func (n *Node) revokeGroupAt(ctx context.Context, r *revocation, number uint8, user string) (placed, int, error) {
+	s, err := n.homeOf(events.SID{number})
+	if err == nil {
+		var pos events.Position
+		var count int
+		if pos, count, err = n.revokeGroupIn(ctx, r, s, user); err == nil {
+			return placed{stream: s, at: pos}, count, nil
+		}
+	}
+	return n.revokeGroupAway(ctx, r, number, user, err)
+}
+
+// placed is a revocation in a stream: that of the sessions, or where their home
+// was out of reach and has yet to say it, this region's.
 type placed struct {
 	stream *stream
 	at     events.Position
+	away   away
 }
 
 // revokeGroupIn is revokeGroup for the sessions of one stream.
@@ -208,7 +236,7 @@ func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
 			Prev: n.sessions().LastAll(s.number, r.app.App, user),
 		}
-		if err := n.spare(ctx, e, r.req.ExceptSessionID); err != nil {
+		if err := n.spare(ctx, e, s.number, r.req.ExceptSessionID); err != nil {
 			return events.Position{}, 0, err
 		}
 		revoked := n.countActive(e, s.number)
@@ -224,15 +252,18 @@ func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user
 	return events.Position{}, 0, events.ErrConflict
 }
 
-// spare lets the event except the session, if it is one of the user's and not
-// revoked already: what is revoked stays so.
-func (n *Node) spare(ctx context.Context, e *events.RevokeAll, except string) error {
+// spare lets the event, for sessions of the stream, except the session, if it is
+// one of the user's there and not revoked already: what is revoked stays so.
+func (n *Node) spare(ctx context.Context, e *events.RevokeAll, stream uint8, except string) error {
 	if except == "" {
 		return nil
 	}
 	sid, err := events.ParseSID(except)
 	if err != nil {
 		return err
+	}
+	if sid.Stream() != stream {
+		return nil // it lives elsewhere, and that may be out of reach
 	}
 	f, err := n.lookSID(ctx, e.App, sid, consistency{sure: true})
 	if err != nil {
@@ -266,7 +297,12 @@ func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count in
 	receipts := make([]*api.Receipt, len(in))
 	var all sync.WaitGroup
 	for i, p := range in {
-		all.Go(func() { receipts[i] = n.receipt(ctx, p.stream, p.at, r.start, r.req.Wait, n.jwtLife(r.app)) })
+		all.Go(func() {
+			receipts[i] = n.receipt(ctx, p.stream, p.at, r.start, r.req.Wait, n.jwtLife(r.app))
+			if !p.away.none() {
+				n.pending(receipts[i], p.away)
+			}
+		})
 	}
 	all.Wait()
 	receipt := receipts[0]
@@ -289,7 +325,7 @@ func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count in
 // that is less far.
 func (n *Node) join(r, other *api.Receipt) {
 	r.Revision += "," + other.Revision
-	if other.Status != receiptComplete && r.Status != receiptCommitted {
+	if rankOfStatus[other.Status] > rankOfStatus[r.Status] {
 		r.Status, r.Method = other.Status, other.Method
 	}
 	for _, a := range other.Applied {
@@ -306,11 +342,15 @@ func (n *Node) join(r, other *api.Receipt) {
 		return slices.Compact(all)
 	}
 	r.Fenced, r.WaitedOut, r.Left = union(r.Fenced, other.Fenced), union(r.WaitedOut, other.WaitedOut), union(r.Left, other.Left)
+	r.Pending = union(r.Pending, other.Pending)
 	r.TookMS = max(r.TookMS, other.TookMS)
-	if other.JWTSafeAfter.After(r.JWTSafeAfter) {
+	switch {
+	case r.Status == receiptPending:
+		r.JWTSafeAfter = time.Time{}
+	case other.JWTSafeAfter.After(r.JWTSafeAfter):
 		r.JWTSafeAfter = other.JWTSafeAfter
 	}
-	if r.Status == receiptCommitted {
+	if r.Status == receiptCommitted || r.Status == receiptPending {
 		r.ReceiptURL = n.issuer + "/v1/receipts/" + r.Revision
 	}
 }

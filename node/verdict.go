@@ -94,6 +94,10 @@ func (n *Node) judge(a answer, stale *staleError) (answer, error) {
 	if stale == nil {
 		return a, nil
 	}
+	if a.verdict == projection.Revoked && n.whenStale(a.App) == whenStaleServe {
+		a.stale = stale.reason // revoked it stays, whatever this node has missed
+		return a, nil
+	}
 	if a.verdict != projection.Active || stale.blind {
 		return answer{}, stale
 	}

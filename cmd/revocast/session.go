@@ -203,6 +203,10 @@ func receipt(w io.Writer, r *api.Receipt) {
 	for _, a := range r.Applied {
 		row(w, "applied", a.Node+" after "+strconv.FormatInt(a.MS, 10)+" ms")
 	}
+	if len(r.Pending) > 0 {
+		row(w, "pending for", strings.Join(r.Pending, ", "))
+		return
+	}
 	row(w, "JWTs safe after", stamp(r.JWTSafeAfter))
 }
 

@@ -178,6 +178,8 @@ type StreamState struct {
 	MaxBytes    uint64 `json:"max_bytes"`
 	Overwrites  uint64 `json:"overwrites"`
 	Digest      string `json:"digest"` // whether other nodes made the same of it: agrees, differs, unknown
+	// Pending is how many revocations recorded elsewhere wait until the stream is reached.
+	Pending int `json:"pending,omitempty"`
 }
 
 // Values of StreamState.Digest.

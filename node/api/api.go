@@ -164,8 +164,9 @@ type RevokeAnswer struct {
 // Receipt says how far a revocation has come.
 type Receipt struct {
 	Revision string `json:"revision"`
-	// Status is "committed", "complete" (no node anywhere answers "valid" any more) or
-	// "partial" (but for nodes that are cut off and serve old answers because the app wants that, or go on with the keys they have).
+	// Status is "committed", "complete" (no node anywhere answers "valid" any more),
+	// "partial" (but for nodes that are cut off and serve old answers because the app wants that, or go on with the keys they have) or
+	// "pending" (recorded here and heard from here on; the nodes of the regions in Pending may not know yet).
 	Status string `json:"status"`
 	// Method is how it became complete: "sole" (no other node can exist), "confirmed" (each node said so or has left),
 	// "waited" (the leases of silent ones have ended).
@@ -178,9 +179,11 @@ type Receipt struct {
 	// Left names nodes that said farewell meanwhile.
 	Left   []string `json:"left,omitempty"`
 	TookMS int64    `json:"took_ms"`
-	// JWTSafeAfter is when the last JWT minted before the revocation expires.
-	JWTSafeAfter time.Time `json:"jwt_safe_after"`
-	// ReceiptURL is where to ask again, as long as it is only committed.
+	// Pending names the regions out of reach to which it is delivered as soon as they are reached.
+	Pending []string `json:"pending,omitempty"`
+	// JWTSafeAfter is when the last JWT minted before the revocation expires; not known while it is pending.
+	JWTSafeAfter time.Time `json:"jwt_safe_after,omitzero"`
+	// ReceiptURL is where to ask again, as long as it is only committed or pending.
 	ReceiptURL string `json:"receipt_url,omitempty"`
 }
 
