@@ -145,7 +145,7 @@ func deniedBy(err error) error {
 	if verb == "" {
 		return nil
 	}
-	return fmt.Errorf("%w to %s %s", ErrDenied, verb, subject)
+	return &DeniedError{Verb: verb, Subject: subject}
 }
 
 func denied(err error) (verb, subject string) {

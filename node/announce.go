@@ -14,10 +14,11 @@ import (
 type announced struct {
 	node, region string // region "": only heartbeats were read
 	incarnation  events.Incarnation
-	keys         []string // ids of the cluster keys it holds; the first seals
-	format       int      // newest payload version it reads
-	heard        time.Duration
-	logged       time.Time // the log's stamp of the newest
+	keys         []string      // ids of the cluster keys it holds; the first seals
+	format       int           // newest payload version it reads
+	first, seq   uint64        // sequence of the oldest and the newest of it
+	heard        time.Duration // Clock.Boot when the newest was applied here
+	logged       time.Time     // the log's stamp on it
 	left         bool
 }
 
@@ -42,10 +43,10 @@ func (a *announcements) note(r events.Record, now time.Duration) (said announced
 	case *events.Node:
 		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region, left: e.Left}
 	}
-	said.heard, said.logged = now, r.Time
+	said.heard, said.logged, said.first, said.seq = now, r.Time, r.Seq, r.Seq
 	if was := a.all[said.incarnation]; was != nil {
 		// A heartbeat may have been on its way when its node left.
-		said.region, said.left = cmp.Or(said.region, was.region), said.left || was.left
+		said.region, said.left, said.first = cmp.Or(said.region, was.region), said.left || was.left, was.first
 	}
 	a.all[said.incarnation] = &said
 	return said
@@ -80,6 +81,25 @@ func (a *announcements) recent(after time.Duration) (all []announced) {
 func (s *stream) others() []announced {
 	all := s.said.recent(s.node.conf.Clock.Boot() - forgetAfter*s.node.conf.Lease)
 	return slices.DeleteFunc(all, func(a announced) bool { return a.left || a.incarnation == s.node.incarnation })
+}
+
+// namesake returns another incarnation of this node's name that was heard within
+// the last lease and wrote something since this one began: not its own earlier
+// life, but another process.
+func (s *stream) namesake() (other announced, ok bool) {
+	now := s.node.conf.Clock.Boot()
+	all := s.said.recent(now - forgetAfter*s.node.conf.Lease)
+	me := slices.IndexFunc(all, func(a announced) bool { return a.incarnation == s.node.incarnation })
+	if me < 0 {
+		return other, false
+	}
+	for _, a := range all {
+		if a.node == s.node.conf.Name && a.incarnation != s.node.incarnation && !a.left &&
+			a.seq > all[me].first && now-a.heard < s.node.conf.Lease {
+			return a, true
+		}
+	}
+	return other, false
 }
 
 // listed returns the ids of the cluster keys that every live node of every
@@ -118,6 +138,20 @@ func (s *stream) announced(r events.Record) {
 	said := s.said.note(r, s.node.conf.Clock.Boot())
 	if !said.left && unsealed([]announced{said}, s.node.conf.Keys.IDs()) != "" {
 		s.checkKeys()
+	}
+	if said.node == s.node.conf.Name && said.incarnation != s.node.incarnation {
+		s.warnNamesake()
+	}
+}
+
+// warnNamesake says, once a minute, that another process uses this node's name.
+// It is no reason to fence: what is counted are incarnations.
+func (s *stream) warnNamesake() {
+	other, ok := s.namesake()
+	if now := s.node.conf.Clock.Boot(); ok && (s.namesakeWarned == 0 || now-s.namesakeWarned >= warnEvery) {
+		s.namesakeWarned = now
+		s.node.conf.Log.Warn("another process runs under this node's name; give each its own",
+			"node", other.node, "stream", s.region, "incarnation", other.incarnation.String(), "own", s.node.incarnation.String())
 	}
 }
 

@@ -88,6 +88,9 @@ func classify(err error) *failure {
 		return f
 	case errors.As(err, &stale) && stale.reauth:
 		return fail(api.HomeReauth, "this node cannot check the session now; log in again").because(err)
+	case errors.As(err, &stale) && stale.stream == events.ConfigRegion:
+		return fail(api.NodeStale, "this node may be behind CONFIG, which holds apps, keys and settings: sessions go on with what it knows, and administration waits; ask again or ask another node").
+			with("reason", stale.reason).with("stream", stale.stream).because(err)
 	case errors.As(err, &stale):
 		return fail(api.NodeStale, "this node may be behind the log and does not answer; ask again or ask another node").
 			with("reason", stale.reason).with("stream", stale.stream).because(err)

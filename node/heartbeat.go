@@ -27,12 +27,16 @@ func (s *stream) beat(ctx context.Context) error {
 		s.checkFormat()
 		// Its registration comes first in the log: a coordinator that reads
 		// members before a revocation finds this incarnation (rule R11).
-		registered = registered || s.register(ctx, false) == nil
 		var err error
+		if !registered {
+			err = s.register(ctx, false)
+			registered = err == nil
+		}
 		if registered {
 			_, err = s.sendBeat(ctx)
 		}
-		if (!registered || err != nil) && ctx.Err() == nil {
+		s.beaten(err)
+		if err != nil && ctx.Err() == nil {
 			s.node.metrics.beatFailures.WithLabelValues(s.region).Inc()
 		} else if now := s.node.conf.Clock.Boot(); !marked || now-markedAt >= markerEvery {
 			marked, markedAt = s.mark(ctx) == nil, now
@@ -45,6 +49,15 @@ func (s *stream) beat(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// beaten notes how the newest heartbeat fared, for people.
+func (s *stream) beaten(err error) {
+	if err == nil {
+		s.beatError.Store(nil)
+		return
+	}
+	s.beatError.Store(new(err.Error()))
 }
 
 // sendBeat sends one heartbeat and returns its sequence once it is committed:

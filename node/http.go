@@ -126,6 +126,12 @@ func respond(w http.ResponseWriter, c *call, status int, body any) {
 	if f, ok := body.(filler); ok {
 		f.Fill(c.id, status)
 	}
+	if f, ok := body.(interface{ ConfigStale(ms int64) }); ok {
+		now := c.n.conf.Clock.Boot()
+		if age, known := c.n.settings.lease.staleness(now); known && !c.n.settings.lease.holds(now) {
+			f.ConfigStale(age.Milliseconds())
+		}
+	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,9 @@ type Config struct {
 	// Mesh is how nodes confirm to one another what they have applied; nil: a
 	// receipt waits until the leases of other nodes have ended.
 	Mesh events.Mesh
+
+	// Denials are what NATS servers deny this node, for people; nil: not known.
+	Denials *events.Denials
 
 	// Lease is L; 0 is DefaultLease. All nodes must agree on it: a receipt is
 	// wrong if some node's lease is longer than the coordinator believes.
@@ -148,6 +152,8 @@ type Node struct {
 	faults   faults
 
 	agreed atomic.Int64 // newest stamp (unix ms) of an own heartbeat that fitted the wall clock
+
+	openErrors sync.Map // region to why its stream could not be opened at last, an error
 
 	ready chan struct{} // closed once the leases on CONFIG and home are held
 }
@@ -253,6 +259,7 @@ func (n *Node) followRegions(ctx context.Context, g *errgroup.Group) error {
 			}
 			log, err := n.conf.Open(ctx, r)
 			if err != nil {
+				n.openErrors.Store(r.Region, err)
 				n.conf.Log.Warn("stream of a region cannot be opened; tried again", "region", r.Region, "error", err)
 				again = time.After(regionRetry)
 				continue

@@ -76,6 +76,8 @@ func (n *Node) routes() []route {
 		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
 		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
 
+		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
+
 		{pattern: "GET /healthz", handle: n.healthz},
 		{pattern: "GET /readyz", handle: n.readyz},
 		{pattern: "GET /openapi.yaml", raw: n.openapi},

@@ -66,8 +66,15 @@ type stream struct {
 	doomed atomic.Bool // the current Follow is to apply nothing more
 	behind atomic.Bool // unread holds something; lets the applier skip the lock
 
+	offset atomic.Pointer[int64] // the log's stamp on the newest own heartbeat minus the wall clock, ms; nil: none yet
+	// Why the newest heartbeat was not stored, and why the stream is read
+	// again; nil: nothing of the kind.
+	beatError, followError atomic.Pointer[string]
+
 	gaps gaps
 	soon chan struct{} // 1 deep: the next heartbeat is wanted at once
+
+	namesakeWarned time.Duration // Clock.Boot when another process of this name was last logged; the follow goroutine's
 
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
 	tape    *tape    // for the next snapshot; nil without snapshots
@@ -142,6 +149,7 @@ func (s *stream) follow(ctx context.Context) error {
 		case errors.Is(err, errDigest):
 			reason = reasonDigest
 		}
+		s.followError.Store(new(err.Error()))
 		s.lease.drop(reason)
 		s.node.conf.Log.Error("stream is read again from its beginning", "stream", s.region, "reason", reason, "error", err)
 		s.node.metrics.rebuilds.WithLabelValues(s.region).Inc()
@@ -229,6 +237,7 @@ func (s *stream) apply(e events.Entry) error {
 func (s *stream) renew(n, seq uint64, logged time.Time) {
 	// Two clocks that disagree say that one is wrong. Where node and log have
 	// the same clock, only its going back shows: what was expired would be good.
+	s.offset.Store(new(logged.Sub(s.node.conf.Clock.Wall()).Milliseconds()))
 	skew, back := logged.Sub(s.node.conf.Clock.Wall()).Abs(), time.UnixMilli(s.node.agreed.Load()).Sub(logged)
 	if skew > maxClockSkew || back > maxClockSkew {
 		if !s.lease.is(reasonClock) {

@@ -30,6 +30,7 @@ type cli struct {
 	Key      keyCmd      `cmd:"" help:"Keys that sign JWTs."`
 	Template templateCmd `cmd:"" help:"Named shapes of JWTs."`
 	Events   eventsCmd   `cmd:"" help:"What the log holds."`
+	Node     nodeCmd     `cmd:"" help:"The nodes of the cluster."`
 	Status   statusCmd   `cmd:"" help:"How a node is."`
 	Version  versionCmd  `cmd:"" help:"The program's version."`
 }

@@ -35,11 +35,17 @@ func (f *natsFlags) check() error {
 	return nil
 }
 
-// connection returns how to connect. What the servers refuse is logged.
-func (f *natsFlags) connection(name string, log *slog.Logger) events.ConnectConfig {
+// connection returns how to connect. What the servers refuse is logged, and
+// noted in denials (nil: nowhere).
+func (f *natsFlags) connection(name string, log *slog.Logger, denials *events.Denials) events.ConnectConfig {
 	c := events.ConnectConfig{URL: f.Nats, Name: name, Creds: f.NatsCreds, CA: f.NatsCA, Cert: f.NatsCert, Key: f.NatsKey}
 	if log != nil {
-		c.OnError = func(err error) { log.Warn("nats", "error", err) }
+		c.OnError = func(err error) {
+			log.Warn("nats", "error", err)
+			if denials != nil {
+				denials.Note(err)
+			}
+		}
 	}
 	return c
 }
@@ -55,7 +61,7 @@ func (s *store) reach(c storeConfig) (err error) {
 	if err := s.lockDir(c); err != nil {
 		return err
 	}
-	if s.conn, err = events.Connect(c.nats.connection("revocast", c.log)); err != nil {
+	if s.conn, err = events.Connect(c.nats.connection("revocast", c.log, &s.denials)); err != nil {
 		return fmt.Errorf("%w; check --nats, and that a server runs there", err)
 	}
 	return nil

@@ -79,7 +79,7 @@ func (s *store) memberRegion(c *storeConfig) error {
 
 // connectMember connects to the server in this process, as a user of its file.
 func (s *store) connectMember(c storeConfig) (err error) {
-	conf := c.nats.connection("revocast", c.log)
+	conf := c.nats.connection("revocast", c.log, &s.denials)
 	conf.InProcess = s.server
 	if _, _, err := s.server.Login(c.user); err != nil {
 		return fmt.Errorf("%w; --nats-user names the user", err)

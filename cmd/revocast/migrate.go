@@ -60,7 +60,7 @@ func (c *migrateCmd) Run(e *env) error {
 	}
 	defer s.Close()
 	log := c.logger(e)
-	to, err := events.Connect(c.connection("revocast-migrate", log))
+	to, err := events.Connect(c.connection("revocast-migrate", log, nil))
 	if err != nil {
 		return fmt.Errorf("%w; check --nats, and that a server runs there", err)
 	}

@@ -202,7 +202,7 @@ func localURL(addr net.Addr) string {
 func (s *store) newNode(c node.Config) (*node.Node, error) {
 	c.Version = programVersion()
 	c.Settings, c.Home, c.Archive, c.Keys = s.settings, s.home, s.archive, s.keys
-	c.Durability = s.durability
+	c.Durability, c.Denials = s.durability, &s.denials
 	switch {
 	case s.broker != nil:
 		c.Disk = s.broker

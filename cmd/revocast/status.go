@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/revocast/revocast/node/api"
 )
@@ -39,23 +41,38 @@ func (s *statusCmd) Run(e *env) error {
 		row(w, "version", out.Version)
 		row(w, "ready", yesNo(out.Ready))
 		row(w, "durability", out.Durability)
+		row(w, "cluster keys", strings.Join(out.ClusterKeys, ", "))
+		if out.ClockOffsetMS != nil {
+			row(w, "log's clock", fmt.Sprintf("%+d ms", *out.ClockOffsetMS))
+		}
 		row(w, "sessions", out.Sessions)
 		row(w, "tombstones", out.Tombstones)
 		fmt.Fprintln(w)
-		row(w, "STREAM", "POSITION", "FRESH", "LEASE", "STALENESS", "USED", "BUDGET", "OVERWRITES")
+		row(w, "STREAM", "POSITION", "FRESH", "LEASE", "STALENESS", "USED", "BUDGET", "OVERWRITES", "DIGEST")
 		for _, st := range out.Streams {
-			fresh := yesNo(st.Fresh)
-			if st.Fenced != "" {
-				fresh += " (" + st.Fenced + ")"
-			}
-			row(w, st.Stream, st.Position, fresh, fmt.Sprintf("%d ms", st.LeaseMS), fmt.Sprintf("%d ms", st.StalenessMS),
-				byteSize(st.Bytes), byteSize(st.MaxBytes), st.Overwrites)
+			row(w, st.Stream, st.Position, freshness(st), fmt.Sprintf("%d ms", st.LeaseMS), fmt.Sprintf("%d ms", st.StalenessMS),
+				byteSize(st.Bytes), byteSize(st.MaxBytes), st.Overwrites, st.Digest)
+		}
+		if len(out.Problems) > 0 {
+			fmt.Fprintln(w)
+			row(w, "PROBLEM", "STREAM", "")
+		}
+		for _, p := range out.Problems {
+			row(w, p.State, cmp.Or(p.Stream, "-"), p.Message)
 		}
 	})
 	if err == nil && !out.Ready {
 		return errNotReady
 	}
 	return err
+}
+
+// freshness is "yes", or "no" and why.
+func freshness(st api.StreamState) string {
+	if st.Fresh {
+		return yesNo(true)
+	}
+	return fmt.Sprintf("%s (%s)", yesNo(false), st.Fenced)
 }
 
 func yesNo(b bool) string {

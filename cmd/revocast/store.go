@@ -54,6 +54,7 @@ type store struct {
 	// joining says that the streams are there, and the directory is new.
 	joining bool
 	conn    *events.Conn
+	denials events.Denials // what its servers deny
 
 	settings, home *events.JetStream
 	archive        *events.JetStreamArchive

@@ -119,7 +119,7 @@ func (t *eventsTail) open(ctx context.Context) ([]events.Log, *events.ClusterKey
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	nc, err := events.Connect(t.connection("revocast events tail", nil))
+	nc, err := events.Connect(t.connection("revocast events tail", nil, nil))
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}

@@ -152,19 +152,6 @@ type TemplateList struct {
 	Templates []Template `json:"templates"`
 }
 
-// Ready answers GET /readyz.
-type Ready struct {
-	Meta
-	Ready      bool          `json:"ready"`
-	Node       string        `json:"node"`
-	Region     string        `json:"region"`
-	Version    string        `json:"version"`
-	Durability string        `json:"durability"` // fsync, interval, unverified
-	Streams    []StreamState `json:"streams"`
-	Sessions   int           `json:"sessions"`
-	Tombstones int           `json:"tombstones"`
-}
-
 // StreamState is how a node stands to one stream.
 type StreamState struct {
 	Stream      string `json:"stream"`

@@ -27,7 +27,12 @@ func (m *Meta) Fill(requestID string, status int) { m.RequestID, m.StatusCode = 
 type Freshness struct {
 	Revision    string `json:"revision,omitempty"`
 	StalenessMS int64  `json:"staleness_ms"`
+	// ConfigStaleMS is how long ago the node knew all of CONFIG, while that is out of reach: settings and keys may be older.
+	ConfigStaleMS int64 `json:"config_stale_ms,omitempty"`
 }
+
+// ConfigStale sets that CONFIG is out of reach.
+func (f *Freshness) ConfigStale(ms int64) { f.ConfigStaleMS = ms }
 
 // Session is a session as the API shows it. It never holds a token.
 type Session struct {
