@@ -5,3 +5,6 @@ func (n *Node) Loans() int {
 	_, reading := n.snapshots.loans.state()
 	return reading
 }
+
+// SessionCount returns how many sessions and how many tombstones are held.
+func (n *Node) SessionCount() (sessions, tombstones int) { return n.sessions().Len() }
