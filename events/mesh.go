@@ -143,8 +143,8 @@ func (s *sealedMesh) Run(ctx context.Context, a Answers) error {
 			return
 		}
 		if strings.HasPrefix(m.Subject, querySubject) {
-			if q, ok := readQuery(&m); ok {
-				s.query(ctx, q, &a)
+			if q, body, ok := readQuery(&m); ok {
+				s.query(ctx, q, body, &a)
 				return
 			}
 			s.hearReply(&m)
@@ -190,18 +190,22 @@ func (s *sealedMesh) reply(ctx context.Context, q meshQuestion, answer func(cont
 	s.send(answerSubject(q.Stream, q.Asker, q.Nonce), &meshAnswer{
 		V: Version, Stream: q.Stream, Seq: q.Seq, Nonce: q.Nonce,
 		Node: c.Node, Incarnation: c.Incarnation, Fenced: c.Fenced,
-	})
+	}, nil)
 }
 
 func answerSubject(stream string, asker, nonce Incarnation) string {
 	return meshSubject + stream + "." + asker.String() + "." + nonce.String()
 }
 
-// send seals and publishes. What cannot be sent now is lost: it is asked again.
-func (s *sealedMesh) send(subject string, payload any) {
-	b, err := json.Marshal(payload)
+// send seals and publishes the head as JSON and, if it is not empty, the body
+// after a line feed. What cannot be sent now is lost: it is asked again.
+func (s *sealedMesh) send(subject string, head any, body []byte) {
+	b, err := json.Marshal(head)
 	if err != nil {
 		panic(err) // the types above always encode
+	}
+	if len(body) > 0 {
+		b = append(append(b, '\n'), body...)
 	}
 	m := Message{Subject: subject, Payload: b}
 	m.Seal = s.keys.seal(&m, nil)
@@ -243,7 +247,7 @@ func (s *sealedMesh) Ask(ctx context.Context, q Question, confirmed func(Confirm
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		s.send(meshSubject+q.Stream, &meshQuestion{V: Version, Stream: q.Stream, Seq: q.Seq, Asker: s.asker, Nonce: nonce})
+		s.send(meshSubject+q.Stream, &meshQuestion{V: Version, Stream: q.Stream, Seq: q.Seq, Asker: s.asker, Nonce: nonce}, nil)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -29,7 +29,7 @@ func ForgeAnswer(keys *ClusterKeys, question Message, node, seal string) Message
 
 // ReplySubjects is AnswerSubjects for queries.
 func ReplySubjects(m Message) []string {
-	q, ok := readQuery(&m)
+	q, _, ok := readQuery(&m)
 	if !ok {
 		return nil
 	}
@@ -38,12 +38,12 @@ func ReplySubjects(m Message) []string {
 
 // ForgeReply is ForgeAnswer for queries.
 func ForgeReply(keys *ClusterKeys, query Message, from Incarnation, seal string) Message {
-	q, _ := readQuery(&query)
-	b, err := json.Marshal(meshReply{V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: from, Body: []byte("forged")})
+	q, _, _ := readQuery(&query)
+	b, err := json.Marshal(meshReply{V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: from})
 	if err != nil {
 		panic(err)
 	}
-	m := Message{Subject: replySubject(q.Topic, q.Asker, q.Nonce), Payload: b, Seal: seal}
+	m := Message{Subject: replySubject(q.Topic, q.Asker, q.Nonce), Payload: append(b, "\nforged"...), Seal: seal}
 	if seal == "" {
 		m.Seal = keys.seal(&m, nil)
 	}

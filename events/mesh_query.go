@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"time"
@@ -17,9 +18,9 @@ type Answers struct {
 	Queries map[string]func(ctx context.Context, body []byte) ([]byte, bool)
 }
 
-// MaxQuery is how long the body of a query or of its answer may be, in bytes:
-// what fits, as base64 and with its envelope, into the 1 MiB that a NATS server
-// takes. What is longer is not sent.
+// MaxQuery is how long the body of a query or of its answer may be, in bytes: it
+// fits, with its envelope, into the 1 MiB that a NATS server takes. What is
+// longer is not sent.
 const MaxQuery = 704 << 10
 
 const (
@@ -31,7 +32,8 @@ const (
 	querySubject = "query."
 )
 
-// meshQuery and meshReply are the payloads. The seal binds them to their
+// meshQuery and meshReply begin the payloads, as JSON. A line feed and the body
+// follow, as it is: pieces of files are long. The seal binds them to their
 // subjects, and the nonce of a reply to one call of Query.
 type meshQuery struct {
 	V     int         `json:"v"`
@@ -39,7 +41,6 @@ type meshQuery struct {
 	To    Incarnation `json:"to"` // zero: everybody
 	Asker Incarnation `json:"asker"`
 	Nonce Incarnation `json:"nonce"`
-	Body  []byte      `json:"body,omitempty"`
 }
 
 type meshReply struct {
@@ -47,7 +48,6 @@ type meshReply struct {
 	Topic       string      `json:"topic"`
 	Nonce       Incarnation `json:"nonce"`
 	Incarnation Incarnation `json:"incarnation"`
-	Body        []byte      `json:"body,omitempty"`
 }
 
 // meshCall is one call of Query.
@@ -79,7 +79,7 @@ func (s *sealedMesh) Query(ctx context.Context, topic string, to Incarnation, bo
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		s.send(querySubject+topic, &meshQuery{V: Version, Topic: topic, To: to, Asker: s.asker, Nonce: nonce, Body: body})
+		s.send(querySubject+topic, &meshQuery{V: Version, Topic: topic, To: to, Asker: s.asker, Nonce: nonce}, body)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -89,13 +89,14 @@ func (s *sealedMesh) Query(ctx context.Context, topic string, to Incarnation, bo
 
 // readQuery reads a message whose seal was verified, and reports whether it is
 // a query that this version understands.
-func readQuery(m *Message) (q meshQuery, ok bool) {
-	err := json.Unmarshal(m.Payload, &q)
-	return q, err == nil && q.V == Version && m.Subject == querySubject+q.Topic
+func readQuery(m *Message) (q meshQuery, body []byte, ok bool) {
+	head, body, _ := bytes.Cut(m.Payload, []byte("\n"))
+	err := json.Unmarshal(head, &q)
+	return q, body, err == nil && q.V == Version && m.Subject == querySubject+q.Topic
 }
 
 // query has the query answered if it is to this node, which knows its topic.
-func (s *sealedMesh) query(ctx context.Context, q meshQuery, a *Answers) {
+func (s *sealedMesh) query(ctx context.Context, q meshQuery, body []byte, a *Answers) {
 	answer := a.Queries[q.Topic]
 	if answer == nil || q.Asker == s.asker || q.To != (Incarnation{}) && q.To != a.Me {
 		return
@@ -105,26 +106,27 @@ func (s *sealedMesh) query(ctx context.Context, q meshQuery, a *Answers) {
 	}
 	s.answers.Go(func() {
 		defer s.end(s.querying, q.Nonce)
-		body, ok := answer(ctx, q.Body)
+		body, ok := answer(ctx, body)
 		if !ok || len(body) > MaxQuery || ctx.Err() != nil {
 			return
 		}
 		s.send(replySubject(q.Topic, q.Asker, q.Nonce), &meshReply{
-			V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: a.Me, Body: body,
-		})
+			V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: a.Me,
+		}, body)
 	})
 }
 
 // hearReply passes a reply whose seal was verified on to who asked.
 func (s *sealedMesh) hearReply(m *Message) {
 	var r meshReply
-	if json.Unmarshal(m.Payload, &r) != nil || r.V != Version || m.Subject != replySubject(r.Topic, s.asker, r.Nonce) {
+	head, body, _ := bytes.Cut(m.Payload, []byte("\n"))
+	if json.Unmarshal(head, &r) != nil || r.V != Version || m.Subject != replySubject(r.Topic, s.asker, r.Nonce) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	call := s.calls[r.Nonce]
 	if call != nil && call.topic == r.Topic && (call.to == Incarnation{} || call.to == r.Incarnation) {
-		call.heard(r.Incarnation, r.Body)
+		call.heard(r.Incarnation, body)
 	}
 }

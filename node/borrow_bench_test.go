@@ -25,7 +25,7 @@ func (l *realLog) lending(name, dir string) func(*node.Config) {
 func TestJoinOverNATS(t *testing.T) {
 	l := newRealLog(t, broker.Config{Lazy: true}, events.ClusterConfig{})
 	n := l.start(t, l.lending("n1", t.TempDir()))
-	all := n.enterMany(t, 3000)
+	all := n.enterMany(t, 2000)
 	for i := range all[:20] {
 		n.do(n.key, "POST", "/v1/sessions/revoke", m{"session_token": all[i].token}).want(http.StatusOK)
 	}

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -159,13 +160,11 @@ func TestJoinTakesGeneration(t *testing.T) {
 
 // meshCall reads a question about a snapshot, as it passes.
 func meshCall(msg events.Message) (op string, to events.Incarnation) {
-	var q struct {
-		To   events.Incarnation
-		Body []byte
-	}
+	var q struct{ To events.Incarnation }
 	var body struct{ Op string }
-	if msg.Subject == "query.snapshot" && json.Unmarshal(msg.Payload, &q) == nil {
-		_ = json.Unmarshal(q.Body, &body)
+	head, rest, _ := bytes.Cut(msg.Payload, []byte("\n"))
+	if msg.Subject == "query.snapshot" && json.Unmarshal(head, &q) == nil {
+		_ = json.Unmarshal(rest, &body)
 	}
 	return body.Op, q.To
 }
