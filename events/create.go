@@ -308,6 +308,7 @@ func assignNumber(ctx context.Context, nc *nats.Conn, c ClusterConfig) (uint8, e
 type claim struct {
 	region string
 	number uint8
+	domain string // empty: named as the region is
 	seq    uint64
 }
 
@@ -362,7 +363,7 @@ func (j *JetStream) claims(ctx context.Context, keys *ClusterKeys) (found []clai
 		read++
 		r := keys.Decode(j.number, deliveredEntry(m, d))
 		if ev, ok := r.Event.(*Region); ok {
-			found = append(found, claim{region: ev.Region, number: ev.Number, seq: r.Seq})
+			found = append(found, claim{region: ev.Region, number: ev.Number, domain: ev.Domain, seq: r.Seq})
 		}
 		return true, nil
 	})

@@ -338,7 +338,7 @@ func TestTwoRegions(t *testing.T) {
 			t.Errorf("regions from %s: %v, %v", at, numbers, err)
 		}
 		for region := range conns {
-			testAcross(t, ctx, nc, keys, at, region)
+			testAcross(t, ctx, nc, keys, at, region, region)
 		}
 	}
 	archive, err := events.OpenArchive(ctx, conns["us"], events.ArchiveConfig{Region: "us", Cluster: "c1"})
@@ -358,9 +358,9 @@ func TestTwoRegions(t *testing.T) {
 }
 
 // testAcross writes to the region's stream from another place and follows it there.
-func testAcross(t *testing.T, ctx context.Context, nc *nats.Conn, keys *events.ClusterKeys, at, region string) {
+func testAcross(t *testing.T, ctx context.Context, nc *nats.Conn, keys *events.ClusterKeys, at, region, domain string) {
 	t.Helper()
-	log, err := events.Open(ctx, nc, events.StreamConfig{Region: region, Cluster: "c1", Domain: region})
+	log, err := events.Open(ctx, nc, events.StreamConfig{Region: region, Cluster: "c1", Domain: domain})
 	if err != nil {
 		t.Fatalf("%s from %s: %v", region, at, err)
 	}

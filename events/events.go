@@ -244,11 +244,13 @@ type Setting struct {
 	Prev  uint64          `json:"prev,omitempty"`
 }
 
-// Region is kind region: the number of a region's stream, assigned once.
+// Region is kind region: the number of a region's stream, assigned once. Domain
+// is the JetStream domain of the stream, if that is not named as the region is.
 type Region struct {
 	V      int    `json:"v"`
 	Region string `json:"region"`
 	Number uint8  `json:"number"`
+	Domain string `json:"domain,omitempty"`
 	At     int64  `json:"at"`
 }
 

@@ -97,6 +97,9 @@ func Open(ctx context.Context, nc *nats.Conn, c StreamConfig) (*JetStream, error
 	case err != nil:
 		return nil, fmt.Errorf("open stream %s: %w", j.name, err)
 	}
+	if domain, ok := info.Config.Metadata[metaMirror]; ok && info.Config.Mirror != nil {
+		return nil, fmt.Errorf("open stream %s: %w, in domain %s", j.name, ErrMirror, domain)
+	}
 	if err := checkStream(info.Config, c); err != nil {
 		return nil, err
 	}

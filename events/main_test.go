@@ -17,6 +17,7 @@ func TestMain(m *testing.M) {
 		// source waiting for its own time-out when the server stops meanwhile,
 		goleak.IgnoreTopFunction(server+".(*stream).trySetupSourceConsumer.func3"),
 		// and the file store of an atomic batch that was staged when it stopped.
+		goleak.IgnoreTopFunction(server+".(*stream).tryDeleteSourcingConsumer.func1"), // waits for a region that is gone
 		goleak.IgnoreTopFunction(server+".(*fileStore).flushStreamStateLoop"),
 		goleak.IgnoreTopFunction(server+".(*msgBlock).flushLoop"),
 		goleak.IgnoreTopFunction(server+"/ats.Register.func1"),

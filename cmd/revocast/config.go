@@ -23,6 +23,7 @@ type cli struct {
 	Serve    serveCmd    `cmd:"" help:"Run a node. Without any flag: everything in one process, data in ./revocast-data."`
 	Broker   brokerCmd   `cmd:"" help:"Run a NATS server for nodes elsewhere, and no node."`
 	Migrate  migrateCmd  `cmd:"" help:"Carry a stopped node's log to NATS servers."`
+	Region   regionCmd   `cmd:"" help:"Keep a copy of another region's log, and go on with it."`
 	Session  sessionCmd  `cmd:"" help:"Create, verify, read, list and revoke sessions."`
 	User     userCmd     `cmd:"" help:"Log a user out."`
 	App      appCmd      `cmd:"" help:"Apps (tenants) and their settings."`
@@ -85,7 +86,7 @@ func helpFor(args []string) string {
 		words = append(words, a)
 	}
 	// Only the command's own words: a mistyped one has no help.
-	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "session": true, "user": true, "app": true, "apikey": true, "key": true,
+	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "user": true, "app": true, "apikey": true, "key": true,
 		"template": true, "events": true, "status": true, "version": true}
 	if len(words) == 0 || !known[words[0]] {
 		return "--help"

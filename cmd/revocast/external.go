@@ -230,14 +230,11 @@ func (s *store) vacantRegion(ctx context.Context, region string) error {
 }
 
 // openRegion opens the stream of another region: it is in the JetStream domain
-// of this one, or in one that is named as the region is.
+// of this one, or in the one that CONFIG names, else in one that is named as the
+// region is. A mirror of it is not it.
 func (s *store) openRegion(ctx context.Context, r *events.Region) (events.Log, error) {
 	c := events.StreamConfig{Region: r.Region, Cluster: s.state.Cluster, Number: r.Number}
-	l, err := events.Open(ctx, s.conn, c)
-	if errors.Is(err, events.ErrNoStream) {
-		c.Domain = r.Region
-		l, err = events.Open(ctx, s.conn, c)
-	}
+	l, err := openNear(ctx, s.conn, c, cmp.Or(r.Domain, r.Region))
 	if err != nil {
 		return nil, err
 	}
@@ -255,4 +252,16 @@ func (d dataDir) mustHaveKey(file string) error {
 	}
 	return fmt.Errorf("a node that joins a cluster needs its key: give the cluster.key of the node that began it with --cluster-key-file or %s; to begin a new cluster, add --init",
 		clusterKeyEnv)
+}
+
+// openNear opens the stream where the connection leads, and if it is not there,
+// in the domain.
+func openNear(ctx context.Context, nc *events.Conn, c events.StreamConfig, domain string) (*events.JetStream, error) {
+	c.Domain = ""
+	l, err := events.Open(ctx, nc, c)
+	if domain != "" && (errors.Is(err, events.ErrNoStream) || errors.Is(err, events.ErrMirror)) {
+		c.Domain = domain
+		l, err = events.Open(ctx, nc, c)
+	}
+	return l, err
 }

@@ -157,7 +157,8 @@ func (s *store) create(ctx context.Context, c storeConfig) error {
 
 func (s *store) openStreams(ctx context.Context) (err error) {
 	st := s.state
-	if s.settings, err = events.Open(ctx, s.conn, st.stream(events.ConfigRegion)); err != nil {
+	// CONFIG is here once the copy here was promoted, whatever the directory knows.
+	if s.settings, err = openNear(ctx, s.conn, st.stream(events.ConfigRegion), st.ConfigDomain); err != nil {
 		return err
 	}
 	if s.home, err = events.Open(ctx, s.conn, st.stream(st.Region)); err != nil {
