@@ -72,7 +72,7 @@ func goldens() []golden {
 		{"cfg", &events.Setting{
 			App: app, Type: "webhook", Name: "audit", Value: json.RawMessage(`{"url":"https://example.com/hook"}`), At: at, By: "admin", Prev: 15,
 		}},
-		{"region", &events.Region{Region: "eu", Number: 2, At: at}},
+		{"region", &events.Region{Region: "eu", Number: 2, Domain: "us", At: at}},
 		{"reg", &events.Node{
 			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true,
 		}},
