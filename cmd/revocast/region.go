@@ -61,7 +61,7 @@ func (f *regionFlags) open() (*events.Conn, events.MirrorConfig, error) {
 		Cluster: st.Cluster, Region: f.Region, Domain: domain, Settings: domain == st.ConfigDomain, ConfigDomain: st.ConfigDomain,
 		Replicas: cmp.Or(f.Replicas, clusterCopies), Keys: keys,
 	}
-	nc, err := events.Connect(f.connection("revocast-region", nil))
+	nc, err := events.Connect(f.connection("revocast-region", nil, nil))
 	if err != nil {
 		return nil, c, fmt.Errorf("%w; check --nats, and that a server runs there", err)
 	}
