@@ -208,12 +208,36 @@ func TestRoles(t *testing.T) {
 		"live.eu.app.u.s.rev", "$JS.API.STREAM.DELETE.EV_eu", "$JS.API.STREAM.PURGE.EV_eu", "$JS.API.STREAM.UPDATE.EV_eu",
 		"$JS.API.STREAM.MSG.DELETE.EV_eu", "$JS.eu.API.STREAM.DELETE.EV_eu", "$JS.us.API.STREAM.PURGE.EV_us",
 		"$JS.API.STREAM.LEADER.STEPDOWN.EV_eu", "$JS.API.CONSUMER.LEADER.STEPDOWN.EV_eu.x",
+		"$JS.us.API.STREAM.MSG.DELETE.EV_us", "$JS.us.API.STREAM.UPDATE.EV_us", "$JS.us.API.STREAM.CREATE.EV_us",
 	} {
 		if err := node.Publish(subject, []byte("{}")); err != nil {
 			t.Fatal(err)
 		}
 		// The server names its own domain's API without the domain.
 		wantDenied(t, next(t, nodeDenied), "publish to "+strings.Replace(subject, "$JS.eu.", "$JS.", 1))
+	}
+	// What is not denied: every kind of event, to every region's stream.
+	for _, subject := range []string{"ev.eu.-.-.n1.hb", "ev.us.-.-.n1.snap", "ev.ap.app.u.s.rev", "ev._config.app.-.k.apikey"} {
+		if err := node.Publish(subject, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := node.FlushWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-nodeDenied:
+		t.Errorf("a node needs it: %v", err)
+	default:
+	}
+	// The link between regions removes nothing from another region's stream.
+	linkDenied := make(chan error, 1)
+	link := as(t, "backbone", linkDenied, addrs...)
+	for _, act := range []string{"DELETE", "PURGE", "MSG.DELETE"} {
+		if err := link.Publish("$JS.us.API.STREAM."+act+".EV_us", []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		wantDenied(t, next(t, linkDenied), "publish to $JS.us.API.STREAM."+act+".EV_us")
 	}
 	operatorDenied := make(chan error, 1)
 	if err := as(t, "operator", operatorDenied, addrs...).Publish("live.eu.app.u.s.rev", nil); err != nil {
