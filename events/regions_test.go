@@ -119,7 +119,7 @@ func TestThreeRegions(t *testing.T) {
 			t.Errorf("regions from %s: %v, %v", at, numbers, err)
 		}
 		for region := range conns {
-			testAcross(t, ctx, nc, keys, at, region)
+			testAcross(t, ctx, nc, keys, at, region, region)
 		}
 	}
 	testCutRegion(t, ctx, w, conns, keys)
@@ -129,7 +129,7 @@ func TestThreeRegions(t *testing.T) {
 		for at, nc := range conns {
 			awaitAnswer(t, ctx, nc, region, answered)
 			if at != region {
-				testAcross(t, ctx, nc, keys, at+"-again", region)
+				testAcross(t, ctx, nc, keys, at+"-again", region, region)
 			}
 		}
 	}
@@ -166,8 +166,8 @@ func testCutRegion(t *testing.T, ctx context.Context, w *world, conns map[string
 		awaitAnswer(t, ctx, conns[at], "us", unanswered)
 	}
 	// A new follower needs a consumer: each side of the cut can make one.
-	testAcross(t, ctx, conns["us"], keys, "us-alone", "us")
-	testAcross(t, ctx, conns["eu"], keys, "eu-without-us", "ap")
+	testAcross(t, ctx, conns["us"], keys, "us-alone", "us", "us")
+	testAcross(t, ctx, conns["eu"], keys, "eu-without-us", "ap", "ap")
 	own, err := events.Open(ctx, conns["us"], events.StreamConfig{Region: "us", Cluster: "c1"})
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestThreeRegionsTLS(t *testing.T) {
 	})
 	for at, nc := range conns {
 		for region := range conns {
-			testAcross(t, ctx, nc, keys, at, region)
+			testAcross(t, ctx, nc, keys, at, region, region)
 		}
 	}
 }
