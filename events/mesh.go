@@ -52,6 +52,10 @@ type Mesh interface {
 type Question struct {
 	Stream string // its region
 	Seq    uint64
+	// Event is the fingerprint of what whoever asks applied at Seq; 0: unknown.
+	// A node that applied another event there follows another log, and MUST NOT
+	// confirm.
+	Event uint64
 }
 
 // Confirmation is one node's yes: no request that begins now is answered by it
@@ -80,6 +84,7 @@ type meshQuestion struct {
 	V      int         `json:"v"`
 	Stream string      `json:"stream"`
 	Seq    uint64      `json:"seq"`
+	Event  uint64      `json:"event,omitempty,string"`
 	Asker  Incarnation `json:"asker"`
 	Nonce  Incarnation `json:"nonce"`
 }
@@ -182,7 +187,7 @@ func (s *sealedMesh) end(under map[Incarnation]struct{}, nonce Incarnation) {
 }
 
 func (s *sealedMesh) reply(ctx context.Context, q meshQuestion, answer func(context.Context, Question) (Confirmation, bool)) {
-	c, ok := answer(ctx, Question{Stream: q.Stream, Seq: q.Seq})
+	c, ok := answer(ctx, Question{Stream: q.Stream, Seq: q.Seq, Event: q.Event})
 	if !ok {
 		return
 	}
@@ -227,7 +232,7 @@ func (s *sealedMesh) hear(m *Message) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ask := s.asks[a.Nonce]; ask != nil && ask.q == (Question{Stream: a.Stream, Seq: a.Seq}) {
+	if ask := s.asks[a.Nonce]; ask != nil && ask.q.Stream == a.Stream && ask.q.Seq == a.Seq {
 		ask.confirmed(Confirmation{Node: a.Node, Incarnation: a.Incarnation, Fenced: a.Fenced})
 	}
 }
@@ -247,7 +252,7 @@ func (s *sealedMesh) Ask(ctx context.Context, q Question, confirmed func(Confirm
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		s.send(meshSubject+q.Stream, &meshQuestion{V: Version, Stream: q.Stream, Seq: q.Seq, Asker: s.asker, Nonce: nonce}, nil)
+		s.send(meshSubject+q.Stream, &meshQuestion{V: Version, Stream: q.Stream, Seq: q.Seq, Event: q.Event, Asker: s.asker, Nonce: nonce}, nil)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -36,7 +36,8 @@ const (
 //     is answered 503, never "not found".
 //   - The lease ends: nothing more is sent, and all are told why.
 //   - The log goes backwards: rounds on their way end when the new generation
-//     has come as far; what is looked up then is checked for a lease again.
+//     has come as far. One whose heartbeat is not what was applied proves
+//     nothing: all in it try the next.
 type barrier struct {
 	stream *stream
 	beats  rounds // own heartbeats: proof of everything committed before they were sent
@@ -45,15 +46,15 @@ type barrier struct {
 
 func newBarrier(s *stream) *barrier {
 	b := &barrier{stream: s}
-	b.beats = rounds{stream: s, pace: &pace{every: beatPace}, send: func(ctx context.Context) (uint64, error) {
+	b.beats = rounds{stream: s, pace: &pace{every: beatPace}, send: func(ctx context.Context) (seq, event uint64, err error) {
 		if stale := s.fenced(); stale != nil {
-			return 0, stale // after a farewell no heartbeat may be heard
+			return 0, 0, stale // after a farewell no heartbeat may be heard
 		}
 		return s.sendBeat(ctx)
 	}}
-	b.asks = rounds{stream: s, pace: &s.node.asks, send: func(ctx context.Context) (uint64, error) {
+	b.asks = rounds{stream: s, pace: &s.node.asks, send: func(ctx context.Context) (seq, event uint64, err error) {
 		info, err := s.log.Info(ctx)
-		return info.LastSeq, err
+		return info.LastSeq, 0, err
 	}}
 	return b
 }
@@ -109,8 +110,9 @@ func (b *barrier) late(err error) error {
 type rounds struct {
 	stream *stream
 	pace   *pace
-	// send bothers the log and returns the sequence that readers must see.
-	send func(ctx context.Context) (uint64, error)
+	// send bothers the log and returns the sequence that readers must see, and
+	// the event that must be there; 0: whichever.
+	send func(ctx context.Context) (seq, event uint64, err error)
 
 	waiting atomic.Int64
 
@@ -122,7 +124,10 @@ type rounds struct {
 type round struct {
 	hurry chan struct{} // 1 deep: somebody in the round is urgent
 	done  chan struct{} // closed when the round is over
-	err   error         // set before done is closed
+
+	// Set before done is closed.
+	err        error
+	seq, event uint64
 }
 
 // join waits for a round that is sent after it was called. The ctx must have a
@@ -150,6 +155,9 @@ func (q *rounds) join(ctx context.Context, urgent bool) error {
 	}
 	select {
 	case <-r.done:
+		if r.err == nil && r.event != 0 && !q.stream.trail.holds(r.seq, r.event) {
+			return fmt.Errorf("%w: another event was applied at %d", events.ErrUnavailable, r.seq)
+		}
 		return r.err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for stream %s: %w", q.stream.region, ctx.Err())
@@ -166,13 +174,11 @@ func (q *rounds) lead(ctx context.Context, r *round) {
 	q.mu.Lock()
 	q.open, q.last = nil, r // from here on it proves nothing to who comes
 	q.mu.Unlock()
-	seq, err := q.send(ctx)
-	if err != nil {
-		r.err = err
+	if r.seq, r.event, r.err = q.send(ctx); r.err != nil {
 		close(r.done)
 		return
 	}
-	q.stream.tell(&waiter{seq: seq, done: r.done})
+	q.stream.tell(&waiter{seq: r.seq, done: r.done})
 }
 
 // space returns when the round may be sent: at its pace or, when somebody in it

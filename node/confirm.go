@@ -29,6 +29,11 @@ func (n *Node) confirms(ctx context.Context) error {
 // Having come as far is worth nothing without a lease: the log may have gone
 // backwards, and what was applied at this sequence be another event. With one
 // it is the log of the last L, and whoever asks has seen that unbroken for W.
+// That another event was applied there shows that the two do not follow one
+// log; then nothing is said. That nothing was applied there shows only that it
+// was replaced before it was read: the lease is of a heartbeat after that (see
+// gaps), so what replaced it is applied, and on the subject of a revocation only
+// what revokes as much may stand.
 func (n *Node) confirm(ctx context.Context, q events.Question) (events.Confirmation, bool) {
 	c := events.Confirmation{Node: n.conf.Name, Incarnation: n.incarnation}
 	s := n.streamOf(q.Stream)
@@ -45,13 +50,17 @@ func (n *Node) confirm(ctx context.Context, q events.Question) (events.Confirmat
 			c.Fenced = true
 			return c, true
 		}
-		gen := s.position().Gen
+		began := s.rebuilt.Load()
 		if err := s.wait(ctx, q.Seq); err != nil {
 			return c, false
 		}
+		applied, known := s.trail.at(q.Seq)
+		if known && q.Event != 0 && applied != q.Event {
+			return c, false // it is asked again
+		}
 		// The lease after the sequence and the generation last: a rebuild drops
 		// the lease first and begins the generation last.
-		if s.lease.holds(n.conf.Clock.Boot()) && s.position().Gen == gen {
+		if s.lease.holds(n.conf.Clock.Boot()) && s.rebuilt.Load() == began {
 			return c, true
 		}
 	}
@@ -63,7 +72,10 @@ func (s *stream) unbrokenFor(now time.Duration) time.Duration {
 }
 
 // resumed notes that following begins, or begins again.
-func (s *stream) resumed() { s.resumedAt.Store(int64(s.node.conf.Clock.Boot())) }
+func (s *stream) resumed() {
+	s.resumedAt.Store(int64(s.node.conf.Clock.Boot()))
+	s.gaps.broken = s.gaps.open
+}
 
 // faults break a rule each, so that tests can show that it would be noticed.
 // All are false outside tests.

@@ -143,12 +143,18 @@ func (h *harness) twin(name string) *harness {
 // twinLink also returns the other node's connection to the home stream.
 func (h *harness) twinLink(name string) (*harness, *events.MemoryLink) {
 	h.t.Helper()
+	x, link := h.twinUnstarted(name)
+	x.start()
+	return x, link
+}
+
+// twinUnstarted is twinLink for a node that does not run yet.
+func (h *harness) twinUnstarted(name string) (*harness, *events.MemoryLink) {
 	link := h.home.Link()
 	x := unstarted(h.t, func(c *node.Config) {
 		c.Name, c.Keys, c.Settings, c.Home, c.Archive, c.Solo = name, h.keys, h.config.Link(), link, link, false
 	})
 	x.app, x.key, x.admin, x.keys, x.home, x.config = h.app, h.key, h.admin, h.keys, h.home, h.config
-	x.start()
 	return x, link
 }
 

@@ -15,6 +15,7 @@ type sessionFold struct {
 
 func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions().Apply(r) }
 func (f sessionFold) Rewind()                                 { f.sessions().Rewind(f.number) }
+func (f sessionFold) Adopt(gen uint32)                        { f.sessions().Adopt(f.number, gen) }
 func (f sessionFold) Position() (uint32, uint64)              { return f.sessions().Position(f.number) }
 func (f sessionFold) Digest(now int64) string                 { return f.sessions().Digest(f.number, now) }
 
@@ -26,8 +27,15 @@ func (f sessionFold) Lost(now int64) []projection.Repair {
 	return slices.Collect(f.sessions().Lost(f.number, now))
 }
 
-// Expect demands nothing: revocations add up in any order.
-func (f sessionFold) Expect(events.Event) events.Expectation { return events.Expectation{} }
+// Expect demands of an "all" that it replaces the one it was computed from, for
+// the newest alone is the whole truth. Revocations of sessions add up in any
+// order.
+func (f sessionFold) Expect(e events.Event) events.Expectation {
+	if all, ok := e.(*events.RevokeAll); ok {
+		return events.Expect(all.Prev)
+	}
+	return events.Expectation{}
+}
 
 // settingsFold is the stream CONFIG as a fold.
 type settingsFold struct{ *Node }
@@ -55,6 +63,7 @@ func (f settingsFold) Apply(r events.Record) projection.Effect {
 }
 
 func (f settingsFold) Rewind()                    { f.catalog.Rewind() }
+func (f settingsFold) Adopt(gen uint32)           { f.catalog.Adopt(gen) }
 func (f settingsFold) Position() (uint32, uint64) { return f.catalog.Position() }
 func (f settingsFold) Digest(int64) string        { return "" }
 

@@ -51,3 +51,44 @@ func TestHeartbeatBeforeTheReplacement(t *testing.T) {
 		b.verify(c.str("session_token")).wantRefused("revoked")
 	})
 }
+
+// A node begins when a second revocation has replaced the first, and before it
+// reads the second the log loses that: the first is back, below what the node
+// has read.
+func TestReplacementIsLostBeforeItIsRead(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		c := h.login("ada")
+		revoke := func() uint64 {
+			return h.inject(&events.Revoke{App: "acme", User: "ada", SID: sidOf(t, c), At: time.Now().UnixMilli()})
+		}
+		revoke()
+		time.Sleep(3 * time.Second)
+		b, link := h.twinUnstarted("n2")
+		stuck := make(chan struct{})
+		link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
+			if strings.HasSuffix(e.Subject, ".rev") {
+				select {
+				case <-stuck:
+				case <-ctx.Done():
+				}
+			}
+			return 1
+		}})
+		second := revoke()
+		b.begin()
+		time.Sleep(100 * time.Millisecond)
+		info, err := h.home.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.home.Truncate(int(info.LastSeq - second + 1))
+		close(stuck)
+		for range 20 {
+			time.Sleep(500 * time.Millisecond)
+			if v := b.verify(c.str("session_token")); v.Status == http.StatusNoContent {
+				t.Fatal("the session is good")
+			}
+		}
+		b.verify(c.str("session_token")).wantRefused("revoked")
+	})
+}

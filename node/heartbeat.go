@@ -33,7 +33,7 @@ func (s *stream) beat(ctx context.Context) error {
 			registered = err == nil
 		}
 		if registered {
-			_, err = s.sendBeat(ctx)
+			_, _, err = s.sendBeat(ctx)
 		}
 		s.beaten(err)
 		if err != nil && ctx.Err() == nil {
@@ -60,12 +60,14 @@ func (s *stream) beaten(err error) {
 	s.beatError.Store(new(err.Error()))
 }
 
-// sendBeat sends one heartbeat and returns its sequence once it is committed:
-// above everything that was committed before it was sent.
-func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
+// sendBeat sends one heartbeat and returns its sequence and fingerprint once it
+// is committed: above everything that was committed before it was sent.
+func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 	c := &s.node.conf
 	n := s.beats.Add(1)
-	now := c.Clock.Boot()
+	// Before the generation is read, so that a heartbeat which names an earlier
+	// one renews nothing in the next: see follow.
+	s.lease.sending(n, c.Clock.Boot())
 	e := &events.Beat{
 		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: c.Keys.IDs(),
 		Positions: map[string]string{s.region: s.position().String()},
@@ -73,24 +75,38 @@ func (s *stream) sendBeat(ctx context.Context) (uint64, error) {
 	}
 	m, err := c.Keys.Encode(s.region, e, nil, 4*c.Lease)
 	if err != nil {
-		return 0, fmt.Errorf("encode heartbeat: %w", err)
+		return 0, 0, fmt.Errorf("encode heartbeat: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Lease/4)
 	defer cancel()
 	before := s.position()
-	s.lease.sending(n, now)
-	seq, err := s.log.Append(ctx, m, events.Expectation{})
+	seq, err = s.log.Append(ctx, m, events.Expectation{})
 	if err != nil {
-		return 0, fmt.Errorf("send heartbeat: %w", err)
+		return 0, 0, fmt.Errorf("send heartbeat: %w", err)
 	}
 	if seq <= before.Seq {
 		// What this node applied is not what the log holds: only an own
 		// acknowledgement proves it, never what a leader says of itself.
 		s.rewound(before.Gen)
-		return 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
+		return 0, 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
 	}
 	s.node.metrics.beats.WithLabelValues(s.region).Inc()
-	return seq, nil
+	return seq, m.Fingerprint(), nil
+}
+
+// adopt takes over the generation that an authentic heartbeat names, if it is
+// higher. Two nodes then name one log alike, and one that starts anew does not
+// count from 0. Nothing was read again for that: what holds for a position of an
+// earlier generation on this node goes by stream.rebuilt.
+func (s *stream) adopt(r events.Record) {
+	beat, ok := r.Event.(*events.Beat)
+	if !ok {
+		return
+	}
+	p, err := events.ParsePosition(beat.Positions[s.region])
+	if gen, _ := s.fold.Position(); err == nil && p.Stream == s.region && p.Gen > gen {
+		s.fold.Adopt(p.Gen)
+	}
 }
 
 // register writes that this incarnation begins or has left.

@@ -260,7 +260,7 @@ func (q *inquiry) run(ctx context.Context) bool {
 		now := q.n.conf.Clock.Boot()
 		gone := q.s.members.farewells()
 		switch {
-		case q.s.position().Gen != q.pos.Gen:
+		case q.s.rebuilt.Load() > q.pos.Gen:
 			return false // the log went backwards: nothing counted so far holds
 		case now >= q.bound:
 			q.silent = q.pending(now, 0)
@@ -274,13 +274,15 @@ func (q *inquiry) run(ctx context.Context) bool {
 			if !asks && q.n.conf.Mesh != nil {
 				asks = true
 				asked.Go(func() {
-					q.n.conf.Mesh.Ask(asking, events.Question{Stream: q.pos.Stream, Seq: q.pos.Seq}, q.confirmed)
+					// Unknown of what is old: then the position alone is asked for.
+					event, _ := q.s.trail.at(q.pos.Seq)
+					q.n.conf.Mesh.Ask(asking, events.Question{Stream: q.pos.Stream, Seq: q.pos.Seq, Event: event}, q.confirmed)
 				})
 			}
 			left := q.pending(now, q.n.maxWait())
 			if len(left) == 0 {
 				// Members that were forgotten for a rebuild are not those of before.
-				return q.s.position().Gen == q.pos.Gen
+				return q.s.rebuilt.Load() <= q.pos.Gen
 			}
 			next = q.bound
 			for _, m := range left {

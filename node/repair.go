@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,20 +67,77 @@ func (s *stream) repair(ctx context.Context) error {
 		s.mu.Lock()
 		caught, broken, lost := s.caught, s.broken, s.lost
 		if caught {
-			s.broken, s.lost = map[string]uint64{}, false
+			s.broken = map[string]uint64{}
 		}
 		s.mu.Unlock()
 		if !caught {
 			continue
 		}
 		s.repairBroken(ctx, broken)
-		if !lost {
-			continue
-		}
-		for _, fix := range s.fold.Lost(s.node.wall()) {
-			s.repairAppend(ctx, fix, s.fold.Expect(fix.Event))
+		if lost {
+			s.restore(ctx)
 		}
 	}
+}
+
+// restore appends again what the log lost, until readers see in the present
+// generation that it says so. An "all" that meets another than it was computed
+// from is not forced upon it: with that one applied, what is still lost is
+// computed again.
+func (s *stream) restore(ctx context.Context) {
+	began, again := s.rebuilt.Load(), false
+	for ctx.Err() == nil && s.rebuilt.Load() == began {
+		lost := s.fold.Lost(s.node.wall())
+		if len(lost) == 0 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.rebuilt.Load() == began {
+				s.lost = false
+			}
+			return
+		}
+		s.settle(ctx, s.repairAll(ctx, lost))
+		if again {
+			wait(ctx, time.Second) // whatever it is that does not help, it may not fill the log
+		}
+		again = true
+	}
+	// A log that went backwards again is read again; then it goes on.
+}
+
+// wait returns after the time, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// repairAll appends what was lost and returns the newest sequence that readers
+// must see before it is known what is still lost.
+func (s *stream) repairAll(ctx context.Context, lost []projection.Repair) uint64 {
+	var newest atomic.Uint64
+	var g errgroup.Group
+	g.SetLimit(repairers)
+	for _, fix := range lost {
+		g.Go(func() error {
+			seq := s.repairAppend(ctx, fix, s.fold.Expect(fix.Event))
+			for old := newest.Load(); seq > old && !newest.CompareAndSwap(old, seq); {
+				old = newest.Load()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // as in repairBroken
+	return newest.Load()
+}
+
+// settle returns once readers see the sequence. It waits no longer than an
+// append does: a log that went backwards meanwhile may not come as far.
+func (s *stream) settle(ctx context.Context, seq uint64) {
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	defer cancel()
+	_ = s.wait(ctx, seq) // late, it is appended twice
 }
 
 // repairers is how many repairs are under way at a time: as many appends with an
@@ -112,28 +170,30 @@ func (s *stream) repairOne(ctx context.Context, text string, seq uint64) {
 }
 
 // repairAppend appends the event until it is stored, or another node's repair
-// or a newer change stands there.
-func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e events.Expectation) {
+// or a newer change stands there. It returns the sequence of what stands there
+// then, 0 when that is not known.
+func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e events.Expectation) uint64 {
 	keys := s.node.conf.Keys
 	private, err := keys.OpenVerified(fix.Sealed)
 	if err != nil {
 		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
-		return
+		return 0
 	}
 	m, err := keys.Encode(s.region, fix.Event, private, fix.TTL)
 	if err != nil {
 		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
-		return
+		return 0
 	}
 	for ctx.Err() == nil {
-		_, err := s.log.Append(ctx, m, e)
+		seq, err := s.log.Append(ctx, m, e)
 		if err == nil {
 			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
-			return
+			return seq
 		}
 		if errors.Is(err, events.ErrConflict) {
-			if _, err = s.log.Last(ctx, m.Subject); err == nil {
-				return
+			var stands events.Entry
+			if stands, err = s.log.Last(ctx, m.Subject); err == nil {
+				return stands.Seq
 			}
 			if errors.Is(err, events.ErrNotFound) && e.Seq != 0 {
 				// The overwrite had a short life, and is gone together with what
@@ -143,9 +203,7 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 			}
 		}
 		s.node.conf.Log.Warn("repair is tried again", "stream", s.region, "error", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
+		wait(ctx, time.Second)
 	}
+	return 0
 }

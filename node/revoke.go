@@ -138,20 +138,8 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	if f.verdict == projection.Unknown && r.mustExist {
 		return 0, nil, notFound(f.verdict)
 	}
-	switch f.verdict {
-	case projection.Unknown:
+	if f.verdict == projection.Unknown {
 		return http.StatusOK, &api.RevokeAnswer{Freshness: f.freshness()}, nil
-	case projection.Revoked:
-		if n.undelivered(&f.Session) {
-			break // the home does not say so yet
-		}
-		// Another node may not have heard of it yet. The position that the answer
-		// is of was read before the lookup, and may be before the revocation.
-		home, err := n.homeOf(f.SID)
-		if err != nil {
-			return 0, nil, err
-		}
-		return n.revoked(ctx, r, []placed{{stream: home, at: home.seen()}}, 0)
 	}
 	home, err := n.homeOf(f.SID)
 	if err != nil {
@@ -160,6 +148,14 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	e := &events.Revoke{
 		App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
 		At: n.wall(), AbsoluteAt: f.AbsoluteAt,
+	}
+	if f.verdict == projection.Revoked {
+		if pos, ok := n.stands(home, &f.Session); ok {
+			return n.revoked(ctx, r, []placed{{stream: home, at: pos}}, 0)
+		}
+		// The home does not say so yet, or its log lost it, and then only this node
+		// may know of it. It is said again as it was.
+		e.Reason, e.By, e.At = f.RevokeReason, f.RevokedBy, f.RevokedAt
 	}
 	pos, err := home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{})
 	if err != nil {
@@ -170,6 +166,19 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 		revoked = 1
 	}
 	return n.revoked(ctx, r, []placed{{stream: home, at: pos}}, revoked)
+}
+
+// stands returns a position of the home at or after the revocation of the
+// session, and false when the home, as this node has read it, does not say that
+// the session is revoked. Another node may not have heard of it yet.
+//
+// The generation is read before and the sequence afterwards: if the log went
+// backwards in between, no receipt of the position becomes complete.
+func (n *Node) stands(home *stream, s *projection.Session) (events.Position, bool) {
+	pos := home.position()
+	ok := n.sessions().Stands(s.SID) && !n.undelivered(s)
+	pos.Seq = home.seen().Seq
+	return pos, ok
 }
 
 // revokeGroup revokes every session of a user, or with an empty user of the

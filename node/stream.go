@@ -16,6 +16,8 @@ import (
 type fold interface {
 	Apply(events.Record) projection.Effect
 	Rewind()
+	// Adopt names the present generation gen, if that is higher.
+	Adopt(gen uint32)
 	Position() (gen uint32, seq uint64)
 	Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool)
 	Lost(now int64) []projection.Repair
@@ -51,7 +53,12 @@ type stream struct {
 
 	applied atomic.Uint64 // sequence that readers see, with all before it
 	begun   atomic.Uint64 // sequence of which readers may see something
-	waiting atomic.Int64  // number of waiters; lets the applier skip the lock
+	trail   trail         // which events those were
+	// rebuilt is the generation with which reading from the beginning began last.
+	// A position taken before has a lower one. Generations rise also without
+	// that, when another node counted further.
+	rebuilt atomic.Uint32
+	waiting atomic.Int64 // number of waiters; lets the applier skip the lock
 
 	mu      sync.Mutex // guards the fields below
 	waiters map[*waiter]struct{}
@@ -128,8 +135,12 @@ func (s *stream) follow(ctx context.Context) error {
 			s.gaps = gaps{}
 			s.overlap = nil
 			s.tape.reset()
+			s.trail.reset()
 			s.fold.Rewind()
-			s.members.reset() // after the generation: see inquiry.run
+			gen, _ := s.fold.Position()
+			s.rebuilt.Store(gen)
+			s.lease.forget()  // only heartbeats that name the generation renew in it
+			s.members.reset() // after rebuilt: see inquiry.run
 			s.said.reset()
 			s.digests.reset()
 			s.missing.empty() // after the fold: see negative
@@ -213,7 +224,9 @@ func (s *stream) apply(e events.Entry) error {
 	}
 	beat, ok := r.Event.(*events.Beat)
 	if ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
-		s.gaps.returned(beat.N)
+		if err := s.gaps.returned(beat.N); err != nil {
+			return err
+		}
 		s.renew(beat.N, e.Seq, e.Time)
 	}
 	if ok {
@@ -224,6 +237,8 @@ func (s *stream) apply(e events.Entry) error {
 	if concerns {
 		s.members.apply(r, s.node.conf.Clock.Boot())
 	}
+	s.adopt(r)
+	s.trail.note(e.Seq, r.Sealed.Fingerprint())
 	if !s.gaps.open {
 		s.advance(e.Seq)
 	}
@@ -323,7 +338,7 @@ func (s *stream) wait(ctx context.Context, seq uint64) error {
 // backwards. Of several appends that prove it, all but the first come when the
 // next generation is being read already.
 func (s *stream) rewound(gen uint32) {
-	if now, _ := s.fold.Position(); now != gen {
+	if s.rebuilt.Load() > gen {
 		return
 	}
 	s.doomed.Store(true)

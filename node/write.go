@@ -68,5 +68,31 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 		// an append without an answer.
 		return events.Position{}, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
-	return s.at(seq), nil
+	return s.proven(seq, m.Fingerprint(), before.Gen)
+}
+
+// proven returns the position of an event of this node that was acknowledged at
+// the sequence, if it is what readers see there. Between the acknowledgement and
+// its application the log may have gone backwards and given the sequence to
+// another event, or this node may still have applied what stood there before.
+//
+// An event that is not on the trail may have been replaced by a newer one on its
+// subject before it was read, or lost together with what took its place. That
+// cannot be told apart, so the answer is that it may have been made.
+//
+// Gen is a generation of before the append.
+func (s *stream) proven(seq, event uint64, gen uint32) (events.Position, error) {
+	for {
+		pos := s.at(seq)
+		applied, ok := s.trail.at(seq)
+		switch {
+		case !ok:
+			return events.Position{}, fmt.Errorf("%w: it is not known what was applied at %s", events.ErrUnavailable, pos)
+		case applied != event:
+			s.rewound(gen)
+			return events.Position{}, fmt.Errorf("%w: another event was applied at %s", events.ErrRewound, pos)
+		case s.rebuilt.Load() <= pos.Gen:
+			return pos, nil
+		}
+	}
 }

@@ -146,6 +146,15 @@ type Projection interface {
 	// its sessions are forgotten, its revocations and watermarks are kept.
 	Rewind(stream uint8)
 
+	// Adopt names the present generation of the stream gen, if that is higher:
+	// another node counted further. Nothing is forgotten.
+	Adopt(stream uint8, gen uint32)
+
+	// Stands reports whether the session's own stream, as read in this
+	// generation, says that it is revoked. What is revoked and does not stand
+	// is known only from what the log lost, or from another stream.
+	Stands(sid events.SID) bool
+
 	// Lost yields, once a rewound stream was read again, the revocations that
 	// were kept and are no longer in it, as events to append again.
 	Lost(stream uint8, now int64) iter.Seq[Repair]

@@ -197,6 +197,20 @@ func (m *Map) Rewind(stream uint8) {
 	}
 }
 
+// Adopt implements [Projection].
+func (m *Map) Adopt(stream uint8, gen uint32) {
+	st := &m.streams[stream]
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.gen = max(st.gen, gen)
+}
+
+// Stands implements [Projection].
+func (m *Map) Stands(sid events.SID) bool {
+	r := m.get(sid)
+	return r != nil && r.revoked() && r.found
+}
+
 // forgetState forgets the session, and leaves the tombstone of a revoked one.
 // The caller holds fold alone.
 func (m *Map) forgetState(r *record) {

@@ -72,6 +72,14 @@ func (s *Settings) Begin(gen uint32) {
 	s.now.Store(&next)
 }
 
+// Adopt names the present generation gen, if that is higher: another node
+// counted further. The goroutine of Apply calls it.
+func (s *Settings) Adopt(gen uint32) {
+	next := *s.Snapshot()
+	next.Gen = max(next.Gen, gen)
+	s.now.Store(&next)
+}
+
 // Rewind begins a new generation because CONFIG went backwards. What is held
 // stays in force until the log, read again, says otherwise.
 func (s *Settings) Rewind() {

@@ -120,10 +120,7 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 		switch {
 		case s == nil:
 		case o.Op == OpRevoke:
-			// A node that remembers a revocation which the log lost answers
-			// from it; until it has appended it again others need not know.
-			remembered := o.Already && len(c.losses) > 0 && c.losses[0].Start <= o.End
-			s.covered(o, o.Outcome == OK && !c.lost(o) && !remembered && !c.spans(o) && s.create.End <= o.Start)
+			s.covered(o, o.Outcome == OK && !c.lost(o) && s.create.End <= o.Start)
 		case o.Op == OpUse && o.Via == "rotate":
 			s.rotated = min(s.rotated, o.Start)
 		}
@@ -134,7 +131,7 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 				if s.create.SID == o.Spared && o.Outcome == OK {
 					continue
 				}
-				s.covered(o, o.Outcome == OK && !c.lost(o) && !c.spans(o) && s.create.Outcome == OK && s.create.End <= o.Start && s.create.SID != o.Spared)
+				s.covered(o, o.Outcome == OK && !c.lost(o) && s.create.Outcome == OK && s.create.End <= o.Start && s.create.SID != o.Spared)
 			}
 		}
 	}
@@ -158,23 +155,18 @@ func (c *checker) lost(o *Op) bool {
 	return false
 }
 
-// spans reports whether the log went backwards while a write was under way. Its
-// sequence may then be one that nodes have already applied of what is gone, and
-// its answer means only that it is in the log.
-func (c *checker) spans(o *Op) bool {
+// bounded reports whether a use may have been answered as if it had demanded no
+// revision, or at a sequence that was given away again. A node reads a revision
+// of an earlier generation than its own as bounded. And until it notices that
+// the log went backwards, which takes no longer than its lease, it counts what
+// is gone by the same sequences as the log counts what took its place.
+func (c *checker) bounded(o *Op) bool {
 	for _, j := range c.jumps {
-		if o.Start <= j.End && j.Start <= o.End {
+		if j.Start <= o.End && (o.Revision == "" || o.Start <= j.End+c.bound) {
 			return true
 		}
 	}
-	return false
-}
-
-// rewound reports whether the log had gone backwards before a moment. A
-// revision is then read as bounded by nodes whose generation is above that of
-// the node that gave it; a node that starts later counts generations anew.
-func (c *checker) rewound(by int64) bool {
-	return len(c.jumps) > 0 && c.jumps[0].Start <= by
+	return generation(o.Revision) > generation(o.AtLeast)
 }
 
 // use checks C3, C4 and C5 on one use of a session.
@@ -195,7 +187,7 @@ func (c *checker) use(o *Op) {
 			c.fail("C4", "good after a complete receipt", *s.create, *r, *o)
 		case o.Start > r.End && r.Node == o.Node && r.Life == o.Life:
 			c.fail("C5", "good on the node that had acknowledged its revocation", *s.create, *r, *o)
-		case o.AtLeast != "" && o.AtLeast == r.Revision && !c.rewound(o.End):
+		case o.AtLeast != "" && o.AtLeast == r.Revision && !c.bounded(o):
 			c.fail("C5", "good although its revocation was asked for", *s.create, *r, *o)
 		case o.Start > r.End+c.bound:
 			c.fail("C3", "good longer than a lease after its revocation", *s.create, *r, *o)
@@ -206,13 +198,13 @@ func (c *checker) use(o *Op) {
 // unseen checks an answer that there is no such session.
 func (c *checker) unseen(s *story, o *Op) {
 	w := s.create
-	if w.Outcome != OK || w.End > o.Start || c.spans(w) || len(s.all) > 0 || c.lost(w) || o.Via != "jwt" && o.End > s.rotated {
+	if w.Outcome != OK || w.End > o.Start || len(s.all) > 0 || c.lost(w) || o.Via != "jwt" && o.End > s.rotated {
 		return
 	}
 	switch {
 	case w.Node == o.Node && w.Life == o.Life:
 		c.fail("C5", "unknown to the node that created it", *w, *o)
-	case o.AtLeast != "" && o.AtLeast == w.Revision && !c.rewound(o.End):
+	case o.AtLeast != "" && o.AtLeast == w.Revision && !c.bounded(o):
 		c.fail("C5", "unknown although its creation was asked for", *w, *o)
 	}
 }

@@ -100,6 +100,18 @@ func (h *History) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
+// generation returns the highest generation that a revision names.
+func generation(revision string) (highest uint32) {
+	r, err := events.ParseRevision(revision)
+	if err != nil {
+		return 0
+	}
+	for _, p := range r {
+		highest = max(highest, p.Gen)
+	}
+	return highest
+}
+
 // sequence returns the sequence of a revision of one position, 0 when there is none.
 func sequence(revision string) uint64 {
 	if revision == "" || strings.Contains(revision, ",") {
