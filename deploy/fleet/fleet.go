@@ -44,6 +44,7 @@ type Fleet struct {
 	stop     context.CancelFunc
 	ctx      context.Context // of the links
 	operator *events.Conn
+	conns    []*events.Conn // of followers
 }
 
 // users are those of accounts.conf, in capitals as in its variables.
@@ -165,6 +166,21 @@ func (f *Fleet) startRegions(ctx context.Context) error {
 	return f.begin(ctx)
 }
 
+// StartAlone starts one node with its log in the same process, and returns when
+// it is ready.
+func StartAlone(ctx context.Context, c Config) (*Fleet, error) {
+	f := newFleet(c)
+	_, err := f.newNode("alone", "eu", nil)
+	if err == nil {
+		err = f.begin(ctx)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("start a node alone: %w", err)
+	}
+	return f, nil
+}
+
 // begin makes the cluster with the first node of each region as the operator,
 // and then starts all nodes with no more rights than they need.
 func (f *Fleet) begin(ctx context.Context) error {
@@ -211,6 +227,9 @@ func (f *Fleet) begin(ctx context.Context) error {
 func (f *Fleet) Close() {
 	if f.operator != nil {
 		f.operator.Close()
+	}
+	for _, c := range f.conns {
+		c.Close()
 	}
 	for _, n := range f.Nodes {
 		n.Kill()
@@ -280,7 +299,8 @@ func (b *Broker) Start() error {
 type Node struct {
 	Name, Region string
 	URL          string
-	// Links are its ways to the brokers of its region, in their order.
+	// Links are its ways to the brokers of its region, in their order; none
+	// when its log is in its own process.
 	Links []*Link
 
 	program, data, addr string
@@ -329,7 +349,11 @@ func (n *Node) spawn(user string, flags ...string) error {
 	if n.key != "" {
 		args = append(args, "--cluster-key-file", n.key)
 	}
-	p, err := start(n.program, []string{"REVOCAST_NATS=" + n.urls(user)}, args...)
+	var env []string
+	if len(n.Links) > 0 {
+		env = []string{"REVOCAST_NATS=" + n.urls(user)}
+	}
+	p, err := start(n.program, env, args...)
 	if err != nil {
 		return err
 	}

@@ -192,6 +192,21 @@ func rollingRestart(t *testing.T, ctx context.Context, l *fleet.Load) {
 	}
 }
 
+// A node alone, with its log in the same process, gives receipts at once, from
+// the first call on.
+func TestAlone(t *testing.T) {
+	t.Parallel()
+	f := started(t, fleet.StartAlone)
+	l := newLoad(t, f)
+	for _, when := range []string{"of a node alone, its first call", "of a node alone after kill -9"} {
+		quickReceipt(t, t.Context(), l, f.Nodes[0], when)
+		f.Nodes[0].Kill()
+		must(t, f.Nodes[0].Restart(patient(t, time.Minute)))
+	}
+	l.Finish(t.Context())
+	judge(t, l)
+}
+
 // The leader of the stream is killed with -9 under load, again and again: no
 // acknowledged event is lost, no node is fenced, and each revoke that is called
 // during an election is acknowledged when it ends.

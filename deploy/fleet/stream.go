@@ -110,6 +110,38 @@ func (f *Fleet) Recreate(ctx context.Context, name string) (uint64, error) {
 	}
 }
 
+// Follower opens the stream of the first region on a connection of its own, to
+// the i-th server, as a node would. The connection ends with the fleet.
+func (f *Fleet) Follower(ctx context.Context, i int) (*events.JetStream, error) {
+	nc, err := events.Connect(events.ConnectConfig{
+		URL: "nats://node:" + password("NODE") + "@" + f.Brokers[i%len(f.Brokers)].Addr, Name: fmt.Sprintf("follower-%d", i),
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.conns = append(f.conns, nc)
+	return events.Open(ctx, nc, events.StreamConfig{Region: f.Brokers[0].Region})
+}
+
+// Connections returns what each server says of its clients, as JSON (CONNZ).
+func (f *Fleet) Connections(ctx context.Context) (all [][]byte, err error) {
+	for _, b := range f.Brokers {
+		nc, err := events.Connect(events.ConnectConfig{URL: "nats://sys:" + password("SYS") + "@" + b.Addr, Name: "fleet"})
+		if err != nil {
+			return nil, err
+		}
+		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+		m, err := nc.RequestWithContext(asking, "$SYS.REQ.SERVER."+nc.ConnectedServerId()+".CONNZ", []byte(`{"limit":4096}`))
+		cancel()
+		nc.Close()
+		if err != nil {
+			return nil, fmt.Errorf("ask %s for its connections: %w", b.Name, err)
+		}
+		all = append(all, m.Data)
+	}
+	return all, nil
+}
+
 // Others returns the brokers of the fleet but for one.
 func (f *Fleet) Others(b *Broker) []*Broker {
 	return slices.DeleteFunc(slices.Clone(f.Brokers), func(o *Broker) bool { return o == b })
