@@ -41,7 +41,9 @@ func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires
 	if app.State != events.AppActive {
 		return "", time.Time{}, fail(api.AppSuspended, "app %s is %s", f.App, app.State)
 	}
-	now := n.conf.Clock.Wall()
+	// The JWT counts from when the session was found good. However long the
+	// process stood still since, it ends when a receipt says that it does.
+	now := time.UnixMilli(f.asked)
 	ring := n.ring(f.App)
 	key, err := n.signingKey(app, now)
 	if err != nil {

@@ -151,6 +151,9 @@ type Node struct {
 	jwtLives jwtLives
 	faults   faults
 
+	// booted is the wall clock (unix ms) at Clock.Boot 0, as it was when agreed was
+	// last set; 0 before.
+	booted atomic.Int64
 	agreed atomic.Int64 // newest stamp (unix ms) of an own heartbeat that fitted the wall clock
 
 	openErrors sync.Map // region to why its stream could not be opened at last, an error
@@ -342,7 +345,9 @@ func (n *Node) agree(stamp int64) {
 // expired: the wall clock, but never before what it and the log once agreed on.
 // So a clock that is set back revives nothing, not even until the next heartbeat
 // shows it.
-func (n *Node) judged() int64 { return max(n.wall(), n.agreed.Load()) }
+func (n *Node) judged() int64 { return n.judgedAt(n.wall()) }
+
+func (n *Node) judgedAt(wall int64) int64 { return max(wall, n.agreed.Load()) }
 
 // maxWait is W: how long after a revocation's acknowledgement no lease taken
 // before it can still be held anywhere.

@@ -88,6 +88,7 @@ func TestRevokeEverywhereWithRegionOutOfReach(t *testing.T) {
 		if r.str("receipt.status") != "pending" {
 			t.Errorf("answered %s, and us is out of reach", r.Raw)
 		}
+		synctest.Wait()
 		h.verify(here).want(http.StatusUnauthorized)
 	})
 }

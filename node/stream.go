@@ -263,6 +263,7 @@ func (s *stream) renew(n, seq uint64, logged time.Time) {
 		return
 	}
 	s.node.agree(logged.UnixMilli())
+	s.node.booted.Store(s.node.wall() - s.node.conf.Clock.Boot().Milliseconds())
 	if s.node.faults.fromReturn || s.node.faults.anyLife {
 		s.lease.sending(n, s.node.conf.Clock.Boot())
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -45,6 +46,9 @@ type answer struct {
 	// stale is why this node holds no lease, when the session's app wants it
 	// served all the same.
 	stale string
+	// asked is the wall clock (unix ms) read before the lease was checked. What is
+	// said of the session later is true of that time.
+	asked int64
 }
 
 // byToken answers for a token's key, bySID for a session id taken from a JWT
@@ -62,22 +66,25 @@ func (n *Node) byToken(key events.SID) (answer, error) {
 		return answer{}, nil
 	}
 	if n.faults.lookupFirst {
-		s, v, rotated := n.sessions().LookupToken(key, n.judged())
+		asked := n.wall()
+		s, v, rotated := n.sessions().LookupToken(key, n.judgedAt(asked))
 		staleness, err := n.fresh(key.Stream())
-		return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
+		return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness, asked: asked}, err)
 	}
-	staleness, err := n.fresh(key.Stream())
-	s, v, rotated := n.sessions().LookupToken(key, n.judged())
-	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness}, err)
+	asked := n.wall()
+	staleness, err := n.freshAt(key.Stream(), asked)
+	s, v, rotated := n.sessions().LookupToken(key, n.judgedAt(asked))
+	return n.judge(answer{Session: s, verdict: v, rotated: rotated, staleness: staleness, asked: asked}, err)
 }
 
 func (n *Node) bySID(sid events.SID) (answer, error) {
 	if !n.follows(sid.Stream()) {
 		return answer{}, nil
 	}
-	staleness, err := n.fresh(sid.Stream())
-	s, v := n.sessions().Lookup(sid, n.judged())
-	return n.judge(answer{Session: s, verdict: v, staleness: staleness}, err)
+	asked := n.wall()
+	staleness, err := n.freshAt(sid.Stream(), asked)
+	s, v := n.sessions().Lookup(sid, n.judgedAt(asked))
+	return n.judge(answer{Session: s, verdict: v, staleness: staleness, asked: asked}, err)
 }
 
 // follows reports whether this node follows the stream of the number as one in
@@ -120,6 +127,13 @@ func (n *Node) whenStale(app string) string {
 
 // fresh reads the clock and checks the lease on the stream of the number.
 func (n *Node) fresh(number uint8) (staleness time.Duration, stale *staleError) {
+	return n.freshAt(number, n.wall())
+}
+
+// freshAt is fresh for the wall clock (unix ms), which must be about what it was
+// when a heartbeat last showed it right. One that was set since would expire
+// sessions, or mint JWTs for another time, until the lease runs out.
+func (n *Node) freshAt(number uint8, wall int64) (staleness time.Duration, stale *staleError) {
 	s := n.stream(number)
 	if s == nil || s == n.settings {
 		// No session lives there; nothing in the log could ever make it known.
@@ -129,6 +143,9 @@ func (n *Node) fresh(number uint8) (staleness time.Duration, stale *staleError) 
 	staleness, _ = s.lease.staleness(now)
 	if !s.lease.holds(now) {
 		return staleness, &staleError{stream: s.region, reason: s.lease.why(), blind: s.lease.blind()}
+	}
+	if set := wall - now.Milliseconds() - cmp.Or(n.booted.Load(), wall-now.Milliseconds()); set > maxClockSkew.Milliseconds() || set < -maxClockSkew.Milliseconds() {
+		return staleness, &staleError{stream: s.region, reason: reasonClock}
 	}
 	return staleness, nil
 }
