@@ -560,3 +560,29 @@ func TestJoinRegions(t *testing.T) {
 		}
 	})
 }
+
+// A peer that cannot write a snapshot, because it never reached one of the
+// regions, says so at once.
+func TestJoinPeerCannotWrite(t *testing.T) {
+	dir := t.TempDir()
+	fleetBubble(t, 1, func(t *testing.T, f *fleet) {
+		l := f.live()
+		us := f.abroad()
+		f.lender("n2", dir, func(c *node.Config) {
+			c.Open = func(context.Context, *events.Region) (events.Log, error) {
+				link := us.log.Link()
+				link.Cut()
+				return link, nil
+			}
+		})
+		time.Sleep(lendingAfter)
+		n, read := f.heard("n3")
+		begin := time.Now()
+		n.start()
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("it waited for %v", took)
+		}
+		n.knows(l)
+		mustRead(t, n, read)
+	})
+}

@@ -40,6 +40,9 @@ const (
 	maxLoans = 4
 	// loanIdle is the time without a question after which a loan ends.
 	loanIdle = 30 * time.Second
+	// failedFor is how long no other node waits for a snapshot after one could
+	// not be written.
+	failedFor = 5 * time.Second
 )
 
 // snapshotQuery is what is asked: JSON.
@@ -79,8 +82,9 @@ type written struct {
 
 // loans are the snapshots that are lent. The zero value is ready.
 type loans struct {
-	mu     sync.Mutex // guards what follows, and each loan
-	newest *written   // nil: none of this life
+	mu     sync.Mutex    // guards what follows, and each loan
+	newest *written      // nil: none of this life
+	failed time.Duration // Clock.Boot when one could last not be written; 0: never
 	open   map[events.Incarnation]*loan
 }
 
@@ -98,6 +102,20 @@ func (l *loans) offer(w *written) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.newest = w
+}
+
+// fail notes that none can be written at now.
+func (l *loans) fail(now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = now
+}
+
+// failing reports whether it is of no use to ask for one at now.
+func (l *loans) failing(now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed != 0 && now-l.failed < failedFor
 }
 
 // state returns the snapshot that is lent, and how many read one.
@@ -256,6 +274,9 @@ func (n *Node) lendAnswer(q *snapshotQuery) (snapshotReply, []byte) {
 func (n *Node) openLoan(id events.Incarnation) snapshotReply {
 	l, now := &n.snapshots.loans, n.conf.Clock.Boot()
 	if !n.lendable() && l.find(id, now) == nil {
+		if l.failing(now) {
+			return snapshotReply{Refused: "it cannot write a snapshot now"}
+		}
 		select {
 		case n.snapshots.wanted <- struct{}{}:
 		default:

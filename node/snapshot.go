@@ -208,6 +208,7 @@ func (n *Node) keepSnapshots(ctx context.Context) error {
 		if n.saveSnapshot() {
 			next.Reset(n.snapshots.every)
 		} else {
+			n.snapshots.loans.fail(n.conf.Clock.Boot())
 			next.Reset(min(n.snapshots.every, snapshotRetry))
 		}
 	}
