@@ -49,13 +49,14 @@ const (
 	busyPause = time.Second
 )
 
-// borrow makes a node without a snapshot of its own begin from that of a node of
+// borrow makes a node without a snapshot of its own, or with one whose markers
+// have left the log, begin from that of a node of
 // its region, which is read over the mesh, before any stream is followed. It
 // proves nothing by itself: like one from disk it is held against the log from
 // its anchor on (stream.resume), and nobody is answered before this node has
 // seen a heartbeat of its own again. Whatever goes wrong, the log has it all.
 func (n *Node) borrow(ctx context.Context) {
-	if n.conf.Mesh == nil || n.conf.Solo || n.loaded != nil {
+	if n.conf.Mesh == nil || n.conf.Solo || n.loaded != nil && !n.outdated {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
@@ -188,6 +189,10 @@ func (n *Node) borrowFrom(ctx context.Context, o offer) error {
 	}
 	if from, ok := h.Find(n.home.number); !ok || from.Anchor.Seq == 0 {
 		return errors.New("its snapshot has no anchor in the stream of this region")
+	}
+	// Only one that is too old to go on from is given up for another.
+	if gen, _ := n.catalog.Position(); n.loaded != nil && (h.SettingsGen < gen || !m.Covers(n.sessions(), n.wall())) {
+		return errors.New("it lacks what this node's own snapshot has")
 	}
 	if err := n.takeOver(m, h); err != nil {
 		return err

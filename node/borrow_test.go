@@ -586,3 +586,45 @@ func TestJoinPeerCannotWrite(t *testing.T) {
 		mustRead(t, n, read)
 	})
 }
+
+// A node whose own snapshot is older than any marker begins from that of a
+// peer, as it does without one, unless that lacks a revocation.
+func TestJoinWithOldSnapshot(t *testing.T) {
+	for name, lost := range map[string]bool{"covered": false, "not covered": true} {
+		t.Run(name, func(t *testing.T) {
+			dir, own := t.TempDir(), t.TempDir()
+			fleetBubble(t, 1, func(t *testing.T, f *fleet) {
+				l := f.live()
+				with := func(c *node.Config) { c.SnapshotDir = own }
+				// Its clock dates the snapshot back.
+				before, _ := f.heard("n3", with, func(c *node.Config) {
+					c.Clock = &testClock{begin: f.clock.begin, skew: -25 * time.Hour}
+				})
+				before.begin()
+				time.Sleep(time.Minute)
+				info, _ := f.home.Info(t.Context())
+				kept := info.LastSeq
+				f.do(f.key, "POST", "/v1/sessions/revoke", m{"session_token": l.good}).want(http.StatusOK)
+				time.Sleep(time.Minute)
+				before.stop()
+				if lost {
+					f.nodes[0].stop()
+					info, _ := f.home.Info(t.Context())
+					f.home.Truncate(int(info.LastSeq - kept))
+				}
+				f.lender("n2", dir)
+				time.Sleep(lendingAfter)
+				n, read := f.heard("n3", with)
+				n.start()
+				time.Sleep(10 * time.Second)
+				n.verify(l.good).want(http.StatusUnauthorized)
+				n.verify(l.changed).want(http.StatusNoContent)
+				if !lost {
+					mustJoin(t, n, read)
+				} else if n.transfers("loaded") != 0 || n.transfers("given_up") != 1 {
+					t.Errorf("a snapshot without its revocations was loaded")
+				}
+			})
+		})
+	}
+}

@@ -126,6 +126,8 @@ type Node struct {
 	// loaded is what the snapshot that the node began from says of each stream,
 	// nil without one. It is set before the streams are followed.
 	loaded map[uint8]projection.SnapshotStream
+	// outdated: that snapshot is older than any marker can be.
+	outdated bool
 	// snapshots is nil without a directory for them.
 	snapshots *snapshots
 	settings  *stream // CONFIG

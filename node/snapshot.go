@@ -60,7 +60,9 @@ func (n *Node) openSnapshots() {
 			n.conf.Log.Error("snapshot is refused", "file", name, "error", err)
 			continue
 		}
-		n.conf.Log.Info("snapshot loaded", "file", name, "age", n.conf.Clock.Wall().Sub(time.UnixMilli(h.Created)).Round(time.Second))
+		age := n.conf.Clock.Wall().Sub(time.UnixMilli(h.Created))
+		n.outdated = age > markerLife
+		n.conf.Log.Info("snapshot loaded", "file", name, "age", age.Round(time.Second))
 		return
 	}
 }
