@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -64,6 +65,7 @@ type history struct {
 	user     string // hash; empty while unknown
 	birth    uint64 // sequence at which the session counts as created; 0 unknown
 	absolute int64  // unix ms; 0 unknown
+	created  int64  // unix ms
 }
 
 // read takes the session's own events first: they say whose it is, and so which
@@ -80,9 +82,12 @@ func (h *history) read(ctx context.Context) error {
 	if err != nil || h.birth == 0 {
 		return err
 	}
-	all := []string{
-		events.Subject{Region: region, App: h.app, Kind: events.KindAll}.String(),
-		events.Subject{Region: region, App: h.app, User: h.user, Kind: events.KindAll}.String(),
+	var all []string
+	for _, user := range []string{"", h.user} {
+		s := events.Subject{Region: region, App: h.app, User: user, Kind: events.KindAll}
+		delivered := s
+		delivered.ID = strconv.Itoa(int(h.n.home.number)) // recorded elsewhere first
+		all = append(all, s.String(), delivered.String())
 	}
 	return h.n.conf.Archive.History(ctx, all, func(a events.Archived) bool {
 		h.takeAll(h.decode(a))
@@ -115,7 +120,7 @@ func (h *history) takeOwn(r events.Record) {
 		if !h.fresh(r) {
 			return
 		}
-		h.user, h.absolute = r.Subject.User, e.AbsoluteAt
+		h.user, h.absolute, h.created = r.Subject.User, e.AbsoluteAt, e.CreatedAt
 		for _, seq := range []uint64{r.Seq, e.CreatedSeq, next(e.AuthSeq)} {
 			if seq != 0 && (h.birth == 0 || seq < h.birth) {
 				h.birth = seq
@@ -150,6 +155,9 @@ func (h *history) takeAll(r events.Record) {
 	switch e := r.Event.(type) {
 	case *events.RevokeAll:
 		if e.Spares(h.sid) || e.Before != 0 && e.Before <= h.birth || !h.fresh(r) {
+			return
+		}
+		if e.Home != 0 && !projection.CoveredAway(h.created, e.At) {
 			return
 		}
 	default:

@@ -225,12 +225,12 @@ func TestPendingSession(t *testing.T) {
 func TestPendingUser(t *testing.T) {
 	continentsBubble(t, func(t *testing.T, c *continents) {
 		eu1, us1 := c.nodes["eu1"], c.nodes["us1"]
-		old := []string{eu1.login("ada").str("session_token"), us1.login("ada").str("session_token"), us1.login("ada").str("session_token")}
+		old := []*reply{eu1.login("ada"), us1.login("ada"), us1.login("ada")}
 		spared := us1.login("ada")
 		time.Sleep(time.Second)
 		c.cut()
 		time.Sleep(time.Minute)
-		meanwhile := us1.login("ada").str("session_token") // eu does not know of it
+		meanwhile := us1.login("ada") // eu does not know of it
 		r := eu1.revoke(m{"user_id": "ada", "wait": "all", "except_session_id": spared.str("session.session_id")})
 		if wantPending(r, "us"); r.at("revoked") != 3.0 {
 			t.Errorf("eu: %s", r.Raw)
@@ -251,8 +251,8 @@ func TestPendingUser(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.start("eu3", "us3") // these read what the logs say
 		time.Sleep(time.Minute)
-		for _, token := range append(old, meanwhile) {
-			c.wantEverywhere(token, http.StatusUnauthorized, "")
+		for _, login := range append(old, meanwhile) {
+			c.wantEverywhere(login.str("session_token"), http.StatusUnauthorized, "")
 		}
 		for _, token := range fresh {
 			c.wantEverywhere(token, http.StatusNoContent, "")
@@ -263,6 +263,10 @@ func TestPendingUser(t *testing.T) {
 					t.Errorf("%s: %s", name, got.Raw)
 				}
 			}
+		}
+		past := us1.do(us1.key, "GET", "/v1/sessions/"+old[1].str("session.session_id")+"/events", nil).want(http.StatusOK)
+		if n := strings.Count(string(past.Raw), `"user.revoked"`); n != 2 {
+			t.Errorf("its history has %d of 2 revocations: %s", n, past.Raw)
 		}
 		if eu, us := c.revokes("eu", events.KindAll), c.revokes("us", events.KindAll); eu > 5 || us > 5 {
 			t.Errorf("%d and %d revocations were written", eu, us)

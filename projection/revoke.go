@@ -37,6 +37,10 @@ type mark struct {
 // both agree with a log: what was created before is covered whoever dated it.
 const awaySkew = 2 * skew
 
+// CoveredAway reports whether a revocation for another home that was asked for
+// at the time covers a session created at the other (unix ms).
+func CoveredAway(created, asked int64) bool { return uint64(max(0, created)) < wall(asked) }
+
 // wall returns the watermark of an "all" for another home that was asked for at
 // the time.
 func wall(at int64) uint64 { return uint64(max(0, at)) + uint64(awaySkew) + 1 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -135,6 +136,64 @@ func exchange(t *testing.T, from, to *serving) {
 	t.Logf("the other node knew the session after %v and its end after %v", created, gone)
 }
 
+// get reads what the node answers into out and returns the status.
+func (s *serving) get(t *testing.T, path string, out any) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.apiKey)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatalf("get %s: %v", path, err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		t.Fatalf("get %s: %v", path, err)
+	}
+	return resp.StatusCode
+}
+
+// revokeOutOfReach ends a session of a region whose server is down. It is denied
+// at once where that was asked for, and there as soon as the server is back.
+func revokeOutOfReach(t *testing.T, here, there *serving, server *process, restart func()) {
+	t.Helper()
+	var made api.SessionAnswer
+	if status := there.post(t.Context(), http.DefaultClient, "/v1/sessions", there.apiKey, api.CreateSession{UserID: "ada"}, &made); status != http.StatusCreated {
+		t.Fatalf("create answers %d\n%s", status, there.stderr)
+	}
+	here.until(t, made.SessionToken, http.StatusNoContent)
+	server.kill()
+	var revoked api.RevokeAnswer
+	begun := time.Now()
+	status := here.post(t.Context(), http.DefaultClient, "/v1/sessions/revoke", here.apiKey, api.Revoke{UserID: "ada"}, &revoked)
+	if status != http.StatusAccepted || revoked.Receipt == nil || revoked.Receipt.Status != "pending" || revoked.Revoked != 1 {
+		t.Fatalf("revoke answers %d, %+v\n%s", status, revoked, here.stderr)
+	}
+	t.Logf("pending after %v", time.Since(begun))
+	if got := here.verify(t, http.DefaultClient, made.SessionToken); got == http.StatusNoContent {
+		t.Error("the node that revoked lets it in")
+	}
+	restart()
+	begun = time.Now()
+	t.Logf("denied there %v after the server was back", there.until(t, made.SessionToken, http.StatusUnauthorized))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var receipt api.ReceiptAnswer
+		status := here.get(t, strings.TrimPrefix(revoked.Receipt.ReceiptURL, "https://sessions.example")+"?wait=none", &receipt)
+		if receipt.Status == "committed" {
+			break
+		}
+		if status != http.StatusAccepted || receipt.Status != "pending" || time.Since(begun) > 20*time.Second {
+			t.Fatalf("after %v the receipt answers %d, %+v\n%s", time.Since(begun), status, receipt, here.stderr)
+		}
+		<-tick.C
+	}
+	t.Logf("the node that revoked knew %v after the server was back", time.Since(begun))
+}
+
 // natsFile runs the program as a server of a file in deploy/nats.
 func natsFile(t *testing.T, bin, file string, env ...string) *process {
 	t.Helper()
@@ -169,9 +228,11 @@ func testTwoRegions(t *testing.T, bin string) {
 		env = append(env, "NATS_"+user+"_PASSWORD=pw-"+strings.ToLower(user))
 	}
 	addr := map[string]string{"eu": free(t), "us": free(t)}
-	for _, region := range []string{"eu", "us"} {
-		natsFile(t, bin, "two-regions/"+region+".conf", append(env, "NATS_LISTEN="+addr[region], "NATS_STORE="+filepath.Join(dir, "nats-"+region))...)
+	nats := func(region string) *process {
+		return natsFile(t, bin, "two-regions/"+region+".conf", append(env, "NATS_LISTEN="+addr[region], "NATS_STORE="+filepath.Join(dir, "nats-"+region))...)
 	}
+	nats("eu")
+	usServer := nats("us")
 	start := func(region, user string, keys *serving, flags ...string) *serving {
 		return serveOn(t, bin, filepath.Join(dir, region), keys, append(flags, "--nats", "nats://"+user+":pw-"+user+"@"+addr[region],
 			"--node", "node-"+region, "--public-url", "https://sessions.example")...)
@@ -195,6 +256,7 @@ func testTwoRegions(t *testing.T, bin string) {
 		"--public-url", "https://sessions.example", "--join", "eu", "--region", "us", "--cluster-key-file", key)
 	exchange(t, us2, eu)
 	exchange(t, eu, us2)
+	revokeOutOfReach(t, eu, us, usServer, func() { nats("us") })
 	for name, s := range map[string]*serving{"eu": eu, "us": us, "us2": us2} {
 		if text := s.stderr.String(); strings.Contains(text, "no permission") {
 			t.Errorf("%s lacks a permission:\n%s", name, text)
