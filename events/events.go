@@ -71,6 +71,8 @@ const (
 	ReasonChanged  = "changed"
 	ReasonRotated  = "rotated"
 	ReasonRepaired = "repaired"
+	// ReasonResealed: nothing changed but the cluster key that seals it.
+	ReasonResealed = "resealed"
 )
 
 // State is kind st: the whole current state of a session.

@@ -1,14 +1,10 @@
 package events
 
 import (
-	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,113 +14,9 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// ClusterKeyLen is the length of a cluster key in bytes.
-const ClusterKeyLen = 32
-
-// keyIDLen is the length of a cluster key's id in characters.
-const keyIDLen = 8
-
 // ErrUnauthentic is returned for a seal that no held cluster key made for
 // exactly this subject, payload and TTL.
 var ErrUnauthentic = errors.New("seal does not authenticate the event")
-
-// ClusterKeys are the keys that make events authentic. Any number may be held;
-// the first seals. They are immutable and safe for concurrent use.
-type ClusterKeys struct {
-	keys []clusterKey
-}
-
-type clusterKey struct {
-	id   string
-	raw  []byte // the cluster key itself, for Derive
-	key  []byte // of the seal
-	aead cipher.AEAD
-}
-
-// NewClusterKey returns a fresh random cluster key.
-func NewClusterKey() []byte {
-	k := make([]byte, ClusterKeyLen)
-	rand.Read(k)
-	return k
-}
-
-// NewClusterKeys returns the keys, of ClusterKeyLen bytes each; the first seals.
-func NewClusterKeys(raw ...[]byte) (*ClusterKeys, error) {
-	if len(raw) == 0 {
-		return nil, errors.New("no cluster key")
-	}
-	ks := new(ClusterKeys)
-	for _, r := range raw {
-		if len(r) != ClusterKeyLen {
-			return nil, fmt.Errorf("cluster key has %d bytes, want %d", len(r), ClusterKeyLen)
-		}
-		k := clusterKey{raw: r, key: derive(r, "revocast seal 1", chacha20poly1305.KeySize)}
-		k.id = b64.EncodeToString(derive(r, "revocast key id", 6))
-		var err error
-		if k.aead, err = chacha20poly1305.NewX(k.key); err != nil {
-			return nil, fmt.Errorf("make seal: %w", err)
-		}
-		ks.keys = append(ks.keys, k)
-	}
-	return ks, nil
-}
-
-func derive(key []byte, info string, n int) []byte {
-	out, err := hkdf.Key(sha256.New, key, nil, info, n)
-	if err != nil {
-		panic(err) // n is a small constant
-	}
-	return out
-}
-
-// ParseClusterKeys reads the text of a key file: one key a line, base64url;
-// blank lines and lines that begin with # are skipped.
-func ParseClusterKeys(text string) (*ClusterKeys, error) {
-	var raw [][]byte
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		k, err := b64.DecodeString(line)
-		if err != nil || len(k) != ClusterKeyLen {
-			return nil, fmt.Errorf("cluster key %d: want %d bytes as base64url", len(raw)+1, ClusterKeyLen)
-		}
-		raw = append(raw, k)
-	}
-	return NewClusterKeys(raw...)
-}
-
-// FormatClusterKey returns the line of a key file for the key.
-func FormatClusterKey(key []byte) string { return b64.EncodeToString(key) }
-
-// IDs returns the ids of the keys held, the sealing one first.
-func (ks *ClusterKeys) IDs() []string {
-	ids := make([]string, len(ks.keys))
-	for i, k := range ks.keys {
-		ids[i] = k.id
-	}
-	return ids
-}
-
-// Derive returns n bytes for another purpose from the sealing key. Each purpose
-// has its own info text.
-func (ks *ClusterKeys) Derive(info string, n int) []byte { return derive(ks.keys[0].raw, info, n) }
-
-// LogValue implements [slog.LogValuer] and hides the keys.
-func (ks *ClusterKeys) LogValue() slog.Value { return slog.StringValue("[cluster keys]") }
-
-// String implements [fmt.Stringer] and hides the keys.
-func (ks *ClusterKeys) String() string { return "[cluster keys]" }
-
-func (ks *ClusterKeys) byID(id string) (clusterKey, bool) {
-	for _, k := range ks.keys {
-		if k.id == id {
-			return k, true
-		}
-	}
-	return clusterKey{}, false
-}
 
 // Sealed is a private part whose seal was verified, as a projection keeps it:
 // key id, nonce and ciphertext, without the tag. It is immutable.
@@ -165,14 +57,32 @@ func (m *Message) Fingerprint() uint64 {
 	return binary.BigEndian.Uint64(b[:])
 }
 
+// Key returns the id of the cluster key that sealed it, empty for no Sealed.
+func (s Sealed) Key() string {
+	if len(s) < sealedMin {
+		return ""
+	}
+	return string(s[:keyIDLen])
+}
+
 // Empty reports whether the private part holds nothing.
 func (s Sealed) Empty() bool { return len(s) <= sealedMin }
 
 const sealVersion = "1."
 
+// SealKey returns the id of the cluster key that the seal names, empty when it
+// names none. Nothing is verified.
+func (m *Message) SealKey() string {
+	rest, ok := strings.CutPrefix(m.Seal, sealVersion)
+	if !ok || len(rest) < keyIDLen+1 || rest[keyIDLen] != '.' {
+		return ""
+	}
+	return rest[:keyIDLen]
+}
+
 // seal returns the header for the message, whose Subject, Payload and TTL are set.
 func (ks *ClusterKeys) seal(m *Message, private []byte) string {
-	k := ks.keys[0]
+	k := ks.held.Load().sealing()
 	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(private)+chacha20poly1305.Overhead)
 	rand.Read(box)
 	box = k.aead.Seal(box, box, private, appendAdditional(make([]byte, 0, 28+len(m.Subject)+len(m.Payload)), m))
@@ -185,17 +95,14 @@ func (ks *ClusterKeys) seal(m *Message, private []byte) string {
 
 // open verifies the seal of the message and returns the private part sealed.
 func (ks *ClusterKeys) open(m *Message) (Sealed, error) {
-	rest, ok := strings.CutPrefix(m.Seal, sealVersion)
-	if !ok || len(rest) < keyIDLen+1 || rest[keyIDLen] != '.' {
-		return nil, ErrUnauthentic
-	}
-	k, ok := ks.byID(rest[:keyIDLen])
+	k, ok := ks.held.Load().byID(m.SealKey())
 	if !ok {
 		return nil, ErrUnauthentic
 	}
+	text := m.Seal[len(sealVersion)+keyIDLen+1:]
 	sc := scratches.Get().(*scratch)
 	defer scratches.Put(sc)
-	sc.text = append(sc.text[:0], rest[keyIDLen+1:]...)
+	sc.text = append(sc.text[:0], text...)
 	s := make([]byte, keyIDLen+b64.DecodedLen(len(sc.text)))
 	copy(s, k.id)
 	n, err := b64.Decode(s[keyIDLen:], sc.text)
@@ -227,7 +134,7 @@ func (ks *ClusterKeys) OpenVerified(s Sealed) ([]byte, error) {
 	if len(s) < sealedMin {
 		return nil, nil
 	}
-	k, ok := ks.byID(string(s[:keyIDLen]))
+	k, ok := ks.held.Load().byID(string(s[:keyIDLen]))
 	if !ok {
 		return nil, fmt.Errorf("open private part: cluster key %q is not held", s[:keyIDLen])
 	}

@@ -20,6 +20,8 @@ type announced struct {
 	heard        time.Duration // Clock.Boot when the newest was applied here
 	logged       time.Time     // the log's stamp on it
 	left         bool
+	sealed       string        // id of the cluster key that sealed the newest
+	since        time.Duration // Clock.Boot when the first of them so sealed was applied
 }
 
 // announcements are what the log of the last four leases says of nodes: those
@@ -44,9 +46,13 @@ func (a *announcements) note(r events.Record, now time.Duration) (said announced
 		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region, left: e.Left}
 	}
 	said.heard, said.logged, said.first, said.seq = now, r.Time, r.Seq, r.Seq
+	said.sealed, said.since = r.Sealed.Key(), now
 	if was := a.all[said.incarnation]; was != nil {
 		// A heartbeat may have been on its way when its node left.
 		said.region, said.left, said.first = cmp.Or(said.region, was.region), said.left || was.left, was.first
+		if said.sealed == was.sealed {
+			said.since = was.since
+		}
 	}
 	a.all[said.incarnation] = &said
 	return said
@@ -174,6 +180,9 @@ func (n *Node) unopened() (regions []string) {
 // have been added since, or a node be gone.
 func (s *stream) checkKeys() {
 	detail := unsealed(s.others(), s.node.conf.Keys.IDs())
+	if detail == "" {
+		detail = s.unreadable()
+	}
 	if s.lease.bar(reasonKey, detail) {
 		s.node.conf.Log.Error("fenced until this node holds the cluster key", "stream", s.region, "detail", detail)
 	}

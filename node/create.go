@@ -232,7 +232,11 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 		return found{}, err
 	}
 	d.private.BodyHash = hash
-	d.name(n.idempotentToken(c, key))
+	secret, err := n.idempotencySecret()
+	if err != nil {
+		return found{}, err
+	}
+	d.name(n.idempotentToken(secret, c, key))
 	if req.AuthRevision == "" {
 		d.state.AuthSeq = n.known()
 	}
@@ -306,9 +310,9 @@ func badIdempotencyKey() error {
 }
 
 // idempotentToken returns the token that the key names on every node of the
-// region. Nobody without the cluster key can compute it.
-func (n *Node) idempotentToken(c *call, key string) events.Token {
-	mac := hmac.New(sha256.New, n.conf.Keys.Derive("revocast idempotency 1", sha256.Size))
+// region. Nobody without the secret can compute it.
+func (n *Node) idempotentToken(secret []byte, c *call, key string) events.Token {
+	mac := hmac.New(sha256.New, secret)
 	for _, part := range []string{c.caller.app, c.caller.keyID, "POST /v1/sessions", key} {
 		var length [4]byte
 		binary.BigEndian.PutUint32(length[:], uint32(len(part)))

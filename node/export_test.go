@@ -23,3 +23,6 @@ func ErrorStatuses() map[string]int { return maps.Clone(statusOf) }
 
 // ErrorMeanings returns what the documentation says of each error type.
 func ErrorMeanings() map[string]string { return maps.Clone(meaning) }
+
+// HomeDigest returns the digest of the sessions of the home stream.
+func (n *Node) HomeDigest() string { return n.home.fold.Digest(n.wall()) }

@@ -16,6 +16,7 @@ type sessionFold struct {
 func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions().Apply(r) }
 func (f sessionFold) Rewind()                                 { f.sessions().Rewind(f.number) }
 func (f sessionFold) Adopt(gen uint32)                        { f.sessions().Adopt(f.number, gen) }
+func (f sessionFold) Reread()                                 { f.sessions().Reread(f.number) }
 func (f sessionFold) Position() (uint32, uint64)              { return f.sessions().Position(f.number) }
 func (f sessionFold) Digest(now int64) string                 { return f.sessions().Digest(f.number, now) }
 
@@ -64,6 +65,7 @@ func (f settingsFold) Apply(r events.Record) projection.Effect {
 
 func (f settingsFold) Rewind()                    { f.catalog.Rewind() }
 func (f settingsFold) Adopt(gen uint32)           { f.catalog.Adopt(gen) }
+func (f settingsFold) Reread()                    { f.catalog.Reread() }
 func (f settingsFold) Position() (uint32, uint64) { return f.catalog.Position() }
 func (f settingsFold) Digest(int64) string        { return "" }
 

@@ -69,7 +69,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 	// one renews nothing in the next: see follow.
 	s.lease.sending(n, c.Clock.Boot())
 	e := &events.Beat{
-		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: c.Keys.IDs(),
+		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: s.node.announcedKeys(),
 		Positions: map[string]string{s.region: s.position().String()},
 		Digests:   *s.digest.Load(),
 	}
@@ -114,7 +114,7 @@ func (s *stream) register(ctx context.Context, left bool) error {
 	c := &s.node.conf
 	return s.announce(ctx, 4*c.Lease, &events.Node{
 		Node: c.Name, Incarnation: s.node.incarnation, N: s.beats.Add(1), Region: s.node.home.region,
-		Format: events.Version, Keys: c.Keys.IDs(), Left: left,
+		Format: events.Version, Keys: s.node.announcedKeys(), Left: left,
 	})
 }
 

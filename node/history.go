@@ -43,7 +43,7 @@ func (n *Node) sessionEvents(ctx context.Context, c *call) (int, any, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
-	h := history{n: n, app: app.App, sid: sid, nonces: map[string]bool{}}
+	h := history{n: n, app: app.App, sid: sid, nonces: map[string]bool{}, said: map[said]bool{}}
 	if err := h.read(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -61,6 +61,7 @@ type history struct {
 
 	records []events.Record
 	nonces  map[string]bool // of records taken: a copy of a message is no second event
+	said    map[said]bool   // revocations taken: one that is appended again is no second one
 
 	user     string // hash; empty while unknown
 	birth    uint64 // sequence at which the session counts as created; 0 unknown
@@ -114,6 +115,21 @@ func (h *history) fresh(r events.Record) bool {
 	return !seen
 }
 
+// said is what a revocation says.
+type said struct {
+	user       string
+	all        bool
+	at         int64
+	by, reason string
+}
+
+// heard reports whether the same was taken before: a repair, or a new seal.
+func (h *history) heard(what said) bool {
+	before := h.said[what]
+	h.said[what] = true
+	return before
+}
+
 func (h *history) takeOwn(r events.Record) {
 	switch e := r.Event.(type) {
 	case *events.State:
@@ -127,7 +143,7 @@ func (h *history) takeOwn(r events.Record) {
 			}
 		}
 	case *events.Revoke:
-		if !h.fresh(r) {
+		if !h.fresh(r) || h.heard(said{at: e.At, by: e.By, reason: e.Reason}) {
 			return
 		}
 	default:
@@ -154,7 +170,8 @@ func (h *history) takeAll(r events.Record) {
 	}
 	switch e := r.Event.(type) {
 	case *events.RevokeAll:
-		if e.Spares(h.sid) || e.Before != 0 && e.Before <= h.birth || !h.fresh(r) {
+		if e.Spares(h.sid) || e.Before != 0 && e.Before <= h.birth || !h.fresh(r) ||
+			h.heard(said{user: r.Subject.User, all: true, at: e.At, by: e.By, reason: e.Reason}) {
 			return
 		}
 		if e.Home != 0 && !projection.CoveredAway(h.created, e.At) {
@@ -172,13 +189,19 @@ func (h *history) events() []api.SessionEvent {
 	slices.SortStableFunc(h.records, func(a, b events.Record) int { return cmp.Compare(a.Seq, b.Seq) })
 	held := map[uint64]bool{}
 	for _, r := range h.records {
-		held[r.Seq] = true
+		// What was only sealed anew is no event; a gap before it is one before
+		// the next.
+		st, ok := r.Event.(*events.State)
+		held[r.Seq] = !ok || st.Reason != events.ReasonResealed || held[st.Prev]
 	}
 	out := make([]api.SessionEvent, 0, len(h.records))
 	for _, r := range h.records {
 		e := api.SessionEvent{At: r.Time.UTC(), Revision: h.n.home.at(r.Seq).String()}
 		switch ev := r.Event.(type) {
 		case *events.State:
+			if ev.Reason == events.ReasonResealed {
+				continue
+			}
 			e.Type, e.By = typeOf[ev.Reason], ev.By
 			expires := date(ev.ExpiresAt)
 			e.ExpiresAt = &expires

@@ -62,7 +62,8 @@ type Config struct {
 	Open func(ctx context.Context, r *events.Region) (events.Log, error)
 	// Archive is the history of the region.
 	Archive events.Archive
-	// Keys authenticate what is read and seal what is written.
+	// Keys authenticate what is read and seal what is written. They may be
+	// replaced while the node runs; it chooses which of them seals.
 	Keys *events.ClusterKeys
 
 	// Mesh is how nodes confirm to one another what they have applied; nil: a
@@ -151,6 +152,10 @@ type Node struct {
 	refusals refusals
 
 	jwtLives jwtLives
+	reseal   resealing
+	// sealNext is the cluster key that is to seal, once heartbeats have listed it
+	// first; nil: none but the one that seals.
+	sealNext atomic.Pointer[string]
 	faults   faults
 
 	// booted is the wall clock (unix ms) at Clock.Boot 0, as it was when agreed was
@@ -202,6 +207,7 @@ func New(c Config) (*Node, error) {
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
+		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
 	n.projected.Store(&projection.Map{Lease: c.Lease})
@@ -231,6 +237,8 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
+	g.Go(func() error { return n.keepKeys(ctx) })
+	g.Go(func() error { return n.reseals(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {

@@ -64,6 +64,10 @@ func (s *stream) repair(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		// What it cannot read it would replace with less than there was.
+		if s.node.missingKey() != "" {
+			continue
+		}
 		s.mu.Lock()
 		caught, broken, lost := s.caught, s.broken, s.lost
 		if caught {
@@ -179,13 +183,17 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
 		return 0
 	}
-	m, err := keys.Encode(s.region, fix.Event, private, fix.TTL)
-	if err != nil {
-		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
-		return 0
-	}
 	for ctx.Err() == nil {
-		seq, err := s.log.Append(ctx, m, e)
+		// Each attempt is sealed anew, and bounded: none may arrive long after
+		// the key was changed.
+		m, err := keys.Encode(s.region, fix.Event, private, fix.TTL)
+		if err != nil {
+			s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
+			return 0
+		}
+		limited, cancel := context.WithTimeout(ctx, appendTimeout)
+		seq, err := s.log.Append(limited, m, e)
+		cancel()
 		if err == nil {
 			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
 			return seq

@@ -61,6 +61,9 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/admin-keys", scope: api.ScopeCluster, handle: n.listAPIKeys},
 		{pattern: "DELETE /v1/admin-keys/{key}", scope: api.ScopeCluster, handle: n.revokeAPIKey},
 
+		{pattern: "GET /v1/cluster-keys", scope: api.ScopeCluster, handle: n.listClusterKeys},
+		{pattern: "POST /v1/cluster-keys/rotate", scope: api.ScopeCluster, handle: n.rotateClusterKeys},
+
 		{pattern: "GET /v1/apps/{app}/keys", scope: api.ScopeAdmin, handle: n.listSigningKeys},
 		{pattern: "POST /v1/apps/{app}/keys/rotate", scope: api.ScopeAdmin, handle: n.rotateSigningKeys},
 

@@ -68,7 +68,7 @@ func (n *Node) openSnapshots() {
 }
 
 // snapshotKey authenticates the snapshots of this cluster.
-func (n *Node) snapshotKey() []byte { return n.conf.Keys.Derive("revocast snapshot 1", 32) }
+func (n *Node) snapshotKey() []byte { return n.conf.Keys.Derive(snapshotPurpose, 32) }
 
 func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
 	f, err := os.Open(path)
@@ -76,7 +76,7 @@ func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
 		return nil, fmt.Errorf("open snapshot: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	m, h, err := projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), n.snapshotKey())
+	m, h, err := n.readSnapshot(f)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +102,27 @@ func (n *Node) takeOver(m *projection.Map, h *projection.SnapshotHeader) error {
 	n.loaded = loaded
 	n.catalog.Begin(h.SettingsGen)
 	return nil
+}
+
+// snapshotPurpose is what the key of a snapshot is derived for.
+const snapshotPurpose = "revocast snapshot 1"
+
+// readSnapshot reads it with whichever cluster key held wrote it.
+func (n *Node) readSnapshot(f io.ReadSeeker) (m *projection.Map, h *projection.SnapshotHeader, err error) {
+	for _, id := range n.conf.Keys.IDs() {
+		key, ok := n.conf.Keys.DeriveFrom(id, snapshotPurpose, 32)
+		if !ok {
+			continue
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, nil, fmt.Errorf("read snapshot: %w", err)
+		}
+		m, h, err = projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), key)
+		if !errors.Is(err, projection.ErrSnapshotForeign) {
+			break
+		}
+	}
+	return m, h, err
 }
 
 // identity returns which cluster and which creation of its stream the log is

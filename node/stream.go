@@ -18,6 +18,7 @@ type fold interface {
 	Rewind()
 	// Adopt names the present generation gen, if that is higher.
 	Adopt(gen uint32)
+	Reread()
 	Position() (gen uint32, seq uint64)
 	Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool)
 	Lost(now int64) []projection.Repair
@@ -62,6 +63,7 @@ type stream struct {
 
 	mu      sync.Mutex // guards the fields below
 	waiters map[*waiter]struct{}
+	strange map[string]struct{}     // ids of cluster keys that are not held and sealed lasting entries
 	restart context.CancelCauseFunc // ends the current Follow; nil when none runs
 	broken  map[string]uint64       // subject to sequence of an overwrite not yet repaired
 	wake    chan struct{}           // 1 deep: broken is not empty
@@ -82,6 +84,13 @@ type stream struct {
 	soon chan struct{} // 1 deep: the next heartbeat is wanted at once
 
 	namesakeWarned time.Duration // Clock.Boot when another process of this name was last logged; the follow goroutine's
+	// shown is the cluster key that the newest heartbeat of its own that came
+	// back lists first.
+	shown atomic.Pointer[string]
+	// firstBeat is when (Clock.Boot) a heartbeat of its own first came back
+	// since the stream was last read from its beginning; owned by the follow
+	// goroutine, and kept only while entries cannot be read.
+	firstBeat time.Duration
 
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
 	tape    *tape    // for the next snapshot; nil without snapshots
@@ -128,28 +137,12 @@ func (s *stream) at(seq uint64) events.Position {
 // continue what was applied, the lease is dropped and the stream is read again
 // from its beginning, keeping revocations.
 func (s *stream) follow(ctx context.Context) error {
+	var err error
 	for again := false; ; again = true {
 		if again {
-			s.applied.Store(0) // first: nobody may take the old sequence for the new
-			s.begun.Store(0)
-			s.gaps = gaps{}
-			s.overlap = nil
-			s.tape.reset()
-			s.trail.reset()
-			s.fold.Rewind()
-			gen, _ := s.fold.Position()
-			s.rebuilt.Store(gen)
-			s.lease.forget()  // only heartbeats that name the generation renew in it
-			s.members.reset() // after rebuilt: see inquiry.run
-			s.said.reset()
-			s.digests.reset()
-			s.missing.empty() // after the fold: see negative
-			s.mu.Lock()
-			s.lost, s.unread = true, unread{}
-			s.behind.Store(false)
-			s.mu.Unlock()
+			s.begin(errors.Is(err, errNewKey))
 		}
-		err := s.followOnce(ctx)
+		err = s.followOnce(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -159,6 +152,8 @@ func (s *stream) follow(ctx context.Context) error {
 			reason = reasonIdentity
 		case errors.Is(err, errDigest):
 			reason = reasonDigest
+		case errors.Is(err, errNewKey):
+			reason = reasonKey
 		}
 		s.followError.Store(new(err.Error()))
 		s.lease.drop(reason)
@@ -170,6 +165,37 @@ func (s *stream) follow(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// begin forgets what the stream is about to say again. With newKey that is the
+// same as before, and can be read by now; else the log went backwards.
+func (s *stream) begin(newKey bool) {
+	s.applied.Store(0) // first: nobody may take the old sequence for the new
+	s.begun.Store(0)
+	s.gaps = gaps{}
+	s.overlap = nil
+	s.tape.reset()
+	s.trail.reset()
+	if newKey {
+		s.fold.Reread()
+	} else {
+		s.fold.Rewind()
+		gen, _ := s.fold.Position()
+		s.rebuilt.Store(gen)
+		s.lease.forget()  // only heartbeats that name the generation renew in it
+		s.members.reset() // after rebuilt: see inquiry.run
+		s.said.reset()
+	}
+	s.digests.reset()
+	s.missing.empty() // after the fold: see negative
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = s.lost || !newKey
+	if newKey {
+		s.broken = map[string]uint64{} // it was no overwrite
+	}
+	s.strange, s.firstBeat, s.unread = nil, 0, unread{}
+	s.behind.Store(false)
 }
 
 func (s *stream) followOnce(ctx context.Context) error {
@@ -188,6 +214,9 @@ func (s *stream) followOnce(ctx context.Context) error {
 	})
 	if err == nil {
 		err = context.Cause(ctx)
+	}
+	if s.doomed.Load() && errors.Is(err, errNewKey) {
+		err = events.ErrRewound // both, and this counts
 	}
 	return err
 }
@@ -227,7 +256,12 @@ func (s *stream) apply(e events.Entry) error {
 		if err := s.gaps.returned(beat.N); err != nil {
 			return err
 		}
-		s.renew(beat.N, e.Seq, e.Time)
+		if len(beat.Keys) > 0 {
+			s.shown.Store(&beat.Keys[0])
+		}
+		if s.readable(r.Sealed.Key()) && !s.blinded() {
+			s.renew(beat.N, e.Seq, e.Time)
+		}
 	}
 	if ok {
 		if err := s.digested(beat, &e); err != nil {
@@ -243,7 +277,7 @@ func (s *stream) apply(e events.Entry) error {
 		s.advance(e.Seq)
 	}
 	s.node.metrics.applied.WithLabelValues(s.region, r.Trust.String()).Inc()
-	if effect == projection.Overwrite {
+	if effect == projection.Overwrite && !s.outlived(&e, &r) {
 		s.overwritten(e, r)
 	}
 	return nil
@@ -343,11 +377,17 @@ func (s *stream) rewound(gen uint32) {
 		return
 	}
 	s.doomed.Store(true)
-	s.lease.drop(reasonRewound)
+	s.readAgain(reasonRewound, events.ErrRewound)
+}
+
+// readAgain ends the lease and the current Follow: the stream is read again from
+// its beginning.
+func (s *stream) readAgain(reason string, cause error) {
+	s.lease.drop(reason)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.restart != nil {
-		s.restart(events.ErrRewound)
+		s.restart(cause)
 	}
 }
 

@@ -155,6 +155,12 @@ type Projection interface {
 	// is known only from what the log lost, or from another stream.
 	Stands(sid events.SID) bool
 
+	// Reread begins the stream anew because it was read without a cluster key
+	// that came since: what was believed of it only because an entry could not
+	// be opened is forgotten, with its sessions, until it is read again. What
+	// it said authentically of revocations is kept. The generation stays.
+	Reread(stream uint8)
+
 	// Lost yields, once a rewound stream was read again, the revocations that
 	// were kept and are no longer in it, as events to append again.
 	Lost(stream uint8, now int64) iter.Seq[Repair]

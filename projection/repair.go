@@ -153,10 +153,48 @@ func (m *Map) number(region string) (uint8, bool) {
 func (m *Map) Rewind(stream uint8) {
 	m.fold.Lock()
 	defer m.fold.Unlock()
+	m.restart(stream, 1)
+}
+
+// Reread implements [Projection]. The newest entry of a subject is all that the
+// log holds of it: once it can be opened it says what is true, and what was taken
+// away because it could not must not last.
+func (m *Map) Reread(stream uint8) {
+	m.fold.Lock()
+	defer m.fold.Unlock()
+	for i := range m.shards {
+		guessed := func(r *record) bool {
+			return r.SID.Stream() == stream && r.from == stream && r.revoked() && r.rank <= rankForgedSession
+		}
+		for _, r := range m.shards[i].all(guessed) {
+			m.update(r.SID, func(now *record) *record {
+				if !now.known {
+					return nil
+				}
+				next := *now
+				next.rank, next.from, next.found, next.until = 0, 0, false, 0
+				next.RevokedAt, next.RevokedBy, next.RevokeReason = 0, "", ""
+				return &next
+			})
+		}
+	}
+	for i := range m.marks {
+		for key, k := range m.marks[i] {
+			if key.stream == stream && k.guessed {
+				delete(m.marks[i], key)
+			}
+		}
+	}
+	m.restart(stream, 0)
+}
+
+// restart has the stream begin again, so many generations later. The caller
+// holds fold alone.
+func (m *Map) restart(stream uint8, generations uint32) {
 	st := &m.streams[stream]
 	st.begun.Store(0)
 	st.mu.Lock()
-	st.gen++
+	st.gen += generations
 	st.seq, st.reread = 0, 0
 	st.mu.Unlock()
 	for i := range m.shards {

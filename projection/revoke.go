@@ -26,6 +26,9 @@ type mark struct {
 	time       int64 // log time of the newest entry, unix ms
 	nonce      []byte
 	forged     bool // no authentic entry was seen: the user is unknown
+	// guessed: the newest entry is not believed, and was taken for the widest it
+	// could be.
+	guessed bool
 
 	// kept are marks of earlier generations that this one has not confirmed.
 	// They go on revoking what is older than their own sequences.
@@ -193,7 +196,7 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 		k.user, k.reason, k.by, k.at = e.User, e.Reason, e.By, e.At
 		k.forged = false
 	}
-	k.except, k.nonce = except, r.Sealed.Nonce()
+	k.except, k.nonce, k.guessed = except, r.Sealed.Nonce(), false
 	k.raise(r, watermark(r, e))
 	k.confirm(r.Seq, m.streams[r.Stream].rereadTo())
 	m.revokeGroup(key, func(n *record) { k.revoke(n, key) })
@@ -319,7 +322,7 @@ func (m *Map) applyForged(r *events.Record) {
 		if k.last == 0 || k.forged {
 			k.forged, k.reason, k.at = true, reasonOverwritten, r.Time.UnixMilli()
 		}
-		k.except = nil
+		k.except, k.guessed = nil, true
 		to := r.Seq
 		if home != 0 {
 			to = wall(r.Time.UnixMilli())

@@ -83,8 +83,16 @@ func (s *Settings) Adopt(gen uint32) {
 // Rewind begins a new generation because CONFIG went backwards. What is held
 // stays in force until the log, read again, says otherwise.
 func (s *Settings) Rewind() {
+	s.restart(1)
+}
+
+// Reread begins CONFIG anew because it was read without a cluster key that came
+// since. The generation stays.
+func (s *Settings) Reread() { s.restart(0) }
+
+func (s *Settings) restart(generations uint32) {
 	next := *s.Snapshot()
-	next.Gen++
+	next.Gen += generations
 	next.Seq = 0
 	for subject, o := range next.objects.all() {
 		kept := *o
@@ -242,6 +250,27 @@ func withPrev(e events.Event, seq uint64) events.Event {
 		return &next
 	}
 	return e
+}
+
+// Sealed returns the private part of what stands on the event's subject, empty
+// when there is nothing.
+func (n *Snapshot) Sealed(e events.Event) events.Sealed {
+	if o := n.objects.get(e.Subject(events.ConfigRegion)); o != nil {
+		return o.sealed
+	}
+	return nil
+}
+
+// Eldest returns the private part of what has stood in CONFIG unchanged for
+// longest, empty when there is nothing.
+func (n *Snapshot) Eldest() (sealed events.Sealed) {
+	first := uint64(0)
+	for _, o := range n.objects.all() {
+		if o.event != nil && (first == 0 || o.seq < first) {
+			first, sealed = o.seq, o.sealed
+		}
+	}
+	return sealed
 }
 
 // Repair returns the event and its private part that are to be appended again

@@ -238,6 +238,7 @@ func (d *snapDecoder) mark(home uint8) *mark {
 func (d *snapDecoder) oneMark() *mark {
 	k := new(mark)
 	k.forged = d.flags(snapForged) != 0
+	k.guessed = k.forged // any other was repaired before the snapshot
 	k.seq, k.last, k.except = d.uint(), d.uint(), d.sids()
 	k.user, k.reason, k.by = d.text(), d.name(), d.name()
 	k.at, k.time, k.nonce = d.int(), d.int(), d.bytes()

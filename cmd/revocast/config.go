@@ -20,20 +20,21 @@ import (
 type cli struct {
 	Config configFile `placeholder:"FILE" help:"JSON file with settings, named as the flags are: {\"listen\": \":8080\"}. A flag beats the environment, which beats the file."`
 
-	Serve    serveCmd    `cmd:"" help:"Run a node. Without any flag: everything in one process, data in ./revocast-data."`
-	Broker   brokerCmd   `cmd:"" help:"Run a NATS server for nodes elsewhere, and no node."`
-	Migrate  migrateCmd  `cmd:"" help:"Carry a stopped node's log to NATS servers."`
-	Region   regionCmd   `cmd:"" help:"Keep a copy of another region's log, and go on with it."`
-	Session  sessionCmd  `cmd:"" help:"Create, verify, read, list and revoke sessions."`
-	User     userCmd     `cmd:"" help:"Log a user out."`
-	App      appCmd      `cmd:"" help:"Apps (tenants) and their settings."`
-	APIKey   apikeyCmd   `cmd:"" name:"apikey" help:"Keys for the API."`
-	Key      keyCmd      `cmd:"" help:"Keys that sign JWTs."`
-	Template templateCmd `cmd:"" help:"Named shapes of JWTs."`
-	Events   eventsCmd   `cmd:"" help:"What the log holds."`
-	Node     nodeCmd     `cmd:"" help:"The nodes of the cluster."`
-	Status   statusCmd   `cmd:"" help:"How a node is."`
-	Version  versionCmd  `cmd:"" help:"The program's version."`
+	Serve      serveCmd      `cmd:"" help:"Run a node. Without any flag: everything in one process, data in ./revocast-data."`
+	Broker     brokerCmd     `cmd:"" help:"Run a NATS server for nodes elsewhere, and no node."`
+	Migrate    migrateCmd    `cmd:"" help:"Carry a stopped node's log to NATS servers."`
+	Region     regionCmd     `cmd:"" help:"Keep a copy of another region's log, and go on with it."`
+	Session    sessionCmd    `cmd:"" help:"Create, verify, read, list and revoke sessions."`
+	User       userCmd       `cmd:"" help:"Log a user out."`
+	App        appCmd        `cmd:"" help:"Apps (tenants) and their settings."`
+	APIKey     apikeyCmd     `cmd:"" name:"apikey" help:"Keys for the API."`
+	Key        keyCmd        `cmd:"" help:"Keys that sign JWTs."`
+	ClusterKey clusterKeyCmd `cmd:"" name:"cluster-key" help:"Keys that seal the log."`
+	Template   templateCmd   `cmd:"" help:"Named shapes of JWTs."`
+	Events     eventsCmd     `cmd:"" help:"What the log holds."`
+	Node       nodeCmd       `cmd:"" help:"The nodes of the cluster."`
+	Status     statusCmd     `cmd:"" help:"How a node is."`
+	Version    versionCmd    `cmd:"" help:"The program's version."`
 }
 
 // env is what a command may touch of the process.
@@ -87,7 +88,7 @@ func helpFor(args []string) string {
 	}
 	// Only the command's own words: a mistyped one has no help.
 	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "user": true, "app": true, "apikey": true, "key": true,
-		"template": true, "events": true, "status": true, "version": true}
+		"cluster-key": true, "template": true, "events": true, "status": true, "version": true}
 	if len(words) == 0 || !known[words[0]] {
 		return "--help"
 	}

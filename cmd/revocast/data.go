@@ -57,7 +57,8 @@ type state struct {
 	Mode    string `json:"mode"`
 	Cluster string `json:"cluster"`
 	Region  string `json:"region"`
-	// Key is the id of the cluster key that sealed the log's first events.
+	// Key is the id of the cluster key that seals: at first the one that sealed
+	// the log's first events.
 	Key string `json:"key"`
 	// Created says that the streams were made; from then on a missing one is
 	// a loss, not a beginning.

@@ -159,6 +159,7 @@ func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	if s.keys, err = c.dir.clusterKeys(c.keyFile, false); err != nil {
 		return err
 	}
+	s.sealAsBefore("")
 	config, err := events.Open(ctx, s.conn, events.StreamConfig{Region: events.ConfigRegion, Domain: c.join})
 	switch {
 	case errors.Is(err, events.ErrNoStream) && c.join != "":
@@ -184,7 +185,7 @@ func (s *store) join(ctx context.Context, c storeConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	s.state = newState(c.mode(), region, s.keys.IDs()[0])
+	s.state = newState(c.mode(), region, s.keys.Sealing())
 	s.state.Cluster, s.state.Joined, s.state.ConfigDomain = config.Cluster(), true, c.join
 	if c.init {
 		return c.dir.writeState(s.state)

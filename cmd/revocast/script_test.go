@@ -19,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/events/broker"
 )
 
@@ -44,6 +45,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"node": cmdNode, "code": cmdCode, "mode": cmdMode, "take-port": cmdTakePort, "capture": cmdCapture,
 			"nats": cmdNats, "take-free": cmdTakeFree, "broker": cmdBroker,
+			"until": cmdUntil, "last-key": cmdLastKey,
 		},
 	})
 }
@@ -339,4 +341,36 @@ func cmdTakeFree(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(l.Close())
 	ts.Setenv(args[0], l.Addr().String())
+}
+
+// cmdUntil is "until program args...": runs the program again and again until it
+// succeeds, for a minute at most.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: until program args...")
+	}
+	limit := time.NewTimer(time.Minute)
+	defer limit.Stop()
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-limit.C:
+			ts.Fatalf("%v after a minute", err)
+		}
+	}
+}
+
+// cmdLastKey is "last-key VAR file": sets VAR to the id of the last cluster key in
+// the file.
+func cmdLastKey(ts *testscript.TestScript, _ bool, args []string) {
+	keys, err := events.ParseClusterKeys(ts.ReadFile(args[1]))
+	ts.Check(err)
+	ids := keys.IDs()
+	ts.Setenv(args[0], ids[len(ids)-1])
 }

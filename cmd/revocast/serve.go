@@ -45,7 +45,7 @@ func (*serveCmd) Help() string {
 
 Every flag is also an environment variable (--public-url is REVOCAST_PUBLIC_URL) and a line of the --config file ("public-url"). A flag beats the environment, which beats the file.
 
-SIGINT or SIGTERM stops the node in order; a second one stops it at once. What was acknowledged is on disk either way.`
+The file with the cluster keys is read again when it was changed, and at once on SIGHUP. SIGINT or SIGTERM stops the node in order; a second one stops it at once. What was acknowledged is on disk either way.`
 }
 
 // Run implements the command.
@@ -268,7 +268,12 @@ func (s *service) run(ctx context.Context) error {
 	if s.store.server != nil {
 		g.Go(func() error { return watch(ctx, s.store.server, s.log) })
 	}
-	g.Go(func() error { return s.begin(ctx) })
+	begun := make(chan struct{})
+	g.Go(func() error {
+		defer close(begun)
+		return s.begin(ctx)
+	})
+	g.Go(func() error { return s.watchKeys(ctx, begun) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return s.stop(servers, end)

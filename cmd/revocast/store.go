@@ -44,13 +44,17 @@ type storeConfig struct {
 // store is an opened data directory, and the streams in it or on NATS servers
 // elsewhere.
 type store struct {
-	dir    dataDir
-	conf   storeConfig
-	state  *state
-	keys   *events.ClusterKeys
-	broker *broker.Broker // nil: the log is elsewhere
-	server *broker.Server // nil: no server of a file runs here
-	lock   io.Closer      // of the directory, where no broker holds it
+	dir   dataDir
+	conf  storeConfig
+	state *state
+	keys  *events.ClusterKeys
+	// keyWatch is about their file; unproven says that they lack the key that
+	// the directory remembers.
+	keyWatch *keyWatch
+	unproven bool
+	broker   *broker.Broker // nil: the log is elsewhere
+	server   *broker.Server // nil: no server of a file runs here
+	lock     io.Closer      // of the directory, where no broker holds it
 	// joining says that the streams are there, and the directory is new.
 	joining bool
 	conn    *events.Conn
@@ -68,6 +72,9 @@ const archiveWait = 5 * time.Second
 // its own; the broker's and the connection's end with Close.
 func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 	s := &store{dir: c.dir, conf: c}
+	// Before the keys are read: a change in between is seen afterwards.
+	s.keyWatch = &keyWatch{file: c.dir.keySource(c.keyFile), log: c.log}
+	s.keyWatch.seen = stampOf(s.keyWatch.file)
 	if s.state, err = s.known(c); err != nil {
 		return nil, err
 	}
@@ -90,6 +97,10 @@ func openStore(ctx context.Context, c storeConfig) (_ *store, err error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	s.keyWatch.keys = s.keys
+	if s.keyWatch.seen.mode == 0 {
+		s.keyWatch.seen = stampOf(s.keyWatch.file) // made by this start
 	}
 	await, cancel := context.WithTimeout(ctx, archiveWait)
 	defer cancel()
@@ -124,6 +135,9 @@ func (s *store) open(ctx context.Context, c storeConfig) error {
 	}
 	if err := s.openStreams(ctx); err != nil {
 		return s.streamRefusal(err)
+	}
+	if s.unproven {
+		return s.proveKeys(ctx)
 	}
 	return nil
 }
@@ -208,7 +222,32 @@ func (s *store) known(c storeConfig) (*state, error) {
 	if s.keys, err = c.dir.clusterKeys(c.keyFile, false); err != nil {
 		return nil, err
 	}
-	return st, s.checkKeys(st)
+	if s.unproven = !s.sealAsBefore(st.Key); s.unproven && !st.Created {
+		return nil, s.checkKeys(st)
+	}
+	return st, nil
+}
+
+// sealAsBefore makes the key seal that sealed when the node last ran, and reports
+// whether it is held. Else it is the last of them, which is the oldest: the node
+// chooses as soon as it hears the others.
+func (s *store) sealAsBefore(id string) bool {
+	if s.keys.SealWith(id) {
+		return true
+	}
+	ids := s.keys.IDs()
+	s.keys.SealWith(ids[len(ids)-1])
+	return false
+}
+
+// proveKeys refuses keys that do not open the log. The one that the directory
+// remembers may have been retired while the node was stopped.
+func (s *store) proveKeys(ctx context.Context) error {
+	_, err := s.settings.Regions(ctx, s.keys)
+	if errors.Is(err, events.ErrWrongKeys) {
+		return s.checkKeys(s.state)
+	}
+	return err
 }
 
 // checkKeys refuses keys that do not open the log of the state.
@@ -243,7 +282,7 @@ func (s *store) begin(c storeConfig) (err error) {
 	if err := writeFile(c.dir.path(".gitignore"), []byte("*\n")); err != nil {
 		return err
 	}
-	s.state = newState(c.mode(), region, s.keys.IDs()[0])
+	s.state = newState(c.mode(), region, s.keys.Sealing())
 	return c.dir.writeState(s.state)
 }
 
