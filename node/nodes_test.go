@@ -15,7 +15,7 @@ import (
 	"github.com/revocast/revocast/node/api"
 )
 
-// nodes returns what the first node says of all, by name, and how long it took.
+// listNodes returns what the first node says of all, by name, and how long it took.
 func (f *fleet) listNodes() (map[string][]map[string]any, time.Duration) {
 	f.t.Helper()
 	begin := time.Now()
@@ -46,18 +46,16 @@ func (f *fleet) wantStates(when string, want map[string]string) map[string][]map
 	return nodes
 }
 
-// problem returns the message of the node's problem with the state, "" if it
-// has none.
-func (h *harness) problem(state string) string {
+// problem returns the messages of the node's problems with the state.
+func (h *harness) problem(state string) (messages string) {
 	h.t.Helper()
-	r := h.do("", "GET", "/readyz", nil)
-	all, _ := r.JSON["problems"].([]any)
+	all, _ := h.do("", "GET", "/readyz", nil).JSON["problems"].([]any)
 	for _, p := range all {
 		if p := p.(map[string]any); p["state"] == state {
-			return p["message"].(string)
+			messages += p["message"].(string) + "\n"
 		}
 	}
-	return ""
+	return messages
 }
 
 // wantProblem fails unless the node has the problem, with a message that holds

@@ -79,7 +79,7 @@ func (s *stream) detail(reason string) string {
 	case reasonStarting:
 		return because("the stream is being read, and no heartbeat of this node came back yet", s.beatError.Load())
 	case reasonSilent:
-		return because("the stream is out of reach: no heartbeat of this node came back for a lease; check its servers and the way there", s.beatError.Load())
+		return because("the stream is out of reach: no heartbeat of this node came back for a lease; check its servers, the way there, and that the NATS user is of the right account", s.beatError.Load())
 	case reasonClock:
 		return s.clockDetail()
 	case reasonRewound:
