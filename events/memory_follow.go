@@ -78,6 +78,10 @@ func (c *memoryFollower) step() (*Entry, <-chan struct{}, error) {
 	}
 	if c.breaks != l.breaks {
 		c.breaks, c.again = l.breaks, true
+		if l.faults.Forgets {
+			c.next = c.applied + 1
+			return nil, nil, nil
+		}
 		return nil, nil, c.rewind()
 	}
 	e := m.from(c.next)

@@ -34,6 +34,9 @@ type MemoryFaults struct {
 	// Any number but 1 breaks the contract of Log: 0 is a log that loses what
 	// it acknowledged, 2 one that repeats itself.
 	Deliver func(ctx context.Context, e Entry) int
+	// Forgets breaks the contract of Log too: after a break, Follow goes on behind
+	// what it delivered without a look at whether the stream still holds that.
+	Forgets bool
 	// Info changes what the stream says of itself; returning an older Info is
 	// a deposed leader.
 	Info func(Info) Info

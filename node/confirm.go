@@ -84,6 +84,7 @@ type faults struct {
 	lookupFirst      bool // R3: the session is looked up before the lease is checked
 	anyLife          bool // R4: heartbeats of an earlier life renew the lease
 	overGaps         bool // gap: a heartbeat from before one renews the lease
+	beatsApart       bool // R6: heartbeats come back by another way than revocations
 	silentIsDead     bool // R5: who missed two heartbeats is not waited for
 	fromRequest      bool // R9: W counts from the request
 	membersAtRequest bool // R11: members as they were a moment before the revocation

@@ -90,6 +90,9 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 		s.rewound(before.Gen)
 		return 0, 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
 	}
+	if s.node.faults.beatsApart {
+		s.lease.returned(n, seq)
+	}
 	s.node.metrics.beats.WithLabelValues(s.region).Inc()
 	return seq, m.Fingerprint(), nil
 }

@@ -18,14 +18,18 @@ var mutants = []struct {
 	{"R1", "a node's lease clock stands still", nodetest.Config{
 		Adjust: func(i int, m *nodetest.Member, _ *node.Config) { m.Clock.Frozen = i == 2 },
 	}, 4},
-	{"R2", "the lease counts from the return", breaking("R2"), 12},
+	{"R2", "the lease counts from the return", breaking("R2"), 64},
 	{"R3", "lookup before the lease check", breaking("R3"), 64},
-	{"R4", "heartbeats of an earlier life count", breaking("R4"), 12},
-	{"gap", "a heartbeat from before a gap counts", breaking("gap"), 412},
+	{"R4", "heartbeats of an earlier life count", breaking("R4"), 64},
+	{"gap", "a heartbeat from before a gap counts", breaking("gap"), 755},
 	{"R5", "who is silent is taken for dead", breaking("R5"), 3},
+	{"R6", "heartbeats return by another way", breaking("R6"), 10},
 	{"R7", "the lease clock stops in suspend", nodetest.Config{
 		Adjust: func(_ int, m *nodetest.Member, _ *node.Config) { m.Clock.Stops = true },
 	}, 11},
+	{"R8", "resumed without a look at what was applied", nodetest.Config{
+		Adjust: func(_ int, m *nodetest.Member, _ *node.Config) { m.Forgets = true },
+	}, 120},
 	{"R9", "W counts from the request", breaking("R9"), 15},
 	{"R10", "a lease that is longer than W", nodetest.Config{
 		Adjust: func(i int, _ *nodetest.Member, c *node.Config) {

@@ -11,6 +11,8 @@ func (n *Node) BreakRule(rule string) {
 		n.faults.anyLife = true
 	case "gap":
 		n.faults.overGaps = true
+	case "R6":
+		n.faults.beatsApart = true
 	case "R5":
 		n.faults.silentIsDead = true
 	case "R9":

@@ -123,6 +123,9 @@ func (c *Cluster) now() int64 { return int64(time.Since(c.begin)) }
 type Member struct {
 	Name  string
 	Clock *Clock
+	// Forgets lets the node's links go on after a break without a look at what
+	// they delivered before, which breaks rule R8. It is set before a life.
+	Forgets bool
 
 	cluster *Cluster
 	index   int
@@ -155,9 +158,6 @@ func (m *Member) Start() error {
 	number := m.lives
 	m.mu.Unlock()
 	l := &life{number: number, home: c.Home.Link(), settings: c.Settings.Link(), mesh: c.Mesh.Link(c.keys)}
-	l.home.SetFaults(m.faults(l, 2))
-	l.settings.SetFaults(m.faults(l, 1))
-	l.mesh.SetDeliver(m.hearing(l))
 	conf := node.Config{
 		Name: m.Name, Version: "test", PublicURL: "https://id.example.com",
 		Settings: l.settings, Home: l.home, Archive: l.home, Keys: c.keys,
@@ -166,6 +166,9 @@ func (m *Member) Start() error {
 	if c.conf.Adjust != nil {
 		c.conf.Adjust(m.index, m, &conf)
 	}
+	l.home.SetFaults(m.faults(l, 2))
+	l.settings.SetFaults(m.faults(l, 1))
+	l.mesh.SetDeliver(m.hearing(l))
 	var err error
 	if l.node, err = node.New(conf); err != nil {
 		return fmt.Errorf("new node: %w", err)

@@ -84,6 +84,7 @@ func (m *Member) faults(l *life, stream uint64) events.MemoryFaults {
 		memory = m.cluster.Settings
 	}
 	return events.MemoryFaults{
+		Forgets: m.Forgets,
 		Send: func(ctx context.Context, msg events.Message) error {
 			m.running(ctx)
 			w := m.currentWeather()
