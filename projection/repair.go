@@ -226,7 +226,9 @@ func (m *Map) restart(stream uint8, generations uint32) {
 	}
 	for i := range m.marks {
 		for key, k := range m.marks[i] {
-			if key.stream == stream {
+			// One of which this generation has shown nothing has nothing to keep but
+			// what it keeps already.
+			if key.stream == stream && k.last != 0 {
 				kept := append(k.kept, k)
 				k.kept = nil
 				m.marks[i][key] = &mark{user: k.user, time: k.time, home: key.home, kept: kept}

@@ -190,3 +190,25 @@ func TestRewindToAnOlderAll(t *testing.T) {
 		t.Error("lost although appended again")
 	}
 }
+
+// However often the log goes backwards, one lost "all" is one event to append.
+func TestRewindAgainAndAgain(t *testing.T) {
+	l := newLog(t)
+	l.add(state(s1, "u"))
+	l.add(all("u", 0))
+	for range 5 {
+		l.m.Rewind(home)
+	}
+	l.recs, l.seq = nil, 0
+	l.add(state(s1, "u"))
+	l.verdict(s1, revoked)
+	var lost []*events.RevokeAll
+	for fix := range l.m.Lost(home, l.now) {
+		if e, ok := fix.Event.(*events.RevokeAll); ok {
+			lost = append(lost, e)
+		}
+	}
+	if len(lost) != 1 || lost[0].Reason != all("u", 0).Reason {
+		t.Errorf("lost: %+v", lost)
+	}
+}
