@@ -30,7 +30,7 @@ var ours = map[string][]string{
 	"node":              {"events", "projection", "signer", "node/api"},
 	"node/compat":       {"events", "projection", "signer", "node", "node/api"},
 	"node/nodetest":     {"events", "projection", "signer", "node", "node/api"},
-	"deploy/fleet":      {"events", "projection", "signer", "node", "node/api", "node/nodetest"},
+	"deploy/fleet":      {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/nodetest"},
 	"cmd/revocast":      {"events", "events/broker", "projection", "signer", "node", "node/api"},
 }
 

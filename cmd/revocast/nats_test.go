@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events/broker"
+	"github.com/revocast/revocast/events/eventstest"
 	"github.com/revocast/revocast/node/api"
 )
 
@@ -210,12 +210,11 @@ func natsFile(t *testing.T, bin, file string, env ...string) *process {
 // free returns a loopback address on which nothing listens.
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := eventstest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // Two regions, each with a server of its own as deployed, are one service: a

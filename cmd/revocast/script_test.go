@@ -21,6 +21,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/events/broker"
+	"github.com/revocast/revocast/events/eventstest"
 )
 
 // The scripts run this test binary as the program.
@@ -337,10 +338,9 @@ func cmdNats(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdTakeFree is "take-free VAR": sets VAR to an address on which nothing listens.
 func cmdTakeFree(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := eventstest.FreeAddr()
 	ts.Check(err)
-	ts.Check(l.Close())
-	ts.Setenv(args[0], l.Addr().String())
+	ts.Setenv(args[0], addr)
 }
 
 // cmdUntil is "until program args...": runs the program again and again until it

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/eventstest"
 )
 
 // Lease is L, the default of the program, which no flag changes.
@@ -106,7 +106,7 @@ func (f *Fleet) startRegion(ctx context.Context, nodes int) error {
 		if err != nil {
 			return err
 		}
-		cluster, err := freeAddr()
+		cluster, err := eventstest.FreeAddr()
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func StartRegions(ctx context.Context, c Config) (*Fleet, error) {
 }
 
 func (f *Fleet) startRegions(ctx context.Context) error {
-	leaf, err := freeAddr()
+	leaf, err := eventstest.FreeAddr()
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ type Broker struct {
 }
 
 func (f *Fleet) newBroker(name, region, file string) (*Broker, error) {
-	addr, err := freeAddr()
+	addr, err := eventstest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -310,7 +310,7 @@ type Node struct {
 }
 
 func (f *Fleet) newNode(name, region string, brokers []*Broker) (*Node, error) {
-	addr, err := freeAddr()
+	addr, err := eventstest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -469,16 +469,6 @@ func (l *life) Kill() {
 
 // End is SIGTERM, and waits for an orderly end.
 func (l *life) End() error { return l.Process().End() }
-
-// freeAddr returns a loopback address on which nothing listens.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
 
 // Broker returns the broker of the name.
 func (f *Fleet) Broker(name string) (*Broker, error) {

@@ -2,7 +2,6 @@ package broker_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/revocast/revocast/events/broker"
+	"github.com/revocast/revocast/events/eventstest"
 )
 
 // writeConfig writes a configuration file and returns its name.
@@ -30,12 +30,10 @@ func writeConfig(t *testing.T, text string) string {
 func TestMemberStore(t *testing.T) {
 	for _, account := range []string{"$SYS", "SYS"} {
 		t.Run(account, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			route, err := eventstest.FreeAddr()
 			if err != nil {
 				t.Fatal(err)
 			}
-			route := l.Addr().String()
-			_ = l.Close()
 			store := t.TempDir()
 			alone := fmt.Sprintf("server_name: n1\nlisten: \"127.0.0.1:-1\"\njetstream { store_dir: %q, sync_interval: always }\n"+
 				"accounts { %s { users: [ { user: sys, password: pw } ] } }\nsystem_account: %[2]q\n", store, account)
