@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -134,9 +133,11 @@ type Node struct {
 	settings  *stream // CONFIG
 	home      *stream // of the node's region
 	// followed are all streams, CONFIG and home first; replaced as a whole by
-	// followRegions.
+	// join, under joining.
 	followed atomic.Pointer[[]*stream]
 	met      chan struct{} // 1 deep: CONFIG names a region that may be new
+	joining  sync.Mutex    // guards left, and replacing followed
+	left     bool          // the node is leaving: no stream is followed any more that was not
 	asks     pace          // of questions to the logs, of all streams together
 
 	rings    atomic.Pointer[map[string]*signer.Ring] // by app; replaced as a whole by the applier of CONFIG
@@ -258,40 +259,6 @@ func (s *stream) live(ctx context.Context, g *errgroup.Group) {
 	}
 }
 
-// regionRetry is the time between two attempts to open a region's stream.
-const regionRetry = time.Second
-
-// followRegions opens the stream of each region that CONFIG names and follows
-// it with the others. A region out of reach is tried again: it holds up nobody.
-func (n *Node) followRegions(ctx context.Context, g *errgroup.Group) error {
-	for {
-		var again <-chan time.Time
-		for r := range n.catalog.Snapshot().Regions() {
-			if n.conf.Open == nil || n.stream(r.Number) != nil {
-				continue
-			}
-			log, err := n.conf.Open(ctx, r)
-			if err != nil {
-				n.openErrors.Store(r.Region, err)
-				n.conf.Log.Warn("stream of a region cannot be opened; tried again", "region", r.Region, "error", err)
-				again = time.After(regionRetry)
-				continue
-			}
-			s := newStream(n, log, sessionFold{n, log.Number()})
-			all := append(slices.Clone(n.streams()), s)
-			n.followed.Store(&all)
-			n.metrics.follow(s)
-			s.live(ctx, g)
-		}
-		select {
-		case <-n.met:
-		case <-again:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // sessions returns what this node knows of sessions.
 func (n *Node) sessions() *projection.Map { return n.projected.Load() }
 
@@ -309,19 +276,6 @@ func (n *Node) awaitReady(ctx context.Context) error {
 	}
 	close(n.ready)
 	return nil
-}
-
-// Leave makes the node stop answering, and only then writes its farewell to
-// every stream: whoever waits for this node need not wait any longer.
-func (n *Node) Leave(ctx context.Context) error {
-	var errs []error
-	for _, s := range n.streams() {
-		s.lease.drop(reasonLeaving)
-	}
-	for _, s := range n.streams() {
-		errs = append(errs, s.register(ctx, true))
-	}
-	return errors.Join(errs...)
 }
 
 // streams returns all streams that this node follows, CONFIG and home first. The

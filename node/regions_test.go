@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,13 +25,7 @@ type overseas struct {
 func (h *harness) abroad() *overseas {
 	h.t.Helper()
 	us := events.NewMemory("us", 3, events.MemoryConfig{Clock: h.clock})
-	msg, err := h.keys.Encode(events.ConfigRegion, &events.Region{Region: "us", Number: 3, At: 1}, nil, 0)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	if _, err := h.config.Inject(msg); err != nil {
-		h.t.Fatal(err)
-	}
+	h.injectRegion("us", 3)
 	n, _ := h.another(func(c *node.Config) { c.Name, c.Home, c.Archive = "us1", us.Link(), us })
 	n.start()
 	return &overseas{harness: n, log: us, open: func(_ context.Context, r *events.Region) (events.Log, error) {
@@ -38,6 +34,18 @@ func (h *harness) abroad() *overseas {
 		}
 		return nil, errors.New("no such region")
 	}}
+}
+
+// injectRegion makes a region known in CONFIG.
+func (h *harness) injectRegion(region string, number uint8) {
+	h.t.Helper()
+	msg, err := h.keys.Encode(events.ConfigRegion, &events.Region{Region: region, Number: number, At: 1}, nil, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := h.config.Inject(msg); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func unreachable(context.Context, *events.Region) (events.Log, error) {
@@ -90,5 +98,66 @@ func TestRevokeEverywhereWithRegionOutOfReach(t *testing.T) {
 		}
 		synctest.Wait()
 		h.verify(here).want(http.StatusUnauthorized)
+	})
+}
+
+// A region whose stream takes for ever to open holds up no other.
+func TestSlowRegionHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Solo = false })
+		us := h.abroad()
+		token := us.login("ada").str("session_token")
+		for number := uint8(4); number < 8; number++ {
+			h.injectRegion(string('a'+rune(number)), number)
+		}
+		b, _ := h.another(func(c *node.Config) {
+			c.Open = func(ctx context.Context, r *events.Region) (events.Log, error) {
+				if r.Region == "us" {
+					return us.log.Link(), nil
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		})
+		b.start()
+		time.Sleep(3 * time.Second)
+		b.verify(token).want(http.StatusNoContent)
+	})
+}
+
+// A region that is opened while the node leaves is not followed: the node would
+// answer after its farewell, or without one.
+func TestRegionOpenedWhileLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Solo = false })
+		us := h.abroad()
+		token := us.login("ada").str("session_token")
+		opened := make(chan struct{})
+		b, home := h.another(func(c *node.Config) {
+			c.Open = func(ctx context.Context, r *events.Region) (events.Log, error) {
+				select {
+				case <-opened:
+				case <-ctx.Done():
+				}
+				return us.open(ctx, r)
+			}
+		})
+		b.start()
+		// The farewell to the first stream takes a while.
+		open := sync.OnceFunc(func() { close(opened) })
+		home.SetFaults(events.MemoryFaults{Send: func(ctx context.Context, msg events.Message) error {
+			if strings.HasSuffix(msg.Subject, ".reg") {
+				open()
+				wait(ctx, 2*time.Second)
+			}
+			return nil
+		}})
+		if err := b.node.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Second)
+		if r := b.verify(token); r.Status != http.StatusServiceUnavailable {
+			t.Errorf("after its farewell the node answers %d of a region's session", r.Status)
+		}
 	})
 }

@@ -316,7 +316,7 @@ func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count in
 	all.Wait()
 	receipt := receipts[0]
 	for _, other := range receipts[1:] {
-		n.join(receipt, other)
+		n.combine(receipt, other)
 	}
 	staleness, _ := in[0].stream.lease.staleness(n.conf.Clock.Boot())
 	out := &api.RevokeAnswer{
@@ -330,9 +330,9 @@ func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count in
 	return receiptStatus(out.Receipt, r.req.Wait), out, nil
 }
 
-// join adds the receipt of another stream: together they are as far as the one
+// combine adds the receipt of another stream: together they are as far as the one
 // that is less far.
-func (n *Node) join(r, other *api.Receipt) {
+func (n *Node) combine(r, other *api.Receipt) {
 	r.Revision += "," + other.Revision
 	if rankOfStatus[other.Status] > rankOfStatus[r.Status] {
 		r.Status, r.Method = other.Status, other.Method
