@@ -152,7 +152,7 @@ func (n *Node) verifyJWT(ctx context.Context, app, jwt string, expired bool) (si
 // awaitKeyOf checks a JWT whose key, or app, this node has not heard of: that
 // is no reason to turn anybody away.
 func (n *Node) awaitKeyOf(ctx context.Context, app, jwt string, expired bool) (v signer.Verified, err error) {
-	late := n.settings.certain(ctx, textKey("jwt "+jwt), func() bool {
+	late := n.settings.certain(ctx, func() bool {
 		v, err = n.checkJWT(app, jwt, expired)
 		return !errors.Is(err, signer.ErrUnknownKey)
 	})

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"sync"
 	"sync/atomic"
 
@@ -52,12 +51,22 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 		}
 		return look()
 	}
-	late := s.certain(ctx, key, func() bool {
+	if s.missing.holds(key) {
+		return look() // for the lease
+	}
+	late := s.certain(ctx, func() bool {
 		a, err = look()
 		return err != nil || a.verdict != projection.Unknown
 	})
 	if late != nil {
 		return answer{}, late
+	}
+	if err != nil || a.verdict != projection.Unknown {
+		return a, err
+	}
+	s.missing.add(key)
+	if a, err = look(); err != nil || a.verdict != projection.Unknown {
+		s.missing.remove(key)
 	}
 	return a, err
 }
@@ -65,9 +74,8 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 // meet returns the stream of a number that this node did not follow a moment
 // ago, and nil when it is certain that no region has the number.
 func (n *Node) meet(ctx context.Context, number uint8) (s *stream, err error) {
-	key := events.SID{number} // all else zero: no hash of a text is
 	assigned := false
-	err = n.settings.certain(ctx, key, func() bool {
+	err = n.settings.certain(ctx, func() bool {
 		assigned = false
 		for r := range n.catalog.Snapshot().Regions() {
 			assigned = assigned || r.Number == number
@@ -85,14 +93,14 @@ func (n *Node) meet(ctx context.Context, number uint8) (s *stream, err error) {
 // the call can make it so: "not found" is said only by a node that cannot be
 // behind. found looks up and keeps what it saw; the last time it is called
 // decides. Any number may ask for nothing but garbage: the log is bothered at
-// its pace (barrier), and nobody waits twice for the same key.
+// its pace (barrier).
 //
 // On an error nothing is certain, and the caller answers 503.
-func (s *stream) certain(ctx context.Context, key events.SID, found func() bool) error {
+func (s *stream) certain(ctx context.Context, found func() bool) error {
 	if stale := s.fenced(); stale != nil {
 		return stale
 	}
-	if s.node.conf.Solo || s.missing.holds(key) {
+	if s.node.conf.Solo {
 		found()
 		return nil
 	}
@@ -106,9 +114,13 @@ func (s *stream) certain(ctx context.Context, key events.SID, found func() bool)
 	if err := s.reads.pass(ctx, consistencyWait, false); err != nil {
 		return err
 	}
-	s.missing.add(key)
 	if found() {
-		s.missing.remove(key)
+		return nil
+	}
+	// The heartbeat came back, and with it may have come an event that this
+	// version cannot read, or that the stream is read again.
+	if stale := s.fenced(); stale != nil {
+		return stale
 	}
 	return nil
 }
@@ -116,7 +128,7 @@ func (s *stream) certain(ctx context.Context, key events.SID, found func() bool)
 // awaitApp looks an app up of which this node has not heard: it may have been
 // made a moment ago, and clients sign users out on 401.
 func (n *Node) awaitApp(ctx context.Context, id string) (app *events.App, ok bool, err error) {
-	err = n.settings.certain(ctx, textKey("app "+id), func() bool {
+	err = n.settings.certain(ctx, func() bool {
 		app, ok = n.app(id)
 		return ok
 	})
@@ -125,7 +137,7 @@ func (n *Node) awaitApp(ctx context.Context, id string) (app *events.App, ok boo
 
 // awaitAPIKey looks up an API key, by its hash, of which this node has not heard.
 func (n *Node) awaitAPIKey(ctx context.Context, hash string) (key *events.APIKey, ok bool, err error) {
-	err = n.settings.certain(ctx, textKey("key "+hash), func() bool {
+	err = n.settings.certain(ctx, func() bool {
 		key, ok = n.catalog.Snapshot().APIKey(hash)
 		return ok
 	})
@@ -138,10 +150,15 @@ const (
 	negativeShard  = 4096
 )
 
-// negative remembers keys that are certain not to be in a stream, the newest
-// 65,536, so that asking again for the same garbage costs nothing. It is asked
-// only after a miss in the projection, so what the projection knows is never
-// hidden by it.
+// negative remembers keys of sessions that are certain not to be in a stream, the
+// newest 65,536, so that asking again for the same garbage costs nothing. It is
+// asked only after a miss in the projection, so what the projection knows is
+// never hidden by it.
+//
+// Only what nobody can ask for before it exists may be remembered: the hash of
+// 256 bits that a node makes up. What callers name, such as an app or an API key,
+// can be made elsewhere at any time after it was found missing, and this node may
+// be behind that: it is asked for anew each time.
 //
 // A key must not stay when what it names is applied. Who adds a key looks it up
 // once more afterwards; the applier makes visible first and calls heard second.
@@ -190,23 +207,12 @@ func (n *negative) empty() {
 }
 
 // heard forgets what the record may have made known. It is called by the
-// applier once readers see the record. What CONFIG holds changes seldom, and
-// then all is forgotten.
+// applier once readers see the record.
 func (n *negative) heard(r events.Record) {
-	switch e := r.Event.(type) {
-	case *events.State:
+	if e, ok := r.Event.(*events.State); ok {
 		n.remove(e.SID)
 		for _, a := range e.Aliases {
 			n.remove(a.Key)
 		}
-	case *events.App, *events.SigningKey, *events.APIKey, *events.Region:
-		n.empty()
 	}
-}
-
-// textKey returns the key under which it is remembered that CONFIG has nothing
-// on what the text says.
-func textKey(text string) events.SID {
-	sum := sha256.Sum256([]byte(text))
-	return events.SID(sum[:16])
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -132,14 +133,9 @@ func TestFreshSettingsElsewhere(t *testing.T) {
 		}); took < lag {
 			t.Errorf("refused after %v: no heartbeat can have come back", took)
 		}
-		if took := timed(func() {
-			b.do(bad, "GET", "/v1/sessions?user_id=ada", nil).wantError(http.StatusUnauthorized, "unauthorized_credentials")
-		}); took != 0 {
-			t.Errorf("refused again after %v", took)
-		}
 		b.config.Cut()
 		b.do("sk_other", "GET", "/v1/sessions?user_id=ada", nil).wantError(http.StatusServiceUnavailable, "consistency_timeout")
-		b.do(bad, "GET", "/v1/sessions?user_id=ada", nil).wantError(http.StatusUnauthorized, "unauthorized_credentials")
+		b.do(bad, "GET", "/v1/sessions?user_id=ada", nil).wantError(http.StatusServiceUnavailable, "consistency_timeout")
 		b.do(key, "GET", "/v1/sessions?user_id=ada", nil).want(http.StatusOK)
 	})
 }
@@ -218,10 +214,6 @@ func TestUnknownStreamNumber(t *testing.T) {
 		if took := timed(func() { b.verify(nobodys()).wantRefused("unknown") }); took < 50*time.Millisecond {
 			t.Errorf("answered after %v", took)
 		}
-		before := b.requests()
-		if took := timed(func() { b.verify(nobodys()).wantRefused("unknown") }); took != 0 || b.requests() != before {
-			t.Errorf("answered again after %v and %d requests", took, b.requests()-before)
-		}
 		b.config.Cut()
 		b.wantVerify(events.NewToken(10).Reveal(), http.StatusServiceUnavailable, "home_unreachable")
 		b.config.Heal()
@@ -236,6 +228,54 @@ func TestUnknownStreamNumber(t *testing.T) {
 		time.Sleep(time.Second)
 		b.wantVerify(nobodys(), http.StatusServiceUnavailable, "home_unreachable")
 		b.auth(m{"session_token": nobodys()}).wantError(http.StatusServiceUnavailable, "home_unreachable")
+	})
+}
+
+// What was asked for before it was made, and refused, is never refused on a node
+// that is behind the log: neither an app, nor an API key, nor a region.
+func TestMadeAfterItWasRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		const secret, foreign = "sk_made_later", 9
+		calls := map[string]func() *reply{
+			"API key": func() *reply { return b.do(secret, "GET", "/v1/sessions?user_id=ada", nil) },
+			"app":     func() *reply { return b.do("", "GET", "/v1/apps/later/jwks", nil) },
+			"region":  func() *reply { return b.verify(events.NewToken(foreign).Reveal()) },
+		}
+		for name, call := range calls {
+			if r := call(); r.Status != http.StatusUnauthorized && r.Status != http.StatusNotFound {
+				t.Errorf("%s that is not there: %d %s", name, r.Status, r.Raw)
+			}
+		}
+		b.behind(300 * time.Millisecond)
+		h.newApp("later", nil)
+		if err := h.node.AddAPIKey(t.Context(), h.app, secret, "later", []string{"read"}); err != nil {
+			t.Fatal(err)
+		}
+		h.injectRegion("us", foreign)
+		for name, call := range calls {
+			if r := call(); r.Status == http.StatusUnauthorized || r.Status == http.StatusNotFound {
+				t.Errorf("%s made a moment ago elsewhere: %d %s", name, r.Status, r.Raw)
+			}
+		}
+	})
+}
+
+// An API key in an event that this version cannot read is not "unknown", not
+// even when the node hears of it while it makes sure.
+func TestUnreadableIsNotUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		const lag = 100 * time.Millisecond
+		b.config.SetFaults(events.MemoryFaults{Deliver: delayed(lag).Deliver, Info: func(events.Info) events.Info { return events.Info{} }})
+		msg, err := h.keys.Encode(events.ConfigRegion, &future{&events.Touch{App: h.app, User: "x"}, events.KindAPIKey, `{"v":2}`}, nil, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.config.Append(t.Context(), msg, events.Expectation{}); err != nil {
+			t.Fatal(err)
+		}
+		b.do("sk_newer", "GET", "/v1/sessions?user_id=ada", nil).wantError(http.StatusServiceUnavailable, "node_stale")
 	})
 }
 
@@ -284,6 +324,30 @@ func TestGarbageFlood(t *testing.T) {
 		t.Logf("%d garbage tokens: %d refused, %d told to come again; %.0f requests to the log a second", perMilli*seconds*1000, refused.Load(), late.Load(), rate)
 		if rate > 60 || refused.Load() < 9*late.Load() {
 			t.Errorf("%.0f requests to the log a second; %d of %d refused", rate, refused.Load(), perMilli*seconds*1000)
+		}
+	})
+}
+
+// So does a flood of API keys, also of one and the same.
+func TestGarbageKeyFlood(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		b := h.far()
+		b.behind(2 * time.Millisecond)
+		var flood sync.WaitGroup
+		before, start := b.requests(), time.Now()
+		for ms := range 500 {
+			for i := range 10 {
+				key := "sk_same"
+				if i%2 == 0 {
+					key = "sk_" + strconv.Itoa(10*ms+i)
+				}
+				flood.Go(func() { b.do(key, "GET", "/v1/sessions?user_id=ada", nil).want(http.StatusUnauthorized) })
+			}
+			time.Sleep(time.Millisecond)
+		}
+		flood.Wait()
+		if rate := float64(b.requests()-before) / time.Since(start).Seconds(); rate > 60 {
+			t.Errorf("%.0f requests to the log a second", rate)
 		}
 	})
 }
