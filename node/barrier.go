@@ -21,6 +21,9 @@ const (
 	// beatPace is the time between two shared heartbeats of a stream, unless
 	// somebody demanded one.
 	beatPace = 200 * time.Millisecond
+	// urgentPace is the time between two shared heartbeats of a stream that
+	// somebody demanded: each stays in the log for four leases.
+	urgentPace = 50 * time.Millisecond
 )
 
 // barrier answers, for all who wait at the same time, whether readers of a
@@ -61,8 +64,8 @@ func newBarrier(s *stream) *barrier {
 
 // pass returns once readers see everything that was committed before it was
 // called: a heartbeat sent after that has come back. It waits no longer than
-// the limit. Who is urgent does not wait for the pace of heartbeats, only for
-// the one under way.
+// the limit. Who is urgent waits for the one under way, and no longer than
+// urgentPace for the next: not at all when nobody asked a moment ago.
 func (b *barrier) pass(ctx context.Context, limit time.Duration, urgent bool) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -124,6 +127,7 @@ type rounds struct {
 type round struct {
 	hurry chan struct{} // 1 deep: somebody in the round is urgent
 	done  chan struct{} // closed when the round is over
+	sent  time.Time     // set before it is the last
 
 	// Set before done is closed.
 	err        error
@@ -171,6 +175,7 @@ func (q *rounds) lead(ctx context.Context, r *round) {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	q.space(ctx, r)
+	r.sent = time.Now()
 	q.mu.Lock()
 	q.open, q.last = nil, r // from here on it proves nothing to who comes
 	q.mu.Unlock()
@@ -182,8 +187,8 @@ func (q *rounds) lead(ctx context.Context, r *round) {
 }
 
 // space returns when the round may be sent: at its pace or, when somebody in it
-// is urgent, as soon as the round before has come back. After a failure there is
-// no hurry.
+// is urgent, as soon as the round before has come back and urgentPace has passed
+// since it was sent. After a failure there is no hurry.
 func (q *rounds) space(ctx context.Context, r *round) {
 	timer := time.NewTimer(q.pace.reserve(time.Now()))
 	defer timer.Stop()
@@ -191,6 +196,7 @@ func (q *rounds) space(ctx context.Context, r *round) {
 	last := q.last
 	q.mu.Unlock()
 	var back chan struct{} // of the round before, once somebody is urgent
+	var soon <-chan time.Time
 	for {
 		select {
 		case <-timer.C:
@@ -204,11 +210,13 @@ func (q *rounds) space(ctx context.Context, r *round) {
 			}
 			back = last.done
 		case <-back:
-			if last.err == nil {
-				q.pace.early(time.Now())
-				return
-			}
 			back = nil
+			if last.err == nil {
+				soon = time.After(time.Until(last.sent.Add(urgentPace)))
+			}
+		case <-soon:
+			q.pace.early(time.Now())
+			return
 		}
 	}
 }
