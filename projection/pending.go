@@ -29,11 +29,7 @@ func (m *Map) LastAway(stream, home uint8, app, user string) (seq uint64, at int
 	if k == nil {
 		return 0, 0
 	}
-	water := k.seq
-	for _, old := range k.kept {
-		water = max(water, old.seq)
-	}
-	return k.last, max(0, asked(water))
+	return k.last, max(0, asked(max(k.seq, highest(k.kept))))
 }
 
 // SparedAway implements [Projection].
@@ -163,6 +159,9 @@ func (m *Map) deliverAll(group groupKey, now int64) (Repair, bool) {
 		return Repair{}, false
 	}
 	newest, except := marks[0], slices.Clone(there.except)
+	for _, old := range there.kept { // what is stored next stands for them too
+		except = append(except, old.except...)
+	}
 	for _, k := range marks {
 		except = append(except, k.except...)
 		if k.seq > newest.seq {
@@ -176,7 +175,7 @@ func (m *Map) deliverAll(group groupKey, now int64) (Repair, bool) {
 	})
 	e := &events.RevokeAll{
 		App: group.app, User: newest.user, Except: except, Reason: newest.reason, By: newest.by,
-		At: asked(max(newest.seq, there.seq)), Prev: there.last, Home: group.stream,
+		At: asked(max(newest.seq, there.seq, highest(there.kept))), Prev: there.last, Home: group.stream,
 	}
 	return Repair{Event: e, TTL: life(now+year, now)}, events.UserHash(e.App, e.User) == group.hash
 }

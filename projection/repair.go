@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"time"
@@ -180,8 +181,12 @@ func (m *Map) Reread(stream uint8) {
 	}
 	for i := range m.marks {
 		for key, k := range m.marks[i] {
-			if key.stream == stream && k.guessed {
-				delete(m.marks[i], key)
+			switch {
+			case key.stream != stream || !k.guessed:
+			case len(k.kept) == 0:
+				m.forgetMark(key)
+			default:
+				m.marks[i][key] = &mark{user: k.user, time: k.time, home: key.home, kept: k.kept}
 			}
 		}
 	}
@@ -321,22 +326,50 @@ func (m *Map) lost(stream uint8, now int64) (out []Repair) {
 			if key.stream != stream {
 				continue
 			}
-			for _, old := range k.kept {
-				if fix, ok := m.restate(key, old, now); ok {
-					e := fix.Event.(*events.RevokeAll)
-					e.Prev = k.last
-					// It becomes the newest: what others revoked meanwhile
-					// must not be spared again.
-					e.Except = slices.DeleteFunc(e.Except, func(sid events.SID) bool {
-						r := m.get(sid)
-						return r != nil && r.revoked()
-					})
-					out = append(out, fix)
-				}
+			if fix, ok := m.restateKept(key, k, now); ok {
+				out = append(out, fix)
 			}
 		}
 	}
 	return out
+}
+
+// restateKept returns what the mark keeps of earlier generations as one event:
+// once that is stored it stands for all of them. The caller holds fold.
+func (m *Map) restateKept(key groupKey, k *mark, now int64) (Repair, bool) {
+	newest := slices.SortedStableFunc(slices.Values(k.kept), func(a, b *mark) int { return cmp.Compare(b.at, a.at) })
+	for _, old := range newest {
+		fix, ok := m.restate(key, old, now)
+		if !ok {
+			continue
+		}
+		e := fix.Event.(*events.RevokeAll)
+		e.Prev = k.last
+		beside := slices.Clone(k.kept)
+		if k.last != 0 {
+			beside = append(beside, k)
+		}
+		if key.home != 0 {
+			e.At = asked(highest(beside))
+		}
+		// It becomes the newest: what others revoked meanwhile must not be spared
+		// again. Of another home's session it may not be known yet.
+		e.Except = slices.DeleteFunc(e.Except, func(sid events.SID) bool {
+			r := m.get(sid)
+			return r != nil && r.revoked() || (r == nil || !r.known) && key.home != 0 &&
+				slices.ContainsFunc(beside, func(other *mark) bool { return !other.spares(sid) })
+		})
+		return fix, true
+	}
+	return Repair{}, false
+}
+
+// highest returns the highest of the watermarks.
+func highest(marks []*mark) (seq uint64) {
+	for _, k := range marks {
+		seq = max(seq, k.seq)
+	}
+	return seq
 }
 
 // lost reports whether the stream no longer says that r is revoked. What an
