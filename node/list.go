@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -71,18 +72,18 @@ func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	at := n.home.position()
-	staleness, stale := n.fresh(n.home.number)
-	if stale != nil {
-		return 0, nil, stale
+	known, missing, staleness, err := n.listable()
+	if err != nil {
+		return 0, nil, err
 	}
 	all := n.sessions().App(app.App, n.judged())
 	if want.user != "" {
 		all = n.sessions().User(app.App, want.user, n.judged())
 	}
-	page, total := n.page(all, &want)
+	page, total := n.page(within(all, known), &want)
 	out := &api.SessionList{
 		Freshness: found{answer: answer{staleness: staleness}, at: at}.freshness(),
-		Sessions:  make([]api.Session, 0, len(page)), Total: total,
+		Sessions:  make([]api.Session, 0, len(page)), Total: total, Incomplete: missing,
 	}
 	if len(page) > want.limit {
 		page = page[:want.limit]
@@ -100,6 +101,46 @@ func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
 		out.Sessions = append(out.Sessions, s)
 	}
 	return http.StatusOK, out, nil
+}
+
+// listable returns the numbers of the streams on which this node holds a lease,
+// how far it may be behind any of them, and the regions of all others there are:
+// of their sessions it can say nothing, least of all that they are active. Without
+// its own region's there is no list. It comes before any look-up (rule R3).
+func (n *Node) listable() (known map[uint8]bool, missing []string, staleness time.Duration, err error) {
+	if _, stale := n.fresh(n.home.number); stale != nil {
+		return nil, nil, 0, stale
+	}
+	known = map[uint8]bool{}
+	for _, s := range n.streams() {
+		if s == n.settings {
+			continue
+		}
+		age, stale := n.fresh(s.number)
+		if stale != nil {
+			missing = append(missing, s.region)
+			continue
+		}
+		known[s.number], staleness = true, max(staleness, age)
+	}
+	for r := range n.catalog.Snapshot().Regions() {
+		if !known[r.Number] && !slices.Contains(missing, r.Region) {
+			missing = append(missing, r.Region)
+		}
+	}
+	slices.Sort(missing)
+	return known, missing, staleness, nil
+}
+
+// within yields those of the sessions that live in the streams.
+func within(all iter.Seq2[projection.Session, projection.Verdict], streams map[uint8]bool) iter.Seq2[projection.Session, projection.Verdict] {
+	return func(yield func(projection.Session, projection.Verdict) bool) {
+		for s, v := range all {
+			if streams[s.SID.Stream()] && !yield(s, v) {
+				return
+			}
+		}
+	}
 }
 
 // page returns the sessions that come next, one more than the limit if there

@@ -306,3 +306,51 @@ func bubbleWithGaps(t *testing.T, test func(t *testing.T, h *harness, archive *p
 		}), archive)
 	})
 }
+
+// Of sessions whose home is out of reach a node cannot say that they are active.
+// It leaves them out and says so.
+func TestListWithRegionOutOfReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Solo = false })
+		us := h.abroad()
+		link := us.log.Link()
+		b, _ := h.another(func(c *node.Config) {
+			c.Open = func(context.Context, *events.Region) (events.Log, error) { return link, nil }
+		})
+		b.start()
+		abroad, here := us.login("ada"), h.login("ada")
+		time.Sleep(3 * time.Second)
+		list := func(status string, want int, incomplete ...string) {
+			t.Helper()
+			r := b.do(b.key, "GET", "/v1/sessions?user_id=ada&status="+status, nil).want(200)
+			missing := []string{}
+			if all, ok := r.at("incomplete").([]any); ok {
+				for _, x := range all {
+					missing = append(missing, x.(string))
+				}
+			}
+			if r.at("total") != float64(want) || !cmp.Equal(missing, append([]string{}, incomplete...)) {
+				t.Errorf("%s: %s\nwant %d, without %v", status, r.Raw, want, incomplete)
+			}
+		}
+		list("active", 2)
+		link.Cut()
+		us.do(us.key, "POST", "/v1/sessions/revoke", m{"session_token": abroad.str("session_token")}).want(200)
+		time.Sleep(20 * time.Second)
+		list("active", 1, "us")
+		list("all", 1, "us")
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_token": here.str("session_token")}).want(200)
+		synctest.Wait()
+		list("active", 0, "us")
+		link.Heal()
+		time.Sleep(3 * time.Second)
+		list("active", 0)
+		list("revoked", 2)
+
+		never, _ := h.another(func(c *node.Config) { c.Name, c.Open = "n3", unreachable })
+		never.start()
+		time.Sleep(3 * time.Second)
+		b = never
+		list("revoked", 1, "us")
+	})
+}

@@ -167,6 +167,9 @@ func (s *sessionList) Run(e *env) error {
 			row(w, x.SessionID, x.UserID, x.Status, stamp(x.StartedAt), stamp(x.LastAccess), stamp(x.ExpiresAt), cmp.Or(x.Attributes.IPAddress, "-"))
 		}
 		fmt.Fprintf(w, "%d of %d\n", len(out.Sessions), out.Total)
+		if len(out.Incomplete) > 0 {
+			fmt.Fprintf(w, "without those of %s: out of reach of this node\n", strings.Join(out.Incomplete, ", "))
+		}
 		if out.NextCursor != "" {
 			fmt.Fprintf(w, "next page: --cursor %s\n", out.NextCursor)
 		}

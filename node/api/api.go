@@ -206,13 +206,16 @@ type ReceiptApplied struct {
 	MS   int64  `json:"ms"`
 }
 
-// SessionList answers GET /v1/sessions. Total counts what matches.
+// SessionList answers GET /v1/sessions. Total counts what matches. Incomplete
+// names the regions whose sessions are left out of both, because the node cannot
+// vouch for them now; absent: there is none.
 type SessionList struct {
 	Meta
 	Freshness
 	Sessions   []Session `json:"sessions"`
 	NextCursor string    `json:"next_cursor,omitempty"`
 	Total      int       `json:"total"`
+	Incomplete []string  `json:"incomplete,omitempty"`
 }
 
 // SessionEvents answers GET /v1/sessions/{sid}/events, oldest first.
