@@ -41,7 +41,8 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if stale := n.home.fenced(); stale != nil {
+	// Its times are of the wall clock, so that has to be right as well.
+	if _, stale := n.fresh(n.home.number); stale != nil {
 		return 0, nil, stale
 	}
 	// Without a key to sign with, the caller would get an error for a session

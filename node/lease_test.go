@@ -55,9 +55,9 @@ func (c *hookClock) suspend(d time.Duration) {
 	c.jump += d
 }
 
-func (c *hookClock) setSkew(d time.Duration) {
-	c.testClock.mu.Lock()
-	defer c.testClock.mu.Unlock()
+func (c *testClock) setSkew(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.skew = d
 }
 

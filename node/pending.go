@@ -145,7 +145,10 @@ func outOfReach(err error) bool {
 // node's, whose own stream can take what that one cannot.
 func (n *Node) elsewhere(number uint8) (region string, ok bool) {
 	r, ok := n.catalog.Snapshot().RegionByNumber(number)
-	if !ok || n.conf.Solo || number == n.home.number || n.home.fenced() != nil {
+	if !ok || n.conf.Solo || number == n.home.number {
+		return "", false
+	}
+	if _, stale := n.fresh(n.home.number); stale != nil { // by a clock that was set it would be dated wrong
 		return "", false
 	}
 	return r.Region, true
@@ -238,7 +241,7 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 		prev, at := n.sessions().LastAway(s.number, number, r.app.App, user)
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID,
-			At: max(n.wall(), at), Prev: prev, Home: number,
+			At: max(n.wall()+n.aheadOf(number), at), Prev: prev, Home: number,
 		}
 		if sid, err := events.ParseSID(r.req.ExceptSessionID); err == nil && n.sparesAway(e, sid) {
 			e.Except = []events.SID{sid}
@@ -254,6 +257,18 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 		return placed{stream: s, at: pos, away: away{region: region, app: e.App, hash: events.UserHash(e.App, user)}}, count, err
 	}
 	return placed{}, 0, events.ErrConflict
+}
+
+// aheadOf returns how far the clocks of a home that is out of reach are ahead of
+// this node's, in ms, as far as this node has seen; never less than 0. That may be
+// why it holds no lease there, and its sessions are dated by those clocks.
+func (n *Node) aheadOf(number uint8) int64 {
+	if s := n.stream(number); s != nil {
+		if offset := s.offset.Load(); offset != nil {
+			return max(0, *offset)
+		}
+	}
+	return 0
 }
 
 // sparesAway reports whether the event may spare the session: it lives in the

@@ -21,6 +21,7 @@ type continents struct {
 	net   *events.MemoryMesh
 	keys  *events.ClusterKeys
 	logs  map[string]*events.Memory
+	us    *testClock // of all of us
 	first *harness
 	nodes map[string]*continental
 }
@@ -38,10 +39,11 @@ var otherRegion = map[string]string{"eu": "us", "us": "eu"}
 func newContinents(t *testing.T) *continents {
 	t.Helper()
 	c := &continents{t: t, net: new(events.MemoryMesh), logs: map[string]*events.Memory{}, nodes: map[string]*continental{}}
+	c.us = &testClock{begin: time.Now()}
 	c.first = newHarness(t, func(conf *node.Config) { conf.Solo = false })
 	c.keys = c.first.keys
 	c.logs["eu"], c.logs[events.ConfigRegion] = c.first.home, c.first.config
-	c.logs["us"] = events.NewMemory("us", 3, events.MemoryConfig{Clock: c.first.clock})
+	c.logs["us"] = events.NewMemory("us", 3, events.MemoryConfig{Clock: c.us})
 	for number, region := range map[uint8]string{2: "eu", 3: "us"} {
 		msg, err := c.keys.Encode(events.ConfigRegion, &events.Region{Region: region, Number: number, At: 1}, nil, 0)
 		if err != nil {
@@ -67,6 +69,9 @@ func (c *continents) start(names ...string) {
 		}
 		n.harness, _ = c.first.another(func(conf *node.Config) {
 			conf.Name, conf.Mesh = name, c.net.Link(c.keys)
+			if n.region == "us" {
+				conf.Clock = c.us
+			}
 			conf.Settings, conf.Home, conf.Archive = n.links[events.ConfigRegion], n.links[n.region], c.logs[n.region]
 			conf.Open = func(_ context.Context, r *events.Region) (events.Log, error) { return n.links[r.Region], nil }
 		})
