@@ -253,12 +253,12 @@ func TestReceiptWhileJoining(t *testing.T) {
 	})
 }
 
-// R13: after a break of the coordinator's own subscription confirmations do not
-// count for W.
+// R13: after a break of a node's own subscription confirmations do not count for
+// W. Where all broke, nobody can vouch for another either.
 func TestReceiptAfterBreak(t *testing.T) {
 	fleetBubble(t, 2, func(t *testing.T, f *fleet) {
 		one, two, three := f.login("ada"), f.login("eve"), f.login("bob")
-		f.nodes[0].link.Break()
+		f.home.BreakAll()
 		time.Sleep(time.Second)
 		r, took := f.revoke(one)
 		f.wantReceipt(r, "confirmed", []string{"n1", "n2"}, nil, nil, nil)
@@ -268,11 +268,20 @@ func TestReceiptAfterBreak(t *testing.T) {
 		if r, took = f.revoke(two); took > 10*time.Millisecond {
 			t.Errorf("took %v W after a break: %s", took, r.Raw)
 		}
-		// Of another stream, or of another node, a break changes nothing.
+		// Of another stream, or of another node, a break changes nothing; of its own,
+		// a node that followed unbroken finds it out.
 		f.nodes[0].config.Break()
 		f.nodes[1].link.Break()
 		if r, took = f.revoke(three); took > 10*time.Millisecond {
 			t.Errorf("took %v: %s", took, r.Raw)
+		}
+		four := f.login("kim")
+		time.Sleep(fullWait + time.Second)
+		f.nodes[0].link.Break()
+		r, took = f.revoke(four)
+		f.wantReceipt(r, "confirmed", []string{"n1", "n2"}, nil, nil, nil)
+		if took > 100*time.Millisecond {
+			t.Errorf("took %v though another node was unbroken: %s", took, r.Raw)
 		}
 	})
 }
