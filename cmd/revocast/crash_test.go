@@ -24,6 +24,9 @@ func TestProgram(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT TESTED with -short: needs the built program")
 	}
+	if underRace {
+		t.Skip("SKIPPED under the race detector: the program is not built with it")
+	}
 	bin := filepath.Join(t.TempDir(), "revocast")
 	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
