@@ -175,16 +175,18 @@ const (
 	AppDeleted   = "deleted"
 )
 
-// App is kind app: a tenant and its settings.
+// App is kind app: a tenant and its settings. ServedUntil is when WhenStale was
+// last changed from "serve" to something else, unix ms; 0: never.
 type App struct {
-	V         int         `json:"v"`
-	App       string      `json:"app"`
-	State     string      `json:"state"`
-	CreatedAt int64       `json:"created_at"`
-	ChangedAt int64       `json:"changed_at"`
-	By        string      `json:"by,omitempty"`
-	Prev      uint64      `json:"prev,omitempty"`
-	Settings  AppSettings `json:"settings"`
+	V           int         `json:"v"`
+	App         string      `json:"app"`
+	State       string      `json:"state"`
+	CreatedAt   int64       `json:"created_at"`
+	ChangedAt   int64       `json:"changed_at"`
+	By          string      `json:"by,omitempty"`
+	Prev        uint64      `json:"prev,omitempty"`
+	ServedUntil int64       `json:"served_until,omitempty"`
+	Settings    AppSettings `json:"settings"`
 }
 
 // AppSettings are what an app decides for itself. Durations are seconds.

@@ -54,7 +54,7 @@ func goldens() []golden {
 			At: at, Prev: 17, Before: 1200, Home: 3,
 		}},
 		{"app", &events.App{
-			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12,
+			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12, ServedUntil: at - 5,
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
 				Idle: 1800, WhenStale: "refuse", ReturnToken: true,

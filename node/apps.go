@@ -153,6 +153,9 @@ func (n *Node) changeApp(ctx context.Context, id, by string, edit func(*events.A
 		}
 	}
 	next.ChangedAt, next.By, next.Prev = n.wall(), by, snap.Last(&next)
+	if held.Settings.WhenStale == whenStaleServe && next.Settings.WhenStale != whenStaleServe {
+		next.ServedUntil = next.ChangedAt
+	}
 	pos, err := n.configure(ctx, &next, nil, 0, next.Prev)
 	return &next, pos, err
 }

@@ -266,7 +266,7 @@ func TestReceiptsOfSeveralNodes(t *testing.T) {
 			t.Errorf("after %v: %s", took, r.Raw)
 		}
 		safe, err := time.Parse(time.RFC3339, r.str("receipt.jwt_safe_after"))
-		if left := time.Until(safe); err != nil || left < 299*time.Second || left > 301*time.Second {
+		if left := time.Until(safe); err != nil || left < 359*time.Second || left > 361*time.Second {
 			t.Errorf("jwt_safe_after in %v: %v", left, err)
 		}
 		h.verify(c.str("session_token")).wantRefused("revoked")

@@ -42,6 +42,7 @@ func (f sessionFold) Expect(e events.Event) events.Expectation {
 type settingsFold struct{ *Node }
 
 func (f settingsFold) Apply(r events.Record) projection.Effect {
+	f.noteLife(r)
 	effect := f.catalog.Apply(r)
 	switch e := r.Event.(type) {
 	case *events.SigningKey:
@@ -50,14 +51,6 @@ func (f settingsFold) Apply(r events.Record) projection.Effect {
 		select {
 		case f.met <- struct{}{}:
 		default:
-		}
-	case *events.App:
-		if e.Prev != 0 {
-			f.jwtLives.changed(e.App, r.Time)
-		}
-	case *events.Setting:
-		if e.Prev != 0 && e.Type == templateType {
-			f.jwtLives.changed(e.App, r.Time)
 		}
 	}
 	return effect

@@ -50,6 +50,9 @@ func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires
 		return "", time.Time{}, err
 	}
 	shape := shapeOf(&app.Settings, o)
+	if n.pastTrust() {
+		shape.ttl = min(shape.ttl, minJWTTTL*time.Second)
+	}
 	print := n.fingerprint(f, key, shape, o)
 	if jwt, expires, ok := n.minted.Get(ring, print, now); ok {
 		n.metrics.mintReused.Inc()

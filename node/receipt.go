@@ -93,7 +93,7 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 		r.ReceiptURL = n.issuer + "/v1/receipts/" + r.Revision
 	}
 	r.TookMS = clock.Wall().Sub(start).Milliseconds()
-	r.JWTSafeAfter = clock.Wall().Add(safe - clock.Boot() + jwtLife).UTC().Truncate(time.Millisecond)
+	r.JWTSafeAfter = n.lastMinted(s).Add(safe - clock.Boot() + jwtLife).UTC().Truncate(time.Millisecond)
 	return r
 }
 
@@ -204,7 +204,7 @@ func (n *Node) receiptAt(ctx context.Context, c *caller, p events.Position, wait
 		life = n.jwtLife(app)
 	}
 	r := n.receipt(ctx, s, p, n.conf.Clock.Wall(), wait, life)
-	if !n.conf.Solo && r.Status == receiptComplete && s != n.settings && (!ok || n.whenStale(c.app) == whenStaleServe) {
+	if r.Status == receiptComplete && s != n.settings && n.mayServe(c.app) {
 		r.Status = receiptPartial
 	}
 	return r
@@ -417,43 +417,4 @@ func (q *inquiry) report(r *api.Receipt) {
 func names(all []string) []string {
 	slices.Sort(all)
 	return slices.Compact(all)
-}
-
-// jwtLives remembers until when JWTs of an app may be around that were minted
-// under settings or a template that have changed since.
-type jwtLives struct {
-	mu    sync.Mutex // guards until
-	until map[string]time.Time
-}
-
-// changed notes that the app's settings, or one of its templates, were changed
-// at that time: what was minted before lives for an hour at most.
-func (l *jwtLives) changed(app string, at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.until == nil {
-		l.until = map[string]time.Time{}
-	}
-	l.until[app] = at.Add(maxJWTTTL * time.Second)
-}
-
-// linger reports whether such JWTs may be around at the time.
-func (l *jwtLives) linger(app string, now time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return now.Before(l.until[app])
-}
-
-// jwtLife returns the longest life of a JWT of the app, templates included.
-func (n *Node) jwtLife(app *events.App) time.Duration {
-	if n.jwtLives.linger(app.App, n.conf.Clock.Wall()) {
-		return maxJWTTTL * time.Second
-	}
-	longest := jwtLimit(&app.Settings, api.Template{})
-	for _, held := range n.catalog.Snapshot().SettingsOf(app.App, templateType) {
-		if t, err := readTemplate(held); err == nil { // one that cannot be read mints nothing
-			longest = max(longest, jwtLimit(&app.Settings, t))
-		}
-	}
-	return longest
 }

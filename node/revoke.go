@@ -26,6 +26,8 @@ type revocation struct {
 	start time.Time
 	// mustExist: what is not known is 404, not "nothing to revoke".
 	mustExist bool
+	// parted: there may be regions of which this node has not heard.
+	parted bool
 }
 
 // revokeSessions answers POST /v1/sessions/revoke. It can be repeated: what is
@@ -186,8 +188,46 @@ func (n *Node) stands(home *stream, s *projection.Session) (events.Position, boo
 // when this node knows of none: a log-in may be on its way. What a region out of
 // reach does not take is recorded in this node's. Where neither is possible the
 // request fails, and others may have taken it: a repeat is harmless.
+//
+// A region may have been added that this node has not heard of: it makes sure
+// meanwhile, and revokes there too. If CONFIG does not answer, the receipt is not
+// complete.
 func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int, any, error) {
-	numbers := []uint8{}
+	var done []placed
+	total := 0
+	revoke := func(numbers []uint8) error {
+		placed, counts, errs := make([]placed, len(numbers)), make([]int, len(numbers)), make([]error, len(numbers))
+		var all sync.WaitGroup
+		for i, number := range numbers {
+			all.Go(func() { placed[i], counts[i], errs[i] = n.revokeGroupAt(ctx, r, number, user) })
+		}
+		all.Wait()
+		for i, err := range errs {
+			if err != nil {
+				return err
+			}
+			total += counts[i]
+		}
+		done = append(done, placed...)
+		return nil
+	}
+	known := n.homes()
+	var asking sync.WaitGroup
+	asking.Go(func() { r.parted = !n.conf.Solo && n.settings.reads.pass(ctx, consistencyWait, true) != nil })
+	err := revoke(known)
+	asking.Wait()
+	if err == nil {
+		err = revoke(slices.DeleteFunc(n.homes(), func(number uint8) bool { return slices.Contains(known, number) }))
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return n.revoked(ctx, r, done, total)
+}
+
+// homes returns the numbers of all streams that sessions live in, as far as this
+// node has heard.
+func (n *Node) homes() (numbers []uint8) {
 	for _, s := range n.streams() {
 		if s != n.settings {
 			numbers = append(numbers, s.number)
@@ -198,20 +238,7 @@ func (n *Node) revokeGroup(ctx context.Context, r *revocation, user string) (int
 			numbers = append(numbers, region.Number)
 		}
 	}
-	done, counts, errs := make([]placed, len(numbers)), make([]int, len(numbers)), make([]error, len(numbers))
-	var all sync.WaitGroup
-	for i, number := range numbers {
-		all.Go(func() { done[i], counts[i], errs[i] = n.revokeGroupAt(ctx, r, number, user) })
-	}
-	all.Wait()
-	total := 0
-	for i, err := range errs {
-		if err != nil {
-			return 0, nil, err
-		}
-		total += counts[i]
-	}
-	return n.revoked(ctx, r, done, total)
+	return numbers
 }
 
 // revokeGroupAt is revokeGroup for the sessions whose home has the number.
@@ -324,7 +351,7 @@ func (n *Node) revoked(ctx context.Context, r *revocation, in []placed, count in
 		Revoked:   count,
 		Receipt:   receipt,
 	}
-	if !n.conf.Solo && out.Receipt.Status == receiptComplete && n.whenStale(r.app.App) == whenStaleServe {
+	if out.Receipt.Status == receiptComplete && (r.parted || n.mayServe(r.app.App)) {
 		out.Receipt.Status = receiptPartial
 	}
 	return receiptStatus(out.Receipt, r.req.Wait), out, nil

@@ -119,10 +119,11 @@ func (n *Node) judge(a answer, stale *staleError) (answer, error) {
 }
 
 func (n *Node) whenStale(app string) string {
-	if a, ok := n.catalog.Snapshot().App(app); ok {
-		return a.Settings.WhenStale
+	a, ok := n.catalog.Snapshot().App(app)
+	if !ok || a.Settings.WhenStale == whenStaleServe && n.pastTrust() {
+		return whenStaleRefuse
 	}
-	return whenStaleRefuse
+	return a.Settings.WhenStale
 }
 
 // fresh reads the clock and checks the lease on the stream of the number.
