@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,7 @@ func (n *Node) rotateClusterKey(ctx context.Context, key string) ([]api.ClusterK
 			found = found || r.found
 			all = append(all, r.report()...)
 		}
+		failed = errors.Join(failed, n.outOfSight())
 		if failed == nil && !found {
 			return all, nil
 		}
@@ -147,6 +149,21 @@ func (n *Node) rotateClusterKey(ctx context.Context, key string) ([]api.ClusterK
 		}
 	}
 	return all, nil
+}
+
+// outOfSight returns an error that names the streams of which this node cannot
+// know what they hold, or who writes there with which key.
+func (n *Node) outOfSight() error {
+	regions := n.unopened()
+	for _, s := range n.streams() {
+		if s.fenced() != nil {
+			regions = append(regions, s.region)
+		}
+	}
+	if len(regions) == 0 {
+		return nil
+	}
+	return fmt.Errorf("out of reach: %s", strings.Join(regions, ", "))
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
