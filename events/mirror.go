@@ -198,17 +198,42 @@ func (c *MirrorConfig) configDomain() string {
 	return c.ConfigDomain
 }
 
-// dead returns ErrAlive when the region's own stream answers.
+// How long a region must be silent until it is taken for lost: a leader is
+// elected in 4 to 9 s, and a link that was cut is tried again each second. Where
+// nobody listens at all, no election is under way.
+const (
+	silentFor = 15 * time.Second
+	nobodyFor = 2 * time.Second
+)
+
+// dead returns ErrAlive when the region's own stream answers, or servers do that
+// do not say that it is gone. That it may not be asked proves nothing.
 func (c *MirrorConfig) dead(ctx context.Context, nc *nats.Conn) error {
 	there, err := newAPI(nc, c.Domain)
 	if err != nil {
 		return err
 	}
-	var s streamState
-	if err := there.once(ctx, "STREAM.INFO."+streamName(c.Region), struct{}{}, &s); err == nil {
-		return fmt.Errorf("%w in domain %s", ErrAlive, c.Domain)
+	begun, pause := time.Now(), backoff{}
+	for {
+		err := there.once(ctx, "STREAM.INFO."+streamName(c.Region), struct{}{}, new(streamState))
+		limit := silentFor
+		switch _, refused := errors.AsType[*apiError](err); {
+		case errors.Is(err, ErrDenied):
+			return err
+		case apiCode(err) == codeNoStream:
+			return nil // its servers are there, and its disks are not
+		case err == nil, refused:
+			return fmt.Errorf("%w in domain %s", ErrAlive, c.Domain)
+		case errors.Is(err, nats.ErrNoResponders):
+			limit = nobodyFor
+		}
+		if time.Since(begun) >= limit {
+			return nil
+		}
+		if !pause.wait(ctx) {
+			return ctx.Err()
+		}
 	}
-	return nil
 }
 
 func (c *MirrorConfig) promote(ctx context.Context, here jsAPI, name string) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 
 	"github.com/revocast/revocast/events"
 )
@@ -115,5 +116,32 @@ func awaitMirror(t *testing.T, nc *events.Conn, c events.MirrorConfig, seq uint6
 		if ctx.Err() != nil {
 			t.Fatalf("the mirror is at %+v, want %d", all, seq)
 		}
+	}
+}
+
+// A region whose servers elect a leader answers nothing for seconds, or that it
+// has none. It is not lost.
+func TestPromoteDuringElection(t *testing.T) {
+	env := map[string]string{
+		"NATS_LISTEN": freePort(t), "NATS_STORE": t.TempDir(), "NATS_LEAF_LISTEN": freePort(t), "NATS_LEAF_URL": "nats://x:y@" + freePort(t),
+	}
+	startFile(t, "two-regions/us.conf", env)
+	us, region := as(t, "operator", nil, env["NATS_LISTEN"]), as(t, "operator", nil, env["NATS_LISTEN"])
+	asked := 0
+	sub, err := region.Subscribe("$JS.eu.API.STREAM.INFO.EV_eu", func(m *nats.Msg) {
+		if asked++; asked > 1 {
+			_ = m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := region.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	err = events.Promote(patient(t), us, events.MirrorConfig{Cluster: "c1", Region: "eu", Domain: "eu", Keys: newKeys(t)})
+	if !errors.Is(err, events.ErrAlive) {
+		t.Errorf("promoted: %v", err)
 	}
 }
