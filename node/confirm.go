@@ -75,6 +75,10 @@ func (s *stream) unbrokenFor(now time.Duration) time.Duration {
 func (s *stream) resumed() {
 	s.resumedAt.Store(int64(s.node.conf.Clock.Boot()))
 	s.gaps.broken = s.gaps.open
+	select {
+	case s.broke <- struct{}{}:
+	default:
+	}
 }
 
 // faults break a rule each, so that tests can show that it would be noticed.
@@ -90,4 +94,5 @@ type faults struct {
 	membersAtRequest bool // R11: members as they were a moment before the revocation
 	confirmEarly     bool // R12: a node confirms what its readers do not see
 	fastAfterBreak   bool // R13: confirmations count right after a break
+	blindVouch       bool // R13: a voucher's age is taken, and not its members
 }

@@ -80,7 +80,7 @@ func (n *Node) receipt(ctx context.Context, s *stream, pos events.Position, star
 	case n.conf.Solo:
 		r.Status, r.Method, safe = receiptComplete, methodSole, clock.Boot()
 	case wait == waitAll || clock.Boot() >= safe:
-		q := n.inquire(s, pos, start, safe)
+		q := &inquiry{n: n, s: s, pos: pos, start: start, bound: safe, answers: map[events.Incarnation]bool{}, reached: map[events.Incarnation]bool{}, news: make(chan struct{}, 1)}
 		if q.run(ctx) {
 			r.Status, safe = receiptComplete, min(safe, clock.Boot())
 			if s == n.settings && !q.everywhere(ctx) {
@@ -233,18 +233,7 @@ type inquiry struct {
 	reached map[events.Incarnation]bool // those that said that they have applied it
 	applied []api.ReceiptApplied
 	fenced  []string
-	vouched bool          // another node found the receipt complete
-	outwait []string      // the nodes that it waited out
 	news    chan struct{} // 1 deep: somebody confirmed
-
-	forOther bool // another node asked: nobody else is asked to find it out
-}
-
-func (n *Node) inquire(s *stream, pos events.Position, start time.Time, bound time.Duration) *inquiry {
-	return &inquiry{
-		n: n, s: s, pos: pos, start: start, bound: bound,
-		answers: map[events.Incarnation]bool{}, reached: map[events.Incarnation]bool{}, news: make(chan struct{}, 1),
-	}
 }
 
 // run returns true once the receipt is complete, false when it cannot be told in
@@ -266,24 +255,21 @@ func (q *inquiry) run(ctx context.Context) bool {
 	var asked sync.WaitGroup
 	defer asked.Wait()
 	defer stop()
-	asks, asksOthers := false, false
+	asks := false
 	for {
 		now := q.n.conf.Clock.Boot()
 		gone := q.s.members.farewells()
-		vouched := q.isVouchedFor()
 		switch {
 		case q.s.rebuilt.Load() > q.pos.Gen:
 			return false // the log went backwards: nothing counted so far holds
-		case vouched:
-			return true
 		case now >= q.bound:
 			q.silent = q.pending(now, 0)
 			return true
 		}
 		// Confirmations count only while the own subscription has been unbroken
 		// for W (rule R13): a log that lost its end may have lost the heartbeat
-		// that made somebody a member.
-		next := now + q.n.maxWait() - q.s.unbrokenFor(now)
+		// that made somebody a member. Another node may vouch for that.
+		next := min(now+q.n.maxWait()-q.s.unbrokenFor(now), now+q.n.conf.Beat/16)
 		if next <= now || q.n.faults.fastAfterBreak {
 			if !asks && q.n.conf.Mesh != nil {
 				asks = true
@@ -302,9 +288,6 @@ func (q *inquiry) run(ctx context.Context) bool {
 			for _, m := range left {
 				next = min(next, m.heard+q.n.maxWait())
 			}
-		} else if !asksOthers && !q.forOther && q.n.conf.Mesh != nil && q.s != q.n.settings {
-			asksOthers = true
-			asked.Go(func() { q.askVouchers(asking) })
 		}
 		if !q.sleep(ctx, min(next, q.bound), gone) {
 			return false
@@ -349,9 +332,6 @@ func (q *inquiry) wasWaitedFor(m member) bool {
 func (q *inquiry) confirmed(c events.Confirmation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.vouched {
-		return
-	}
 	first, better := !q.answers[c.Incarnation], !c.Fenced && !q.reached[c.Incarnation]
 	if !first && !better {
 		return
@@ -403,12 +383,12 @@ func (q *inquiry) report(r *api.Receipt) {
 	for _, m := range q.silent {
 		r.WaitedOut = append(r.WaitedOut, m.node)
 	}
-	r.WaitedOut = names(append(r.WaitedOut, q.outwait...))
+	r.WaitedOut = names(r.WaitedOut)
 	if r.Status == receiptCommitted {
 		return
 	}
 	r.Method = methodConfirmed
-	if len(r.WaitedOut) > 0 || q.n.conf.Clock.Boot() >= q.bound {
+	if len(q.silent) > 0 || q.n.conf.Clock.Boot() >= q.bound {
 		r.Method = methodWaited
 	}
 }

@@ -23,7 +23,13 @@ func (n *Node) BreakRule(rule string) {
 		n.faults.confirmEarly = true
 	case "R13":
 		n.faults.fastAfterBreak = true
+	case "R13, vouched":
+		n.faults.blindVouch = true
 	default:
 		panic("no such rule: " + rule)
 	}
 }
+
+// ForgetMembers makes the node know no member of its region's stream, as after
+// a start from what was written before they were.
+func (n *Node) ForgetMembers() { n.home.members.reset() }

@@ -91,6 +91,14 @@ var ruleCases = []struct {
 		r, _ := f.revoke(c)
 		return r
 	}},
+	{"R13, vouched", "only the node that vouches knows of a member", 0, 3, func(f *fleet, c *reply) *reply {
+		f.nodes[2].cut()
+		f.nodes[0].node.ForgetMembers()
+		f.nodes[0].link.Break()
+		time.Sleep(3 * time.Second) // long enough to be vouched for
+		r, _ := f.revoke(c)
+		return r
+	}},
 }
 
 // TestReceiptRules is the mutation table of the receipt: each rule that is

@@ -41,10 +41,13 @@ type stream struct {
 	beats  atomic.Uint64                     // number of the newest heartbeat, marker or registration
 	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
 
-	members   members
-	said      announcements
-	digests   digests
-	resumedAt atomic.Int64 // Clock.Boot in ns when following last began or began again
+	members members
+	said    announcements
+	digests digests
+	// resumedAt is Clock.Boot in ns when following last began or began again, or
+	// since when another node vouches for the members (see vouch.go).
+	resumedAt atomic.Int64
+	broke     chan struct{} // 1 deep: following began, or began again
 
 	reads   *barrier // shared by all whose answer depends on what this node may not have heard
 	missing negative // what was asked for and is not in the stream
@@ -105,7 +108,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 	s := &stream{
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
-		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1),
+		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
 	}
 	s.digest.Store(&map[string]string{})
 	s.reads = newBarrier(s)

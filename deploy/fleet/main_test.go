@@ -22,6 +22,8 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "decides what clients and faults do; 0: by chance")
 
+var logsFlag = flag.Bool("logs", false, "print what the nodes logged also when a test passes")
+
 // program builds the program, once.
 var program = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "fleet")
@@ -91,7 +93,7 @@ func started(t testing.TB, start func(context.Context, fleet.Config) (*fleet.Fle
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || *logsFlag {
 			for _, n := range f.Nodes {
 				t.Logf("life %d of %s:\n%s", n.Life(), n.Name, n.Process().Log())
 			}
