@@ -68,7 +68,7 @@ func (n *Node) openSnapshots() {
 }
 
 // snapshotKey authenticates the snapshots of this cluster.
-func (n *Node) snapshotKey() []byte { return n.conf.Keys.Derive(snapshotPurpose, 32) }
+func (n *Node) snapshotKey() []byte { return n.conf.Keys.Derive(n.snapshotPurpose(), 32) }
 
 func (n *Node) loadSnapshot(path string) (*projection.SnapshotHeader, error) {
 	f, err := os.Open(path)
@@ -104,13 +104,18 @@ func (n *Node) takeOver(m *projection.Map, h *projection.SnapshotHeader) error {
 	return nil
 }
 
-// snapshotPurpose is what the key of a snapshot is derived for.
-const snapshotPurpose = "revocast snapshot 1"
+// snapshotPurpose is what the key of a snapshot is derived for: to be read by who
+// holds the same cluster keys. What another key sealed is not in a snapshot of a
+// node that lacked it, and who has it would never read that in the log.
+func (n *Node) snapshotPurpose() string {
+	return "revocast snapshot 1 " + strings.Join(slices.Sorted(slices.Values(n.conf.Keys.IDs())), " ")
+}
 
 // readSnapshot reads it with whichever cluster key held wrote it.
 func (n *Node) readSnapshot(f io.ReadSeeker) (m *projection.Map, h *projection.SnapshotHeader, err error) {
+	purpose := n.snapshotPurpose()
 	for _, id := range n.conf.Keys.IDs() {
-		key, ok := n.conf.Keys.DeriveFrom(id, snapshotPurpose, 32)
+		key, ok := n.conf.Keys.DeriveFrom(id, purpose, 32)
 		if !ok {
 			continue
 		}
@@ -256,6 +261,7 @@ func (n *Node) saveSnapshot() bool {
 var errNotAnchored = errors.New("a stream has no anchor yet, or is not whole")
 
 func (n *Node) writeSnapshot() error {
+	key := n.snapshotKey() // before it is looked whether all was read with the keys that it names
 	gen, _ := n.catalog.Position()
 	h := projection.SnapshotHeader{Node: n.conf.Name, Created: n.wall(), SettingsGen: gen}
 	h.Cluster, _ = identity(n.conf.Home)
@@ -298,7 +304,7 @@ func (n *Node) writeSnapshot() error {
 	}
 	begun := n.conf.Clock.Boot()
 	path, err := n.snapshots.save(h.Created, func(w io.Writer) error {
-		if err := n.sessions().WriteSnapshot(w, n.snapshotKey(), h, ring); err != nil {
+		if err := n.sessions().WriteSnapshot(w, key, h, ring); err != nil {
 			return err
 		}
 		for number, t := range tapes {
@@ -321,9 +327,12 @@ func (s *stream) untouched(from projection.SnapshotStream) bool {
 	return from.Anchor.Seq != 0 && gen == from.Gen && seq == from.Seq && s.applied.Load() == 0
 }
 
-// whole reports whether what is applied has nothing left to be repaired: a node
-// that loads it would not know.
+// whole reports whether what is applied has nothing left to be repaired, or to be
+// read again with another key: a node that loads it would not know.
 func (s *stream) whole() bool {
+	if s.opens() {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.caught && !s.lost && len(s.broken) == 0 && len(s.unread.standing) == 0
