@@ -77,6 +77,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("encode heartbeat: %w", err)
 	}
+	s.sent.note(n, m.Fingerprint())
 	ctx, cancel := context.WithTimeout(ctx, c.Lease/4)
 	defer cancel()
 	before := s.position()

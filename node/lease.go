@@ -19,6 +19,7 @@ const (
 	reasonDigest   = "digest"   // most nodes made something else of the stream; rebuilding
 	reasonFormat   = "format"   // the stream holds events that this version cannot read
 	reasonKey      = "key"      // others seal with a cluster key that the node lacks
+	reasonCloned   = "cloned"   // another process has the node's incarnation
 )
 
 // lease is the right to answer from what was applied of one stream: a
@@ -34,7 +35,7 @@ type lease struct {
 
 	mu   sync.Mutex               // guards the fields below
 	sent map[uint64]time.Duration // heartbeat number to Clock.Boot when it was sent
-	dead bool                     // dropped for good: the node is leaving
+	dead bool                     // dropped for good: the node is leaving, or cloned
 	// floor is a sequence of the stream; heartbeats at or below it renew nothing.
 	floor uint64
 	// bars are why nothing renews the lease, by reason, with what is to be done.
@@ -186,6 +187,9 @@ func (l *lease) drop(reason string) {
 	l.proven.Store(0)
 	clear(l.sent)
 	l.floor = 0 // heartbeats sent from now on follow everything that was renounced for
+	if l.dead {
+		return // the reason stays
+	}
 	l.because(reason)
-	l.dead = l.dead || reason == reasonLeaving
+	l.dead = reason == reasonLeaving || reason == reasonCloned
 }

@@ -137,7 +137,8 @@ type Node struct {
 	followed atomic.Pointer[[]*stream]
 	met      chan struct{} // 1 deep: CONFIG names a region that may be new
 	joining  sync.Mutex    // guards left, and replacing followed
-	left     bool          // the node is leaving: no stream is followed any more that was not
+	left     bool          // the node is leaving, or cloned: no stream is followed any more that was not
+	isCloned atomic.Bool   // another process has this incarnation
 	asks     pace          // of questions to the logs, of all streams together
 
 	rings    atomic.Pointer[map[string]*signer.Ring] // by app; replaced as a whole by the applier of CONFIG

@@ -78,6 +78,9 @@ func (n *Node) Leave(ctx context.Context) error {
 	for _, s := range all {
 		s.lease.drop(reasonLeaving)
 	}
+	if n.isCloned.Load() {
+		return nil // it would be the farewell of another process too
+	}
 	var errs []error
 	for _, s := range all {
 		errs = append(errs, s.register(ctx, true))

@@ -91,6 +91,8 @@ func (s *stream) detail(reason string) string {
 		return because("the stream is read again", s.followError.Load())
 	case reasonLeaving:
 		return "the node is stopping"
+	case reasonCloned:
+		return "another process has the identity of this one, because its machine was copied or set back while it ran: restart this process, and the other one too"
 	}
 	return s.lease.detail()
 }

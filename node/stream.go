@@ -38,7 +38,8 @@ type stream struct {
 	lease  *lease
 	leased chan struct{} // closed at the first lease; by the follow goroutine only
 
-	beats  atomic.Uint64                     // number of the newest heartbeat, marker or registration
+	beats  atomic.Uint64 // number of the newest heartbeat, marker or registration
+	sent   sentBeats
 	digest atomic.Pointer[map[string]string] // position to digest, for the next heartbeats
 
 	members members
@@ -262,7 +263,14 @@ func (s *stream) apply(e events.Entry) error {
 		if len(beat.Keys) > 0 {
 			s.shown.Store(&beat.Keys[0])
 		}
-		if s.readable(r.Sealed.Key()) && !s.blinded() {
+		own, foreign := s.sent.own(beat.N, r.Sealed.Fingerprint())
+		if s.node.faults.anyLife {
+			own, foreign = true, false
+		}
+		if foreign {
+			s.node.cloned(s, beat.N)
+		}
+		if own && s.readable(r.Sealed.Key()) && !s.blinded() {
 			s.renew(beat.N, e.Seq, e.Time)
 		}
 	}
