@@ -20,6 +20,7 @@ type announced struct {
 	heard        time.Duration // Clock.Boot when the newest was applied here
 	logged       time.Time     // the log's stamp on it
 	left         bool
+	lease        time.Duration // L, as it is set there
 	sealed       string        // id of the cluster key that sealed the newest
 	since        time.Duration // Clock.Boot when the first of them so sealed was applied
 }
@@ -33,7 +34,9 @@ type announcements struct {
 
 // note folds in a registration, a farewell or a heartbeat and returns what was
 // said. Now is Clock.Boot.
-func (a *announcements) note(r events.Record, now time.Duration) (said announced) {
+//
+// Life is how long the log keeps the message: four of its node's leases.
+func (a *announcements) note(r events.Record, life, now time.Duration) (said announced) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.all == nil {
@@ -45,6 +48,7 @@ func (a *announcements) note(r events.Record, now time.Duration) (said announced
 	case *events.Node:
 		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region, left: e.Left}
 	}
+	said.lease = life / 4
 	said.heard, said.logged, said.first, said.seq = now, r.Time, r.Seq, r.Seq
 	said.sealed, said.since = r.Sealed.Key(), now
 	if was := a.all[said.incarnation]; was != nil {
@@ -140,8 +144,10 @@ func unsealed(others []announced, held []string) (detail string) {
 
 // announced takes notice of what a node says of itself, before any heartbeat
 // after it can renew the lease.
-func (s *stream) announced(r events.Record) {
-	said := s.said.note(r, s.node.conf.Clock.Boot())
+func (s *stream) announced(r events.Record, life time.Duration) {
+	now := s.node.conf.Clock.Boot()
+	said := s.said.note(r, life, now)
+	s.members.leased(said.lease, now)
 	if !said.left && unsealed([]announced{said}, s.node.conf.Keys.IDs()) != "" {
 		s.checkKeys()
 	}

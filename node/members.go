@@ -34,6 +34,7 @@ type members struct {
 	sampled []sample                        // oldest first
 	changed chan struct{}                   // closed at the next farewell; nil: nobody waits
 	swept   time.Duration
+	long    struct{ lease, heard time.Duration } // the longest lease that some node has, when above L
 }
 
 // farewell is that an incarnation has left for good.
@@ -67,8 +68,33 @@ func (m *members) apply(r events.Record, now time.Duration) {
 	}
 	if now-m.swept >= m.lease {
 		m.swept = now
-		m.sweep(now - forgetAfter*m.lease)
+		m.sweep(now - forgetAfter*m.longestAt(now))
 	}
+}
+
+// leased notes that some node has leases of that length.
+func (m *members) leased(lease, now time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if lease > m.lease && lease >= m.longestAt(now) {
+		m.long.lease, m.long.heard = lease, now
+	}
+}
+
+// longest returns the longest lease that a member may hold: L, unless one is
+// configured otherwise. A receipt has to wait for that one.
+func (m *members) longest(now time.Duration) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.longestAt(now)
+}
+
+// longestAt is longest. m.mu is held.
+func (m *members) longestAt(now time.Duration) time.Duration {
+	if now-m.long.heard > forgetAfter*m.long.lease {
+		return m.lease
+	}
+	return max(m.lease, m.long.lease)
 }
 
 // concerns reports whether apply wants the record, so that the applier need not

@@ -72,8 +72,8 @@ type Config struct {
 	// Denials are what NATS servers deny this node, for people; nil: not known.
 	Denials *events.Denials
 
-	// Lease is L; 0 is DefaultLease. All nodes must agree on it: a receipt is
-	// wrong if some node's lease is longer than the coordinator believes.
+	// Lease is L; 0 is DefaultLease. All nodes should agree on it: receipts wait
+	// for the longest, and each node says that they differ.
 	Lease time.Duration
 	// Beat is the time between heartbeats; 0 is DefaultBeat. It must be well
 	// below Lease.
@@ -318,7 +318,11 @@ func (n *Node) judgedAt(wall int64) int64 { return max(wall, n.agreed.Load()) }
 // maxWait is W: how long after a revocation's acknowledgement no lease taken
 // before it can still be held anywhere.
 func (n *Node) maxWait() time.Duration {
-	return time.Duration(float64(n.conf.Lease)*(1+clockRate)/(1-clockRate)) + waitSlack
+	lease, now := n.conf.Lease, n.conf.Clock.Boot()
+	for _, s := range n.streams() {
+		lease = max(lease, s.members.longest(now))
+	}
+	return time.Duration(float64(lease)*(1+clockRate)/(1-clockRate)) + waitSlack
 }
 
 // sweep forgets what can no longer matter: a slice at a time, all of them in a

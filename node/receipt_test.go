@@ -422,3 +422,26 @@ func TestReceiptOfKeys(t *testing.T) {
 		}
 	})
 }
+
+// A node whose leases are longer than the coordinator's is waited for as long as
+// it may answer, and all say that they differ.
+func TestReceiptWithLongerLeases(t *testing.T) {
+	fleetBubble(t, 2, func(t *testing.T, f *fleet) {
+		long := f.join("n3", func(c *node.Config) { c.Lease = 18 * time.Second })
+		time.Sleep(20 * time.Second)
+		for _, n := range f.nodes {
+			n.wantProblem("lease_differs", "lease")
+		}
+		c := f.login("ada")
+		time.Sleep(time.Second)
+		long.link.Cut()
+		long.mesh.Cut()
+		r, took := f.revoke(c)
+		if v := long.verify(c.str("session_token")); v.Status != http.StatusServiceUnavailable && r.str("receipt.status") == "complete" {
+			t.Errorf("a node with longer leases answers %d after the receipt %s, which took %v", v.Status, r.Raw, took)
+		}
+		if r.str("receipt.status") != "complete" {
+			t.Errorf("receipt %s", r.Raw)
+		}
+	})
+}

@@ -131,6 +131,12 @@ func (s *stream) problems(st api.StreamState) (all []api.Problem) {
 			add(api.ProblemNewerFormat, "node %s reads events of version %d, and this one only up to %d: run the newer version on this node too",
 				a.node, a.format, events.Version)
 		}
+		// The log counts in seconds, so a quarter of that says nothing.
+		if own := s.node.conf.Lease; !told["lease "+a.node] && (a.lease-own).Abs() > time.Second/4 {
+			told["lease "+a.node] = true
+			add(api.ProblemLeaseDiffers, "node %s has leases of %v, and this one of %v: configure all nodes alike; receipts wait for the longest",
+				a.node, a.lease, own)
+		}
 		for _, id := range a.keys {
 			if !slices.Contains(held, id) && !told[id] {
 				told[id] = true

@@ -253,7 +253,7 @@ func (s *stream) apply(e events.Entry) error {
 	s.read(&e, &r)
 	concerns := s.members.concerns(r)
 	if concerns {
-		s.announced(r)
+		s.announced(r, e.TTL)
 	}
 	beat, ok := r.Event.(*events.Beat)
 	if ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {

@@ -42,14 +42,15 @@ type Problem struct {
 
 // States of a Problem, beside the reasons for which a node is fenced.
 const (
-	ProblemDenied      = "denied"          // the NATS user lacks a permission
-	ProblemNameTaken   = "name_taken"      // another process uses the node's name
-	ProblemNewerFormat = "newer_format"    // another node is of a newer version
-	ProblemKeyMissing  = "key_missing"     // another node holds a cluster key that this one lacks
-	ProblemUnreachable = "unreachable"     // the stream of a region was never reached
-	ProblemDigest      = "digest_mismatch" // nodes made different things of a stream
-	ProblemLogDead     = "log_dead"        // the embedded log takes no writes
-	ProblemLogFull     = "log_full"        // a stream is above the share of its budget at which creates are refused
+	ProblemDenied       = "denied"          // the NATS user lacks a permission
+	ProblemNameTaken    = "name_taken"      // another process uses the node's name
+	ProblemNewerFormat  = "newer_format"    // another node is of a newer version
+	ProblemKeyMissing   = "key_missing"     // another node holds a cluster key that this one lacks
+	ProblemLeaseDiffers = "lease_differs"   // another node has leases of another length
+	ProblemUnreachable  = "unreachable"     // the stream of a region was never reached
+	ProblemDigest       = "digest_mismatch" // nodes made different things of a stream
+	ProblemLogDead      = "log_dead"        // the embedded log takes no writes
+	ProblemLogFull      = "log_full"        // a stream is above the share of its budget at which creates are refused
 )
 
 // States of a Node.
