@@ -41,8 +41,9 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	// Its times are of the wall clock, so that has to be right as well.
-	if _, stale := n.fresh(n.home.number); stale != nil {
+	// Its times are of the wall clock, so that has to be right as well: a session
+	// of the future would outlive a log-out that goes by time (pending.go).
+	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
 		return 0, nil, stale
 	}
 	// Without a key to sign with, the caller would get an error for a session

@@ -142,13 +142,14 @@ func outOfReach(err error) bool {
 }
 
 // elsewhere returns the region of the number if that is another than this
-// node's, whose own stream can take what that one cannot.
-func (n *Node) elsewhere(number uint8) (region string, ok bool) {
+// node's, whose own stream can take what that one cannot. What is recorded there
+// goes by time, so the wall clock (unix ms) must be right.
+func (n *Node) elsewhere(number uint8, wall int64) (region string, ok bool) {
 	r, ok := n.catalog.Snapshot().RegionByNumber(number)
 	if !ok || n.conf.Solo || number == n.home.number {
 		return "", false
 	}
-	if _, stale := n.fresh(n.home.number); stale != nil { // by a clock that was set it would be dated wrong
+	if _, stale := n.freshAt(n.home.number, wall); stale != nil { // by a clock that was set it would be dated wrong
 		return "", false
 	}
 	return r.Region, true
@@ -169,7 +170,8 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 	if err != nil {
 		return 0, nil, err
 	}
-	region, ok := n.elsewhere(s.SID.Stream())
+	wall := n.wall()
+	region, ok := n.elsewhere(s.SID.Stream(), wall)
 	switch {
 	case !ok, v != projection.Unknown && s.App != r.app.App:
 		return 0, nil, cause
@@ -178,7 +180,7 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 	}
 	e := &events.Revoke{
 		App: r.app.App, User: s.User, SID: s.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
-		At: n.wall(), AbsoluteAt: s.AbsoluteAt, Home: s.SID.Stream(),
+		At: wall, AbsoluteAt: s.AbsoluteAt, Home: s.SID.Stream(),
 	}
 	if v == projection.Revoked { // it is said again as it was
 		e.Reason, e.By, e.At = s.RevokeReason, s.RevokedBy, s.RevokedAt
@@ -232,7 +234,8 @@ func (n *Node) target(ctx context.Context, r *revocation) (s projection.Session,
 // revokeGroupAway is revokeGroupIn for a home that is out of reach, as cause
 // says.
 func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8, user string, cause error) (placed, int, error) {
-	region, ok := n.elsewhere(number)
+	wall := n.wall()
+	region, ok := n.elsewhere(number, wall)
 	if !ok || !outOfReach(cause) {
 		return placed{}, 0, cause
 	}
@@ -241,7 +244,7 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 		prev, at := n.sessions().LastAway(s.number, number, r.app.App, user)
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID,
-			At: max(n.wall()+n.aheadOf(number), at), Prev: prev, Home: number,
+			At: max(wall+n.aheadOf(number), at), Prev: prev, Home: number,
 		}
 		if sid, err := events.ParseSID(r.req.ExceptSessionID); err == nil && n.sparesAway(e, sid) {
 			e.Except = []events.SID{sid}

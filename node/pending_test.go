@@ -388,3 +388,18 @@ func TestPendingRules(t *testing.T) {
 		eu1.do(key, "POST", "/v1/sessions/revoke", m{"user_id": "eve"}).wantError(http.StatusServiceUnavailable, "node_stale")
 	})
 }
+
+// A new token names the session's home, not that of the node that made it: its
+// lease is what whoever is shown the token goes by.
+func TestRotateElsewhere(t *testing.T) {
+	continentsBubble(t, func(t *testing.T, c *continents) {
+		eu1, us1 := c.nodes["eu1"], c.nodes["us1"]
+		login := eu1.login("ada")
+		time.Sleep(time.Second)
+		second := us1.do(us1.key, "POST", "/v1/sessions/rotate", m{"session_token": login.str("session_token")}).want(http.StatusOK).str("session_token")
+		us1.verify(second).want(http.StatusNoContent)
+		us1.links["eu"].Cut()
+		eu1.revoke(m{"session_id": login.str("session.session_id"), "wait": "all"}).want(http.StatusOK)
+		us1.wantVerify(second, http.StatusServiceUnavailable, "silent")
+	})
+}

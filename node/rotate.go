@@ -34,10 +34,15 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	look := func() (found, error) {
 		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, consistency{})
 	}
-	next := events.NewToken(n.home.number)
+	var next events.Token
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {
 		if f.rotated {
 			return "", nil
+		}
+		if next == "" {
+			// Whoever is shown it checks the lease of the stream that it names, so
+			// that must be the session's home, wherever this node is.
+			next = events.NewToken(f.SID.Stream())
 		}
 		d.rotate(next, n.wall()+req.GraceSeconds*1000)
 		return events.ReasonRotated, nil
