@@ -9,8 +9,9 @@ import (
 // MemoryMesh joins the nodes of one process for tests, by links that can be
 // cut and delayed. Like core NATS it promises nothing.
 type MemoryMesh struct {
-	mu    sync.Mutex // guards what follows and the fields of every link
-	links []*MeshLink
+	mu     sync.Mutex // guards what follows and the fields of every link
+	links  []*MeshLink
+	parted map[string]int // groups, and by how many Part
 }
 
 // MeshLink is one node's connection to a MemoryMesh: its Mesh.
@@ -20,6 +21,7 @@ type MeshLink struct {
 
 	// Guarded by net.mu.
 	cut     bool
+	group   string
 	deliver func(ctx context.Context, m Message) int
 	filters []string // nil: does not run
 	in      chan Message
@@ -40,8 +42,13 @@ func (n *MemoryMesh) Link(keys *ClusterKeys) *MeshLink {
 func (n *MemoryMesh) Inject(m Message) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.spread(m, func(*MeshLink) bool { return true })
+}
+
+// spread hands the message to the links that it reaches. n.mu is held.
+func (n *MemoryMesh) spread(m Message, reaches func(*MeshLink) bool) {
 	for _, l := range n.links {
-		if l.cut || !slices.ContainsFunc(l.filters, func(f string) bool { return matchSubject(f, m.Subject) }) {
+		if l.cut || !reaches(l) || !slices.ContainsFunc(l.filters, func(f string) bool { return matchSubject(f, m.Subject) }) {
 			continue
 		}
 		select {
@@ -49,6 +56,29 @@ func (n *MemoryMesh) Inject(m Message) {
 		default:
 		}
 	}
+}
+
+// Part lets nothing pass between the links of the group and all others, until as
+// many Join as Part.
+func (n *MemoryMesh) Part(group string) { n.part(group, 1) }
+
+// Join ends one Part.
+func (n *MemoryMesh) Join(group string) { n.part(group, -1) }
+
+func (n *MemoryMesh) part(group string, by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.parted == nil {
+		n.parted = map[string]int{}
+	}
+	n.parted[group] += by
+}
+
+// SetGroup says where the node is, such as in which region.
+func (l *MeshLink) SetGroup(group string) {
+	l.net.mu.Lock()
+	defer l.net.mu.Unlock()
+	l.group = group
 }
 
 // Cut lets nothing pass in either direction until Heal.
@@ -73,12 +103,15 @@ func (l *MeshLink) SetDeliver(deliver func(ctx context.Context, m Message) int) 
 }
 
 func (l *MeshLink) publish(m Message) error {
-	l.net.mu.Lock()
-	cut := l.cut
-	l.net.mu.Unlock()
-	if !cut {
-		l.net.Inject(m)
+	n := l.net
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if l.cut {
+		return nil
 	}
+	n.spread(m, func(other *MeshLink) bool {
+		return l.group == other.group || n.parted[l.group] == 0 && n.parted[other.group] == 0
+	})
 	return nil
 }
 
