@@ -41,6 +41,7 @@ var theirs = map[string]func(pkg, file string) bool{
 	"github.com/golang-jwt/":          in("signer", "node/client"),
 	"github.com/prometheus/":          func(_, file string) bool { return file == "metrics.go" },
 	"github.com/alecthomas/kong":      in("cmd/revocast"),
+	"github.com/anishathalye/":        in("node/nodetest"), // no part of the program
 }
 
 func in(pkgs ...string) func(pkg, file string) bool {

@@ -95,4 +95,6 @@ type faults struct {
 	confirmEarly     bool // R12: a node confirms what its readers do not see
 	fastAfterBreak   bool // R13: confirmations count right after a break
 	blindVouch       bool // R13: a voucher's age is taken, and not its members
+	strongAtOnce     bool // a strong read does not wait for its heartbeat
+	blindChange      bool // a change expects nothing
 }

@@ -1,6 +1,7 @@
 package node
 
-// BreakRule lets the node break a rule of the receipt.
+// BreakRule lets the node break a rule of DESIGN section 5, or what makes a strong
+// read or a change one.
 func (n *Node) BreakRule(rule string) {
 	switch rule {
 	case "R2":
@@ -25,6 +26,10 @@ func (n *Node) BreakRule(rule string) {
 		n.faults.fastAfterBreak = true
 	case "R13, vouched":
 		n.faults.blindVouch = true
+	case "strong":
+		n.faults.strongAtOnce = true
+	case "change":
+		n.faults.blindChange = true
 	default:
 		panic("no such rule: " + rule)
 	}

@@ -327,7 +327,11 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if f.stale != "" {
 			return found{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 		}
-		pos, err := n.writeState(ctx, d, events.Expect(f.StateSeq))
+		expect := events.Expect(f.StateSeq)
+		if n.faults.blindChange {
+			expect = events.Expectation{}
+		}
+		pos, err := n.writeState(ctx, d, expect)
 		if errors.Is(err, events.ErrConflict) {
 			if err := n.stream(d.state.SID.Stream()).catchUp(ctx, &d.state); err != nil {
 				return found{}, err

@@ -45,6 +45,8 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 	switch {
 	case s == nil || s == n.settings: // no session lives there
 		return look()
+	case want.strong && n.faults.strongAtOnce:
+		return look()
 	case want.strong || want.sure:
 		if err = s.barrier(ctx); err != nil {
 			return answer{}, err

@@ -2,12 +2,15 @@ package nodetest
 
 import (
 	"math"
+	"slices"
 	"time"
+
+	"github.com/revocast/revocast/events"
 )
 
 // Violation is a broken promise.
 type Violation struct {
-	Check string // C1 to C7
+	Check string // C1 to C9, or strong or change
 	What  string
 	Ops   []Op // what proves it
 }
@@ -26,18 +29,27 @@ func (v Violation) String() string {
 const margin = time.Millisecond
 
 // Check returns which promises of DESIGN section 5 a history breaks, at most a
-// few of each:
+// few of each. The lease is that of the nodes.
 //
-//   - C1: what was acknowledged is there at the end, on every node.
+//   - C1: what was acknowledged is there at the end, on every node; a revocation
+//     that was pending too.
 //   - C2: on a node, a revoked session stays revoked.
-//   - C3: no answer is older than L(1+ρ).
-//   - C4: nothing is good that is asked for after a complete receipt.
-//   - C5: a write is seen by its node, and by whoever asks for its revision.
+//   - C3: no answer is older than L(1+ρ). A pending revocation reaches the nodes
+//     of its region in that time.
+//   - C4: nothing is good that is asked for after a complete receipt, whenever
+//     that was asked for.
+//   - C5: a write is seen by its node, and by whoever asks for its revision; a
+//     pending revocation too.
 //   - C6: at the end all nodes have one digest.
-//   - C7: 2L after healing every node answers and takes creates.
+//   - C7: 2L after healing every node answers and takes creates, which takes no
+//     longer than 15 s, and no receipt is committed or pending.
+//   - C8: while the worst are elections of a stream's leader, each shorter than
+//     L, no node is fenced.
+//   - C9: no goroutine outlives the nodes.
 //
 // What the log itself lost is not held against the nodes. The time is linear
-// in the operations, but for the revocations of one user.
+// in the operations, but for the revocations of one user, and for elections.
+// [CheckLinear] checks strong reads and changes.
 func Check(ops []Op, lease time.Duration) []Violation {
 	c := newChecker(ops, lease)
 	for i := range ops {
@@ -47,19 +59,26 @@ func Check(ops []Op, lease time.Duration) []Violation {
 			c.use(o)
 		case OpRead:
 			c.read(o)
-		case OpProbe:
-			if o.Outcome != OK {
-				c.fail("C7", "a node takes no session after everything healed", *o)
+		case OpReceipt:
+			if c.healed != nil && o.Start > c.healed.End && (o.Receipt == "pending" || o.Receipt == "committed" || o.Outcome == Fenced) {
+				c.fail("C7", "a receipt is not complete after everything healed", *o)
 			}
+		case OpProbe:
+			c.probe(o)
 		case OpDigest:
 			if c.digest == nil {
 				c.digest = o
 			} else if c.digest.Note != o.Note {
 				c.fail("C6", "two nodes that read one log differ", *c.digest, *o)
 			}
+		case OpStop:
+			if o.Seq > 0 {
+				c.fail("C9", "goroutines outlive the nodes", *o)
+			}
 		}
 	}
 	c.monotone(ops)
+	c.available(ops)
 	return c.found
 }
 
@@ -73,11 +92,14 @@ type story struct {
 }
 
 type checker struct {
+	lease  int64 // ns
 	bound  int64 // ns
 	losses []*Op
 	jumps  []*Op // losses, and rewinds without one
+	harms  map[string][]*Op
 	by     map[string]*story
 	digest *Op
+	healed *Op
 	found  []Violation
 	count  map[string]int
 }
@@ -93,8 +115,8 @@ func (c *checker) fail(check, what string, ops ...Op) {
 
 func newChecker(ops []Op, lease time.Duration) *checker {
 	c := &checker{
-		bound: int64(float64(lease)*(1+ClockRate)) + int64(margin),
-		by:    map[string]*story{}, count: map[string]int{},
+		lease: int64(lease), bound: int64(float64(lease)*(1+ClockRate)) + int64(margin),
+		harms: map[string][]*Op{}, by: map[string]*story{}, count: map[string]int{},
 	}
 	users, groups := map[string][]*story{}, map[string][]*Op{}
 	for i := range ops {
@@ -104,6 +126,10 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 			c.jumps = append(c.jumps, o)
 		case OpRewind:
 			c.jumps = append(c.jumps, o)
+		case OpHarm:
+			c.harms[o.Node] = append(c.harms[o.Node], o)
+		case OpHeal:
+			c.healed = o
 		case OpCreate:
 			if o.SID != "" && c.by[o.SID] == nil {
 				s := &story{create: o, rotated: math.MaxInt64}
@@ -135,7 +161,29 @@ func newChecker(ops []Op, lease time.Duration) *checker {
 			}
 		}
 	}
+	c.receipts(ops)
 	return c
+}
+
+// receipts counts a revocation whose receipt was complete when it was asked for
+// again as one more that was answered then.
+func (c *checker) receipts(ops []Op) {
+	later := map[string]*Op{} // the first complete one, by revision
+	for i := range ops {
+		if o := &ops[i]; o.Op == OpReceipt && o.Receipt == "complete" && (later[o.Revision] == nil || o.End < later[o.Revision].End) {
+			later[o.Revision] = o
+		}
+	}
+	for _, s := range c.by {
+		for _, o := range s.sure {
+			if r := later[o.Revision]; r != nil && r.End > o.End {
+				again := *o
+				again.Node, again.Life, again.End, again.Receipt, again.Pending = r.Node, 0, r.End, r.Receipt, nil
+				again.Note = "the receipt that was asked for later"
+				s.sure = append(s.sure, &again)
+			}
+		}
+	}
 }
 
 func (s *story) covered(o *Op, sure bool) {
@@ -148,11 +196,18 @@ func (s *story) covered(o *Op, sure bool) {
 // lost reports whether the log may have lost what a write wrote.
 func (c *checker) lost(o *Op) bool {
 	for _, l := range c.losses {
-		if o.Start <= l.End && (o.Outcome != OK || sequence(o.Revision) >= l.Seq || sequence(o.Revision) == 0) {
+		if o.Start <= l.End && (o.Outcome != OK || o.Revision == "" || reaches(o.Revision, l)) {
 			return true
 		}
 	}
 	return false
+}
+
+// reaches reports whether a position of the revision is among what was lost.
+func reaches(revision string, l *Op) bool {
+	return slices.ContainsFunc(positions(revision), func(p events.Position) bool {
+		return (l.Stream == "" || p.Stream == l.Stream) && p.Seq >= l.Seq
+	})
 }
 
 // bounded reports whether a use may have been answered as if it had demanded no
@@ -166,7 +221,7 @@ func (c *checker) bounded(o *Op) bool {
 			return true
 		}
 	}
-	return generation(o.Revision) > generation(o.AtLeast)
+	return slices.ContainsFunc(positions(o.AtLeast), func(p events.Position) bool { return generation(o.Revision, p.Stream) > p.Gen })
 }
 
 // use checks C3, C4 and C5 on one use of a session.
@@ -189,10 +244,24 @@ func (c *checker) use(o *Op) {
 			c.fail("C5", "good on the node that had acknowledged its revocation", *s.create, *r, *o)
 		case o.AtLeast != "" && o.AtLeast == r.Revision && !c.bounded(o):
 			c.fail("C5", "good although its revocation was asked for", *s.create, *r, *o)
-		case o.Start > r.End+c.bound:
+		case o.Start > r.End+c.bound && c.heard(s, r, o):
 			c.fail("C3", "good longer than a lease after its revocation", *s.create, *r, *o)
 		}
 	}
+}
+
+// heard reports whether the node must have heard of the revocation by the time
+// of the use. That is so by its lease on the session's home, unless the home was
+// out of reach. What is recorded elsewhere then, the nodes of that region hear by
+// another stream than the one of the lease, so nothing may have been wrong around
+// the node.
+func (c *checker) heard(s *story, r, o *Op) bool {
+	if !slices.Contains(r.Pending, homeOf(s.create)) {
+		return true
+	}
+	during := func(x *Op) bool { return x.Start <= o.End && x.End >= r.Start-c.lease }
+	return o.Region == r.Region && !slices.ContainsFunc(c.jumps, during) &&
+		!slices.ContainsFunc(c.harms[o.Node], func(h *Op) bool { return h.Note != "sever" && during(h) })
 }
 
 // unseen checks an answer that there is no such session.

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"slices"
 )
 
 // reply is a node's answer.
@@ -21,16 +21,19 @@ type reply struct {
 // answer is what the driver reads of all bodies.
 type answer struct {
 	Session struct {
-		SessionID string `json:"session_id"`
+		SessionID string         `json:"session_id"`
+		Metadata  map[string]any `json:"metadata"`
 	} `json:"session"`
 	Token    string `json:"session_token"`
 	JWT      string `json:"session_jwt"`
 	Revision string `json:"revision"`
 	Revoked  int    `json:"revoked"`
 	Receipt  struct {
-		Status   string `json:"status"`
-		Revision string `json:"revision"`
+		Status   string   `json:"status"`
+		Revision string   `json:"revision"`
+		Pending  []string `json:"pending"`
 	} `json:"receipt"`
+	Status    string `json:"status"` // of a receipt that was asked for again
 	ErrorType string `json:"error_type"`
 	Details   struct {
 		Reason string `json:"reason"`
@@ -74,8 +77,15 @@ func (r *reply) judged(o *Op) {
 		o.Outcome = Unknown
 	case r.status >= 200 && r.status < 300:
 		o.Outcome = Valid
+		for mark := range r.body.Session.Metadata {
+			o.Marks = append(o.Marks, mark)
+		}
+		slices.Sort(o.Marks)
 	case r.status == http.StatusServiceUnavailable:
-		o.Outcome, o.Reason = Fenced, r.body.ErrorType
+		o.Outcome, o.Reason, o.Note = Fenced, r.body.ErrorType, r.reason
+		if o.Reason == "" && r.reason != "behind" { // a verify, which has no body
+			o.Reason = Stale
+		}
 	case r.status == http.StatusUnauthorized && r.reason != "":
 		o.Outcome, o.Reason = Invalid, r.reason
 	case r.status == http.StatusNotFound && r.body.ErrorType == "session_not_found":
@@ -97,7 +107,5 @@ func (r *reply) written(o *Op) {
 		o.Revision = r.body.Receipt.Revision
 	}
 	o.Already = o.Op == OpRevoke && r.body.Revoked == 0
-	if strings.Contains(o.Receipt, "pending") {
-		o.Outcome = Unknown // on its way to its home
-	}
+	o.Pending = r.body.Receipt.Pending
 }

@@ -14,15 +14,19 @@ import (
 // Kinds of operations in a history.
 const (
 	OpCreate     = "create"
-	OpUse        = "use"         // verify, authenticate, extend, rotate, mint: whatever needs a good session
+	OpUse        = "use"         // verify, authenticate, extend, rotate, mint, patch: whatever needs a good session
 	OpRevoke     = "revoke"      // of one session
 	OpRevokeUser = "revoke_user" // of all a user has, Spared excepted
-	OpLose       = "lose"        // the home stream lost Seq and all after it
+	OpReceipt    = "receipt"     // of the revocation with that Revision, asked for again
+	OpLose       = "lose"        // the stream lost Seq and all after it
 	OpRewind     = "rewind"      // as lose, but of what no caller was ever answered for
+	OpElect      = "elect"       // the stream had no leader
+	OpHarm       = "harm"        // another fault; Note names it
 	OpHeal       = "heal"        // from here on nothing is wrong any more
 	OpRead       = "read"        // the final reading of a session on a node
 	OpProbe      = "probe"       // a create on a node, a while after healing
 	OpDigest     = "digest"      // of a node's sessions, at the end; in Note
+	OpStop       = "stop"        // all nodes have ended; Seq goroutines did not
 )
 
 // Outcomes of operations.
@@ -34,11 +38,15 @@ const (
 	Unknown = "unknown" // no answer, or a failure: it may have happened
 )
 
+// Stale is the Reason of what was Fenced because the node had no lease.
+const Stale = "node_stale"
+
 // Op is one operation as its caller saw it.
 type Op struct {
-	Op   string `json:"op"`
-	Node string `json:"node,omitempty"`
-	Life int    `json:"life,omitempty"` // of the node, from 1
+	Op     string `json:"op"`
+	Node   string `json:"node,omitempty"`
+	Region string `json:"region,omitempty"` // of the node; empty: there is one
+	Life   int    `json:"life,omitempty"`   // of the node, from 1
 	// Start and End are nanoseconds of the one clock of the driver: when the
 	// request was made, and when its answer was there.
 	Start int64 `json:"start"`
@@ -54,7 +62,17 @@ type Op struct {
 	Receipt  string `json:"receipt,omitempty"`  // status
 	Revision string `json:"revision,omitempty"` // of a write
 	AtLeast  string `json:"at_least,omitempty"` // demanded of a use
-	Seq      uint64 `json:"seq,omitempty"`
+	Strong   bool   `json:"strong,omitempty"`   // demanded of a use
+	// Pending names the regions that had not heard of a revocation when it was
+	// answered.
+	Pending []string `json:"pending,omitempty"`
+	// Wrote is the mark that a patch put into the session, Marks are those that
+	// the session had by the answer.
+	Wrote string   `json:"wrote,omitempty"`
+	Marks []string `json:"marks,omitempty"`
+	// Stream and Seq say what of the log was harmed; without a stream, all.
+	Stream string `json:"stream,omitempty"`
+	Seq    uint64 `json:"seq,omitempty"`
 	// Already: there was nothing left to revoke, as far as the node knew.
 	Already bool   `json:"already,omitempty"`
 	Note    string `json:"note,omitempty"`
@@ -100,26 +118,24 @@ func (h *History) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// generation returns the highest generation that a revision names.
-func generation(revision string) (highest uint32) {
-	r, err := events.ParseRevision(revision)
-	if err != nil {
-		return 0
+// positions returns those of a revision, and of each revocation in it that a home
+// out of reach is yet to say the one under which it was recorded.
+func positions(revision string) (all []events.Position) {
+	for part := range strings.SplitSeq(revision, ",") {
+		at, _, _ := strings.Cut(part, "@")
+		if p, err := events.ParsePosition(at); err == nil {
+			all = append(all, p)
+		}
 	}
-	for _, p := range r {
-		highest = max(highest, p.Gen)
-	}
-	return highest
+	return all
 }
 
-// sequence returns the sequence of a revision of one position, 0 when there is none.
-func sequence(revision string) uint64 {
-	if revision == "" || strings.Contains(revision, ",") {
-		return 0
+// generation returns the highest generation of the stream that a revision names.
+func generation(revision, stream string) (highest uint32) {
+	for _, p := range positions(revision) {
+		if p.Stream == stream {
+			highest = max(highest, p.Gen)
+		}
 	}
-	r, err := events.ParseRevision(revision)
-	if err != nil || len(r) != 1 {
-		return 0
-	}
-	return r[0].Seq
+	return highest
 }

@@ -2,16 +2,17 @@ package nodetest
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // nemesis harms a cluster, and repairs what it harmed.
 type nemesis struct {
-	c     *Cluster
-	h     *History
-	d     *dice
-	lossy bool
+	c    *Cluster
+	h    *History
+	d    *dice
+	plan *Plan
 
 	harms sync.WaitGroup
 	mu    sync.Mutex // guards err
@@ -21,25 +22,43 @@ type nemesis struct {
 // harm is a kind of fault with its share of all. It returns once it is over,
 // soon after ctx ended.
 type harm struct {
+	name  string
 	share float64
 	do    func(n *nemesis, ctx context.Context, m *Member, d time.Duration)
 }
 
 var harms = []harm{
-	{3, (*nemesis).cut},
-	{3, (*nemesis).pause},
-	{2, (*nemesis).restart},
-	{3, (*nemesis).weather},
-	{2, (*nemesis).slowClock},
-	{1, (*nemesis).stepClock},
-	{1, (*nemesis).breaks},
-	{3, (*nemesis).truncate},
+	{"cut", 3, (*nemesis).cut},
+	{"pause", 3, (*nemesis).pause},
+	{"restart", 2, (*nemesis).restart},
+	{"weather", 3, (*nemesis).weather},
+	{"slow clock", 2, (*nemesis).slowClock},
+	{"clock step", 1, (*nemesis).stepClock},
+	{"break", 1, (*nemesis).breaks},
+	{"truncate", 3, (*nemesis).truncate},
+	{"election", 1, (*nemesis).election},
+}
+
+// borders are the harms of several regions.
+var borders = []harm{
+	{"sever", 5, (*nemesis).sever},
+	{"cut of one stream", 3, (*nemesis).cutStream},
 }
 
 // run harms until ctx ends, and returns when everything is whole again.
 func (n *nemesis) run(ctx context.Context) {
-	total := 0.0
-	for _, h := range harms {
+	if n.plan.Elections {
+		n.elections(ctx)
+		return
+	}
+	all, total := harms, 0.0
+	if len(n.c.homes()) > 1 {
+		all = slices.Concat(harms, borders)
+	}
+	if only := n.plan.Only; len(only) > 0 {
+		all = slices.DeleteFunc(slices.Clone(all), func(h harm) bool { return !slices.Contains(only, h.name) })
+	}
+	for _, h := range all {
 		total += h.share
 	}
 	for {
@@ -49,22 +68,74 @@ func (n *nemesis) run(ctx context.Context) {
 		}
 		m := n.c.Members[n.d.Int64N(int64(len(n.c.Members)))]
 		// Shorter and longer than a lease, and just about one.
-		length := 50*time.Millisecond + n.d.upTo(Lease/2)
+		lease := n.c.conf.Lease
+		length := 50*time.Millisecond + n.d.upTo(lease/2)
 		switch n.d.Int64N(3) {
 		case 0:
-			length = Lease - Lease/8 + n.d.upTo(Lease/4)
+			length = lease - lease/8 + n.d.upTo(lease/4)
 		case 1:
-			length = n.d.upTo(3*Lease) + time.Millisecond
+			length = n.d.upTo(3*lease) + time.Millisecond
 		}
 		at := n.d.Float64() * total
-		for _, h := range harms {
+		for _, h := range all {
 			if at -= h.share; at < 0 {
-				n.harms.Go(func() { h.do(n, ctx, m, length) })
+				n.harms.Go(func() {
+					o := Op{Op: OpHarm, Node: m.Name, Note: h.name, Start: n.c.now()}
+					h.do(n, ctx, m, length)
+					o.End = n.c.now()
+					n.h.Add(o)
+				})
 				break
 			}
 		}
 	}
 	n.harms.Wait()
+}
+
+// longestElection is how long a stream has no leader at most (DESIGN section 5).
+const longestElection = 9 * time.Second
+
+// elections makes streams elect leaders until ctx ends, none so soon after its
+// last that nobody had heard of the one.
+func (n *nemesis) elections(ctx context.Context) {
+	for _, s := range n.c.streams {
+		n.harms.Go(func() {
+			for ctx.Err() == nil {
+				wait(ctx, n.c.conf.Lease+n.d.upTo(n.c.conf.Lease))
+				n.elect(ctx, s, longestElection-n.d.upTo(longestElection/2))
+			}
+		})
+	}
+	n.harms.Wait()
+}
+
+func (n *nemesis) elect(ctx context.Context, s *stream, d time.Duration) {
+	o := Op{Op: OpElect, Stream: s.Region(), Start: n.c.now()}
+	s.leader.resign()
+	wait(ctx, d)
+	s.leader.elect()
+	o.End = n.c.now()
+	n.h.Add(o)
+}
+
+func (n *nemesis) election(ctx context.Context, _ *Member, d time.Duration) {
+	n.elect(ctx, n.c.streams[n.d.Int64N(int64(len(n.c.streams)))], d)
+}
+
+// sever cuts the node's region off, long enough for its nodes to be fenced on
+// what is elsewhere, and mostly much longer.
+func (n *nemesis) sever(ctx context.Context, m *Member, d time.Duration) {
+	n.c.Sever(m.Region)
+	defer n.c.Join(m.Region)
+	wait(ctx, n.c.conf.Lease+d)
+}
+
+// cutStream cuts the node off one stream.
+func (n *nemesis) cutStream(ctx context.Context, m *Member, d time.Duration) {
+	name := n.c.streams[n.d.Int64N(int64(len(n.c.streams)))].Region()
+	m.cut(name)
+	defer m.heal(name)
+	wait(ctx, 2*d)
 }
 
 func (n *nemesis) cut(ctx context.Context, m *Member, d time.Duration) {
@@ -86,7 +157,7 @@ func (n *nemesis) restart(ctx context.Context, m *Member, d time.Duration) {
 		return
 	}
 	if n.d.hit(0.3) {
-		bye, cancel := context.WithTimeout(ctx, Lease/4)
+		bye, cancel := context.WithTimeout(ctx, n.c.conf.Lease/4)
 		m.Leave(bye)
 		cancel()
 	} else {
@@ -108,9 +179,9 @@ func (n *nemesis) weather(ctx context.Context, m *Member, d time.Duration) {
 	for range 2 {
 		switch n.d.Int64N(6) {
 		case 0:
-			w.Lag = n.d.upTo(3 * Lease)
+			w.Lag = n.d.upTo(3 * n.c.conf.Lease)
 		case 1:
-			w.Send = n.d.upTo(Lease)
+			w.Send = n.d.upTo(n.c.conf.Lease)
 		case 2:
 			w.Refuse, w.Repeat = n.d.Float64(), n.d.Float64()
 		case 3:
@@ -148,7 +219,7 @@ func (n *nemesis) stepClock(ctx context.Context, m *Member, d time.Duration) {
 
 func (n *nemesis) breaks(context.Context, *Member, time.Duration) {
 	if n.d.hit(0.5) {
-		n.c.Home.BreakAll()
+		n.home().BreakAll()
 		return
 	}
 	for _, m := range n.c.Members {
@@ -156,14 +227,20 @@ func (n *nemesis) breaks(context.Context, *Member, time.Duration) {
 	}
 }
 
-// truncate makes the home stream lose its tail.
+// home returns the stream of some region.
+func (n *nemesis) home() *stream {
+	all := n.c.homes()
+	return all[n.d.Int64N(int64(len(all)))]
+}
+
+// truncate makes a home stream lose its tail.
 func (n *nemesis) truncate(ctx context.Context, _ *Member, _ time.Duration) {
-	at := n.c.now()
-	first, lost := n.c.truncate(ctx, 1+int(n.d.Int64N(12)), n.lossy)
+	s, at := n.home(), n.c.now()
+	first, lost := s.truncate(ctx, 1+int(n.d.Int64N(12)), n.plan.Lossy)
 	if first == 0 {
 		return
 	}
-	o := Op{Op: OpRewind, Start: at, End: n.c.now(), Seq: first}
+	o := Op{Op: OpRewind, Stream: s.Region(), Start: at, End: n.c.now(), Seq: first}
 	if lost {
 		o.Op = OpLose
 	}

@@ -14,9 +14,11 @@
 package nodetest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,8 +26,9 @@ import (
 	"github.com/revocast/revocast/node"
 )
 
-// Lease is L of all nodes of a cluster, Beat the time between heartbeats: as
-// short as a node takes them, so that a run sees many leases.
+// Lease is L of the nodes of a cluster unless its Config says another, Beat the
+// time between heartbeats: as short as a node takes them, so that a run sees many
+// leases.
 const (
 	Lease = 4 * time.Second
 	Beat  = time.Second
@@ -34,16 +37,24 @@ const (
 // ClockRate is ρ: how far the rate of a node's clock is off at most.
 const ClockRate = 1e-3
 
-// Number and region of the nodes' home stream.
-const (
-	region     = "eu"
-	homeNumber = 2
-)
+// regions are the names of regions, in the order in which a cluster gets them;
+// CONFIG is in the first.
+var regions = []string{"eu", "us", "ap"}
+
+// homeNumber is the number of the first region's stream; those of the others
+// follow.
+const homeNumber = 2
 
 // Config says what a cluster is made of.
 type Config struct {
-	// Nodes is how many nodes there are; 0 is 3.
+	// Regions is how many regions there are, each with a stream of its own that
+	// all nodes follow: 1 to 3; 0 is 1. CONFIG is in the first.
+	Regions int
+	// Nodes is how many nodes each region has; 0 is 3, of several regions 2.
 	Nodes int
+	// Lease is L of all nodes, Beat the time between heartbeats; 0 is Lease and
+	// Beat of this package.
+	Lease, Beat time.Duration
 	// Seed is where all that is random comes from.
 	Seed uint64
 	// Adjust, if not nil, may change what a life of node i is made of before it
@@ -53,61 +64,124 @@ type Config struct {
 	Made func(n *node.Node)
 }
 
-// Cluster is nodes on one home stream and CONFIG.
-type Cluster struct {
-	Members  []*Member
-	Home     *events.Memory
-	Settings *events.Memory
-	Mesh     *events.MemoryMesh
-
-	conf   Config
-	keys   *events.ClusterKeys
-	access node.Bootstrap
-	begin  time.Time
-	tail   tail
+func (c *Config) setDefaults() error {
+	c.Regions = cmp.Or(c.Regions, 1)
+	if c.Regions < 0 || c.Regions > len(regions) {
+		return fmt.Errorf("a cluster of %d regions: want 1 to %d", c.Regions, len(regions))
+	}
+	if c.Nodes == 0 {
+		if c.Nodes = 3; c.Regions > 1 {
+			c.Nodes = 2
+		}
+	}
+	c.Lease, c.Beat = cmp.Or(c.Lease, Lease), cmp.Or(c.Beat, Beat)
+	return nil
 }
 
-// New starts the nodes and returns when all are ready. Stop must be called.
+// Cluster is nodes, the stream of each region, and CONFIG.
+type Cluster struct {
+	Members []*Member
+	Mesh    *events.MemoryMesh
+
+	conf    Config
+	streams []*stream // of the regions; CONFIG comes last
+	keys    *events.ClusterKeys
+	access  node.Bootstrap
+	begin   time.Time
+}
+
+// stream is a stream of a cluster and what the driver knows of it.
+type stream struct {
+	*events.Memory
+	number uint8
+	tail   tail
+	leader leader
+}
+
+// New starts the nodes and returns when all are ready. Stop must be called, also
+// after an error that comes with a cluster.
 func New(ctx context.Context, conf Config) (*Cluster, error) {
-	if conf.Nodes == 0 {
-		conf.Nodes = 3
+	if err := conf.setDefaults(); err != nil {
+		return nil, err
 	}
 	keys, err := events.NewClusterKeys(events.NewClusterKey())
 	if err != nil {
 		return nil, fmt.Errorf("make cluster keys: %w", err)
 	}
-	c := &Cluster{conf: conf, keys: keys, access: node.NewBootstrap("acme"), begin: time.Now()}
+	c := &Cluster{conf: conf, keys: keys, access: node.NewBootstrap("acme"), begin: time.Now(), Mesh: new(events.MemoryMesh)}
 	log := &Clock{begin: c.begin}
-	c.Home = events.NewMemory(region, homeNumber, events.MemoryConfig{Clock: log})
-	c.Mesh = new(events.MemoryMesh)
-	c.Settings = events.NewMemory(events.ConfigRegion, 1, events.MemoryConfig{Clock: log})
-	for i := range conf.Nodes {
-		rnd := draw(conf.Seed, uint64(i))
-		m := &Member{
-			Name: fmt.Sprintf("n%d", i+1), cluster: c, index: i, rnd: rnd,
-			Clock: &Clock{
-				begin: c.begin,
-				drift: ClockRate * (2*rnd.Float64() - 1),
-				skew:  time.Duration(rnd.Int64N(int64(10*time.Second))) - 5*time.Second,
-			},
+	for i, region := range append(slices.Clone(regions[:conf.Regions]), events.ConfigRegion) {
+		number := uint8(homeNumber + i)
+		if region == events.ConfigRegion {
+			number = 1
 		}
+		c.streams = append(c.streams, &stream{
+			Memory: events.NewMemory(region, number, events.MemoryConfig{Clock: log}), number: number,
+		})
+	}
+	if conf.Regions > 1 {
+		if err := c.nameRegions(); err != nil {
+			return nil, err
+		}
+	}
+	for i := range conf.Regions * conf.Nodes {
+		m := c.newMember(i)
 		c.Members = append(c.Members, m)
 		// Nodes of one beat at one moment would be ordered by the scheduler.
-		time.Sleep(time.Duration(rnd.Int64N(int64(Beat / 4))))
+		time.Sleep(m.rnd.upTo(conf.Beat / 4))
 		if err := m.Start(); err != nil {
-			return nil, err
+			return c, err
 		}
 		if err := m.awaitReady(ctx); err != nil {
-			return nil, err
+			return c, err
 		}
 		if i == 0 {
 			if err := m.life.node.Bootstrap(ctx, c.access); err != nil {
-				return nil, fmt.Errorf("bootstrap: %w", err)
+				return c, fmt.Errorf("bootstrap: %w", err)
 			}
 		}
 	}
+	if conf.Regions > 1 {
+		time.Sleep(2 * conf.Lease) // until each is fresh on all streams
+	}
 	return c, nil
 }
+
+// nameRegions gives the regions their numbers.
+func (c *Cluster) nameRegions() error {
+	for i, s := range c.streams[:c.conf.Regions] {
+		msg, err := c.keys.Encode(events.ConfigRegion, &events.Region{Region: regions[i], Number: s.number, At: 1}, nil, 0)
+		if err == nil {
+			_, err = c.settings().Inject(msg)
+		}
+		if err != nil {
+			return fmt.Errorf("name region %s: %w", regions[i], err)
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) newMember(i int) *Member {
+	rnd := draw(c.conf.Seed, uint64(i))
+	m := &Member{
+		Name: fmt.Sprintf("n%d", i+1), Region: regions[i/c.conf.Nodes], cluster: c, index: i, rnd: rnd, cuts: map[string]int{},
+		Clock: &Clock{
+			begin: c.begin,
+			drift: ClockRate * (2*rnd.Float64() - 1),
+			skew:  rnd.upTo(10*time.Second) - 5*time.Second,
+		},
+	}
+	if c.conf.Regions > 1 {
+		m.Name = fmt.Sprintf("%s%d", m.Region, i%c.conf.Nodes+1)
+	}
+	return m
+}
+
+// settings returns CONFIG.
+func (c *Cluster) settings() *stream { return c.streams[len(c.streams)-1] }
+
+// homes returns the streams of the regions.
+func (c *Cluster) homes() []*stream { return c.streams[:len(c.streams)-1] }
 
 // Stop ends all nodes and returns when they have ended.
 func (c *Cluster) Stop() {
@@ -121,8 +195,9 @@ func (c *Cluster) now() int64 { return int64(time.Since(c.begin)) }
 
 // Member is a node through all its lives.
 type Member struct {
-	Name  string
-	Clock *Clock
+	Name   string
+	Region string
+	Clock  *Clock
 	// Forgets lets the node's links go on after a break without a look at what
 	// they delivered before, which breaks rule R8. It is set before a life.
 	Forgets bool
@@ -134,20 +209,19 @@ type Member struct {
 	mu      sync.Mutex // guards what follows
 	life    *life
 	lives   int
-	cuts    int           // how many faults keep its links cut
-	gate    chan struct{} // while the node is paused: closed when it goes on
+	cuts    map[string]int // by stream, mesh among them: how many faults keep its link cut
+	gate    chan struct{}  // while the node is paused: closed when it goes on
 	weather Weather
 }
 
 // life is one process life of a node.
 type life struct {
-	number   int
-	node     *node.Node
-	handler  http.Handler
-	home     *events.MemoryLink
-	settings *events.MemoryLink
-	mesh     *events.MeshLink
-	end      func() error
+	number  int
+	node    *node.Node
+	handler http.Handler
+	links   map[string]*events.MemoryLink // by stream
+	mesh    *events.MeshLink
+	end     func() error
 }
 
 // Start begins a new life of the node.
@@ -155,20 +229,28 @@ func (m *Member) Start() error {
 	c := m.cluster
 	m.mu.Lock()
 	m.lives++
-	number := m.lives
+	l := &life{number: m.lives, links: map[string]*events.MemoryLink{}, mesh: c.Mesh.Link(c.keys)}
 	m.mu.Unlock()
-	l := &life{number: number, home: c.Home.Link(), settings: c.Settings.Link(), mesh: c.Mesh.Link(c.keys)}
+	for _, s := range c.streams {
+		l.links[s.Region()] = s.Link()
+	}
+	l.mesh.SetGroup(m.Region)
+	l.mesh.SetDeliver(m.hearing(l))
+	home := l.links[m.Region]
 	conf := node.Config{
 		Name: m.Name, Version: "test", PublicURL: "https://id.example.com",
-		Settings: l.settings, Home: l.home, Archive: l.home, Keys: c.keys,
-		Lease: Lease, Beat: Beat, Clock: m.Clock, Mesh: l.mesh,
+		Settings: l.links[events.ConfigRegion], Home: home, Archive: home, Keys: c.keys,
+		Lease: c.conf.Lease, Beat: c.conf.Beat, Clock: m.Clock, Mesh: l.mesh,
+	}
+	if c.conf.Regions > 1 {
+		conf.Open = func(_ context.Context, r *events.Region) (events.Log, error) { return l.links[r.Region], nil }
 	}
 	if c.conf.Adjust != nil {
 		c.conf.Adjust(m.index, m, &conf)
 	}
-	l.home.SetFaults(m.faults(l, 2))
-	l.settings.SetFaults(m.faults(l, 1))
-	l.mesh.SetDeliver(m.hearing(l))
+	for _, s := range c.streams {
+		l.links[s.Region()].SetFaults(m.faults(l, s))
+	}
 	var err error
 	if l.node, err = node.New(conf); err != nil {
 		return fmt.Errorf("new node: %w", err)
@@ -177,19 +259,25 @@ func (m *Member) Start() error {
 		c.conf.Made(l.node)
 	}
 	l.handler = l.node.Handler()
+	m.run(l)
+	return nil
+}
+
+// run begins the life, with what is cut at present.
+func (m *Member) run(l *life) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
+	var err error
 	running.Go(func() { err = l.node.Run(ctx) })
 	l.end = func() error { cancel(); running.Wait(); return err }
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.life = l
-	if m.cuts > 0 {
-		l.home.Cut()
-		l.settings.Cut()
-		l.mesh.Cut()
+	for name, n := range m.cuts {
+		if n > 0 {
+			l.cut(name)
+		}
 	}
-	return nil
 }
 
 // Kill ends the node's life without a word: nothing it still tries to write
@@ -202,9 +290,9 @@ func (m *Member) Kill() {
 	if l == nil {
 		return
 	}
-	l.home.Cut()
-	l.settings.Cut()
-	l.mesh.Cut()
+	for _, name := range m.everything() {
+		l.cut(name)
+	}
 	_ = l.end() // a node that was killed has nothing to say
 }
 
@@ -241,33 +329,100 @@ func (m *Member) awaitReady(ctx context.Context) error {
 	}
 }
 
-// Cut separates the node from both streams, until as many Heal as Cut.
-func (m *Member) Cut() {
+// mesh names the link to the other nodes among those to streams.
+const mesh = "mesh"
+
+func (l *life) cut(name string) {
+	if name == mesh {
+		l.mesh.Cut()
+		return
+	}
+	l.links[name].Cut()
+}
+
+func (l *life) heal(name string) {
+	if name == mesh {
+		l.mesh.Heal()
+		return
+	}
+	l.links[name].Heal()
+}
+
+// everything names all links of the node.
+func (m *Member) everything() []string {
+	all := []string{mesh}
+	for _, s := range m.cluster.streams {
+		all = append(all, s.Region())
+	}
+	return all
+}
+
+// Cut separates the node from all streams and all nodes, until as many Heal as
+// Cut.
+func (m *Member) Cut() { m.cut(m.everything()...) }
+
+// Heal ends one Cut.
+func (m *Member) Heal() { m.heal(m.everything()...) }
+
+func (m *Member) cut(names ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cuts++; m.life != nil {
-		m.life.home.Cut()
-		m.life.settings.Cut()
-		m.life.mesh.Cut()
+	for _, name := range names {
+		if m.cuts[name]++; m.life != nil {
+			m.life.cut(name)
+		}
 	}
 }
 
-// Heal ends one Cut.
-func (m *Member) Heal() {
+func (m *Member) heal(names ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cuts--; m.cuts == 0 && m.life != nil {
-		m.life.home.Heal()
-		m.life.settings.Heal()
-		m.life.mesh.Heal()
+	for _, name := range names {
+		if m.cuts[name]--; m.cuts[name] == 0 && m.life != nil {
+			m.life.heal(name)
+		}
 	}
+}
+
+// Sever lets nothing pass between the region and all others until as many Join
+// as Sever: neither entries of streams nor messages between nodes. CONFIG is in
+// the first region.
+func (c *Cluster) Sever(region string) {
+	c.Mesh.Part(region)
+	for _, m := range c.Members {
+		m.cut(c.beyond(m, region)...)
+	}
+}
+
+// Join ends one Sever.
+func (c *Cluster) Join(region string) {
+	c.Mesh.Join(region)
+	for _, m := range c.Members {
+		m.heal(c.beyond(m, region)...)
+	}
+}
+
+// beyond names the streams that are on the other side of the region's border
+// than the node.
+func (c *Cluster) beyond(m *Member, region string) (names []string) {
+	for _, s := range c.streams {
+		where := s.Region()
+		if where == events.ConfigRegion {
+			where = regions[0]
+		}
+		if (where == region) != (m.Region == region) {
+			names = append(names, s.Region())
+		}
+	}
+	return names
 }
 
 // Break breaks the node's subscriptions for a moment.
 func (m *Member) Break() {
 	if l := m.current(); l != nil {
-		l.home.Break()
-		l.settings.Break()
+		for _, s := range m.cluster.streams {
+			l.links[s.Region()].Break()
+		}
 	}
 }
 

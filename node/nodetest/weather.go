@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -69,26 +68,25 @@ func (m *Member) travel(ctx context.Context, stored time.Time, share float64) {
 		if left <= 0 {
 			return
 		}
-		wait(ctx, min(left, Lease/16))
+		wait(ctx, min(left, m.cluster.conf.Lease/16))
 	}
 }
 
 var errRefused = errors.New("the log refuses the message")
 
 // faults returns the faults of one link of a life.
-func (m *Member) faults(l *life, stream uint64) events.MemoryFaults {
-	seed := m.cluster.conf.Seed ^ uint64(m.index+1)<<32 ^ uint64(l.number)<<40
-	send, ack, deliver := draw(seed, 10+stream), draw(seed, 20+stream), draw(seed, 30+stream)
-	memory := m.cluster.Home
-	if stream == 1 {
-		memory = m.cluster.Settings
-	}
+func (m *Member) faults(l *life, s *stream) events.MemoryFaults {
+	seed, user := m.cluster.conf.Seed^uint64(m.index+1)<<32^uint64(l.number)<<40, uint64(s.number)
+	send, ack, deliver := draw(seed, 10+user), draw(seed, 20+user), draw(seed, 30+user)
 	return events.MemoryFaults{
 		Forgets: m.Forgets,
 		Send: func(ctx context.Context, msg events.Message) error {
 			m.running(ctx)
 			w := m.currentWeather()
 			wait(ctx, send.upTo(w.Send))
+			if err := s.leader.await(ctx); err != nil {
+				return err
+			}
 			switch {
 			case send.hit(w.Refuse):
 				return errRefused
@@ -97,10 +95,10 @@ func (m *Member) faults(l *life, stream uint64) events.MemoryFaults {
 				return events.ErrUnavailable
 			case send.hit(w.Late):
 				<-ctx.Done()
-				return m.late(ctx, memory, msg)
-			case send.hit(w.Repeat):
+				return late(s, msg)
+			case send.hit(w.Repeat) && s.takesAnyway(ctx, msg):
 				// The log answers the sender as it does after a lost answer.
-				_, _ = memory.Inject(msg)
+				_, _ = s.Inject(msg)
 			}
 			return nil
 		},
@@ -126,13 +124,26 @@ func (m *Member) faults(l *life, stream uint64) events.MemoryFaults {
 	}
 }
 
-// late stores a message although its sender has given up. What expects a
-// sequence is not stored: Inject would not look at it.
-func (m *Member) late(_ context.Context, memory *events.Memory, msg events.Message) error {
+// late stores a message although its sender has given up.
+func late(s *stream, msg events.Message) error {
 	if k := kindOf(msg.Subject); k == events.KindRevoke || k == events.KindBeat {
-		_, _ = memory.Inject(msg)
+		_, _ = s.Inject(msg)
 	}
 	return events.ErrUnavailable
+}
+
+// takesAnyway reports whether the stream would take the message whatever its
+// sender expects. Inject looks at no expectation, and so must not be called with
+// what has one: the stream refuses the second of two that expect the same.
+func (s *stream) takesAnyway(ctx context.Context, msg events.Message) bool {
+	switch kindOf(msg.Subject) {
+	case events.KindRevoke, events.KindBeat, events.KindMarker, events.KindNode, events.KindTouch:
+		return true
+	case events.KindState:
+		_, err := s.Last(ctx, msg.Subject)
+		return errors.Is(err, events.ErrNotFound) // a creation
+	}
+	return false
 }
 
 func kindOf(subject string) events.Kind {
@@ -150,56 +161,4 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-}
-
-// tail remembers of which kind the newest entries of the home stream are.
-type tail struct {
-	mu    sync.Mutex // guards kinds
-	kinds []bool     // by sequence - 1: what no caller was ever answered for
-}
-
-// watch follows the home stream until ctx ends.
-func (c *Cluster) watch(ctx context.Context) error {
-	link := c.Home.Link()
-	for ctx.Err() == nil {
-		err := link.Follow(ctx, events.Follow{Apply: func(e events.Entry) error {
-			k := kindOf(e.Subject)
-			own := k == events.KindBeat || k == events.KindMarker || k == events.KindNode || k == events.KindTouch
-			c.tail.mu.Lock()
-			defer c.tail.mu.Unlock()
-			for uint64(len(c.tail.kinds)) < e.Seq {
-				c.tail.kinds = append(c.tail.kinds, false)
-			}
-			c.tail.kinds = append(c.tail.kinds[:e.Seq-1], own)
-			return nil
-		}})
-		if err != nil && !errors.Is(err, events.ErrRewound) {
-			return err
-		}
-	}
-	return nil
-}
-
-// truncate takes up to n entries off the end of the home stream. Unless lossy
-// it takes none that a caller may have been answered for. It returns the first
-// sequence that is gone, 0 if none is, and whether it took more than it should.
-func (c *Cluster) truncate(ctx context.Context, n int, lossy bool) (first uint64, lost bool) {
-	c.tail.mu.Lock()
-	defer c.tail.mu.Unlock()
-	kinds := c.tail.kinds
-	info, err := c.Home.Info(ctx)
-	if err != nil || info.LastSeq != uint64(len(kinds)) {
-		return 0, false // some entry is on its way to the observer
-	}
-	most := 0
-	for most < min(n, len(kinds)-1) && (lossy || kinds[len(kinds)-1-most]) {
-		lost = lost || !kinds[len(kinds)-1-most]
-		most++
-	}
-	if most == 0 {
-		return 0, false
-	}
-	c.tail.kinds = kinds[:len(kinds)-most]
-	c.Home.Truncate(most)
-	return uint64(len(c.tail.kinds)) + 1, lost
 }

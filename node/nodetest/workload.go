@@ -3,6 +3,7 @@ package nodetest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,8 +33,10 @@ type workload struct {
 	c *Cluster
 	h *History
 
-	mu       sync.Mutex // guards sessions
+	mu       sync.Mutex // guards what follows
 	sessions []*session
+	unsure   []Op // revocations of which it was not said that they are applied everywhere
+	marks    int  // how many patches were made
 }
 
 // client makes requests until ctx ends.
@@ -46,18 +49,24 @@ func (w *workload) client(ctx context.Context, d *dice) {
 		m := w.c.Members[d.Int64N(int64(len(w.c.Members)))]
 		s := w.pick(d)
 		switch p := d.Float64(); {
-		case s == nil, p < 0.25:
+		case s == nil, p < 0.22:
 			w.loggedIn(ctx, d, m)
-		case p < 0.60:
+		case p < 0.50:
 			w.use(ctx, m, s, w.anyVia(d), "")
-		case p < 0.80:
+		case p < 0.56:
+			w.useStrong(ctx, m, s)
+		case p < 0.72:
 			w.revokeOne(ctx, d, m, s)
-		case p < 0.90:
+		case p < 0.82:
 			w.revokeUser(ctx, d, m, s)
-		case p < 0.94:
+		case p < 0.86:
 			w.rotate(ctx, m, s)
-		default:
+		case p < 0.90:
 			w.use(ctx, m, s, "extend", "")
+		case p < 0.95:
+			w.patches(ctx, d, s)
+		default:
+			w.receipt(ctx, d, m)
 		}
 	}
 }
@@ -92,7 +101,8 @@ func (w *workload) loggedIn(ctx context.Context, d *dice, m *Member) {
 }
 
 func (w *workload) create(ctx context.Context, op string, m *Member, user string) (*session, *Op) {
-	o := Op{Op: op, Node: m.Name, User: user, Start: w.c.now()}
+	o := w.begin(op, m)
+	o.User = user
 	r := m.ask(ctx, w.c.access.APIKey, "POST", "/v1/sessions", fields{"user_id": user, "session_duration_minutes": 600})
 	o.End = w.c.now()
 	r.written(&o)
@@ -108,9 +118,19 @@ func (w *workload) create(ctx context.Context, op string, m *Member, user string
 	return s, &o
 }
 
+// begin returns an operation that begins now.
+func (w *workload) begin(op string, m *Member) Op {
+	o := Op{Op: op, Node: m.Name, Start: w.c.now()}
+	if w.c.conf.Regions > 1 {
+		o.Region = m.Region
+	}
+	return o
+}
+
 // use uses the session on the node in one of several ways.
 func (w *workload) use(ctx context.Context, m *Member, s *session, via, atLeast string) {
-	o := Op{Op: OpUse, Node: m.Name, SID: s.sid, Via: via, AtLeast: atLeast, Start: w.c.now()}
+	o := w.begin(OpUse, m)
+	o.SID, o.Via, o.AtLeast = s.sid, via, atLeast
 	var r reply
 	key := w.c.access.APIKey
 	switch via {
@@ -135,8 +155,81 @@ func (w *workload) use(ctx context.Context, m *Member, s *session, via, atLeast 
 	w.h.Add(o)
 }
 
+// useStrong asks the node for what is true now. It shows the token: whether a JWT
+// is good depends on the node's wall clock, too.
+func (w *workload) useStrong(ctx context.Context, m *Member, s *session) {
+	o := w.begin(OpUse, m)
+	o.SID, o.Via, o.Strong = s.sid, "authenticate", true
+	r := m.ask(ctx, w.c.access.APIKey, "POST", "/v1/sessions/authenticate", fields{"session_token": s.current(), "consistency": "strong"})
+	o.End = w.c.now()
+	r.judged(&o)
+	w.h.Add(o)
+}
+
+// patches leaves marks in the session on several nodes at about the same time.
+func (w *workload) patches(ctx context.Context, d *dice, s *session) {
+	var asked sync.WaitGroup
+	for range 1 + d.Int64N(3) {
+		m, later := w.c.Members[d.Int64N(int64(len(w.c.Members)))], d.upTo(20*time.Millisecond)
+		asked.Go(func() {
+			wait(ctx, later)
+			w.patch(ctx, m, s)
+		})
+	}
+	asked.Wait()
+}
+
+// patch leaves a mark in the session, extends it, and looks which marks it has.
+func (w *workload) patch(ctx context.Context, m *Member, s *session) {
+	o := w.begin(OpUse, m)
+	w.mu.Lock()
+	w.marks++
+	extra := w.marks
+	w.mu.Unlock()
+	o.SID, o.Via, o.Wrote = s.sid, "patch", fmt.Sprintf("m%d", extra)
+	body := fields{"metadata": fields{o.Wrote: true}, "session_duration_minutes": 700 + extra%100}
+	r := m.ask(ctx, w.c.access.APIKey, "PATCH", "/v1/sessions/"+s.sid, body)
+	o.End = w.c.now()
+	r.judged(&o)
+	w.h.Add(o)
+}
+
+// receipt asks the node how far a revocation has come of which that was not said
+// yet.
+func (w *workload) receipt(ctx context.Context, d *dice, m *Member) {
+	w.mu.Lock()
+	if len(w.unsure) == 0 {
+		w.mu.Unlock()
+		return
+	}
+	i := int(d.Int64N(int64(len(w.unsure))))
+	revocation := w.unsure[i]
+	w.unsure = slices.Delete(w.unsure, i, i+1)
+	w.mu.Unlock()
+	if o := w.askReceipt(ctx, m, revocation); o.Receipt != "complete" {
+		w.isUnsure(revocation)
+	}
+}
+
+func (w *workload) askReceipt(ctx context.Context, m *Member, revocation Op) Op {
+	o := w.begin(OpReceipt, m)
+	r := m.ask(ctx, w.c.access.APIKey, "GET", "/v1/receipts/"+revocation.Revision, nil)
+	o.End = w.c.now()
+	r.written(&o)
+	o.Revision, o.Receipt, o.Pending = revocation.Revision, r.body.Status, revocation.Pending
+	w.h.Add(o)
+	return o
+}
+
+func (w *workload) isUnsure(revocation Op) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unsure = append(w.unsure, revocation)
+}
+
 func (w *workload) rotate(ctx context.Context, m *Member, s *session) {
-	o := Op{Op: OpUse, Via: "rotate", Node: m.Name, SID: s.sid, Start: w.c.now()}
+	o := w.begin(OpUse, m)
+	o.SID, o.Via = s.sid, "rotate"
 	r := m.ask(ctx, w.c.access.APIKey, "POST", "/v1/sessions/rotate", fields{"session_token": s.current(), "grace_seconds": 60})
 	o.End = w.c.now()
 	r.judged(&o)
@@ -149,12 +242,18 @@ func (w *workload) rotate(ctx context.Context, m *Member, s *session) {
 }
 
 func (w *workload) revokeOne(ctx context.Context, d *dice, m *Member, s *session) {
-	o := Op{Op: OpRevoke, Node: m.Name, SID: s.sid, User: s.user, Start: w.c.now()}
+	o := w.begin(OpRevoke, m)
+	o.SID, o.User = s.sid, s.user
+	if d.hit(0.3) { // as whoever does not know the session can, too
+		w.revoke(ctx, d, m, s, o, fields{"session_jwt": s.jwt})
+		return
+	}
 	w.revoke(ctx, d, m, s, o, fields{"session_id": s.sid})
 }
 
 func (w *workload) revokeUser(ctx context.Context, d *dice, m *Member, s *session) {
-	o := Op{Op: OpRevokeUser, Node: m.Name, User: s.user, Start: w.c.now()}
+	o := w.begin(OpRevokeUser, m)
+	o.User = s.user
 	body := fields{"user_id": s.user}
 	if d.hit(0.5) {
 		o.Spared = s.sid
@@ -179,7 +278,10 @@ func (w *workload) revoke(ctx context.Context, d *dice, m *Member, s *session, o
 	if o.Outcome != OK {
 		return
 	}
-	atLeast := ""
+	if o.Receipt != "complete" {
+		w.isUnsure(o)
+	}
+	atLeast, strong := "", d.hit(0.15)
 	if d.hit(0.3) {
 		atLeast = o.Revision
 	}
@@ -191,6 +293,10 @@ func (w *workload) revoke(ctx context.Context, d *dice, m *Member, s *session, o
 		}
 		asked.Go(func() {
 			wait(ctx, time.Nanosecond)
+			if strong {
+				w.useStrong(ctx, n, s)
+				return
+			}
 			w.use(ctx, n, s, via, atLeast)
 		})
 	}
