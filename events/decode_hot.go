@@ -119,6 +119,7 @@ func (s *scanner) beat(e *Beat, node string) bool {
 	s.list(`,"keys":`, func() { e.Keys = append(e.Keys, string(s.raw())) })
 	s.dict(`,"positions":`, &e.Positions)
 	s.dict(`,"digests":`, &e.Digests)
+	s.integer(`,"at":`, &e.At)
 	return s.done()
 }
 

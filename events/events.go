@@ -268,6 +268,7 @@ type Node struct {
 	Format      int         `json:"format"`
 	Keys        []string    `json:"keys"`
 	Left        bool        `json:"left,omitempty"`
+	At          int64       `json:"at,omitempty"` // the writer's wall clock, unix ms
 }
 
 // Beat is kind hb: a heartbeat. Seen again by its sender, it proves that the
@@ -281,6 +282,7 @@ type Beat struct {
 	Keys        []string          `json:"keys"`
 	Positions   map[string]string `json:"positions,omitempty"`
 	Digests     map[string]string `json:"digests,omitempty"`
+	At          int64             `json:"at,omitempty"` // the sender's wall clock, unix ms
 }
 
 // Marker is kind snap: a place in the log from which its node may resume.

@@ -74,12 +74,12 @@ func goldens() []golden {
 		}},
 		{"region", &events.Region{Region: "eu", Number: 2, Domain: "us", At: at}},
 		{"reg", &events.Node{
-			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true,
+			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true, At: at,
 		}},
 		{"hb", &events.Beat{
 			Node: "n1", Incarnation: inc, N: 42, Format: 1, Keys: testKeys.IDs(),
 			Positions: map[string]string{"eu": "eu:1:1234", "us": "us:0:99"},
-			Digests:   map[string]string{"eu": "1:1200:q83v"},
+			Digests:   map[string]string{"eu": "1:1200:q83v"}, At: at,
 		}},
 		{"snap", &events.Marker{Node: "n1", Incarnation: inc, N: 43}},
 	}

@@ -146,14 +146,34 @@ func unsealed(others []announced, held []string) (detail string) {
 // after it can renew the lease.
 func (s *stream) announced(r events.Record, life time.Duration) {
 	now := s.node.conf.Clock.Boot()
+	s.members.leased(life/4, now)
+	if s.outdated(r, life) {
+		return
+	}
 	said := s.said.note(r, life, now)
-	s.members.leased(said.lease, now)
 	if !said.left && unsealed([]announced{said}, s.node.conf.Keys.IDs()) != "" {
 		s.checkKeys()
 	}
 	if said.node == s.node.conf.Name && said.incarnation != s.node.incarnation {
 		s.warnNamesake()
 	}
+}
+
+// outdated reports whether the record was written so long before it was stored
+// that its node, if that lives, has said something newer: a copy. Whoever reaches
+// NATS could otherwise have nodes of the past hold up what all live ones agree on.
+// As a member its node counts all the same: see members.
+//
+// One whose clock is so far behind holds no lease.
+func (s *stream) outdated(r events.Record, life time.Duration) bool {
+	at := int64(0)
+	switch e := r.Event.(type) {
+	case *events.Beat:
+		at = e.At
+	case *events.Node:
+		at = e.At
+	}
+	return at != 0 && r.Time.Sub(time.UnixMilli(at)) > max(life, forgetAfter*s.node.conf.Lease)+maxClockSkew
 }
 
 // warnNamesake says, once a minute, that another process uses this node's name.

@@ -71,7 +71,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 	e := &events.Beat{
 		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: s.node.announcedKeys(),
 		Positions: map[string]string{s.region: s.position().String()},
-		Digests:   *s.digest.Load(),
+		Digests:   *s.digest.Load(), At: s.node.wall(),
 	}
 	m, err := c.Keys.Encode(s.region, e, nil, 4*c.Lease)
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *stream) register(ctx context.Context, left bool) error {
 	c := &s.node.conf
 	return s.announce(ctx, 4*c.Lease, &events.Node{
 		Node: c.Name, Incarnation: s.node.incarnation, N: s.beats.Add(1), Region: s.node.home.region,
-		Format: events.Version, Keys: s.node.announcedKeys(), Left: left,
+		Format: events.Version, Keys: s.node.announcedKeys(), Left: left, At: s.node.wall(),
 	})
 }
 
