@@ -217,28 +217,61 @@ func free(t *testing.T) string {
 	return addr
 }
 
+// regions are two of them, with a server each as deployed.
+type regions struct {
+	t        *testing.T
+	bin, dir string
+	env      []string
+	addr     map[string]string
+	server   map[string]*process
+}
+
+func newRegions(t *testing.T, bin string) *regions {
+	leaf := free(t)
+	r := &regions{
+		t: t, bin: bin, dir: t.TempDir(), env: []string{"NATS_LEAF_LISTEN=" + leaf, "NATS_LEAF_URL=nats://backbone:pw-backbone@" + leaf},
+		addr: map[string]string{"eu": free(t), "us": free(t)}, server: map[string]*process{},
+	}
+	for _, user := range []string{"SYS", "NODE", "OPERATOR", "SUBSCRIBER", "BACKBONE"} {
+		r.env = append(r.env, "NATS_"+user+"_PASSWORD=pw-"+strings.ToLower(user))
+	}
+	r.serve("eu")
+	r.serve("us")
+	return r
+}
+
+// store is the directory of the region's server.
+func (r *regions) store(region string) string { return filepath.Join(r.dir, "nats-"+region) }
+
+// serve starts the region's server.
+func (r *regions) serve(region string) {
+	r.t.Helper()
+	r.server[region] = natsFile(r.t, r.bin, "two-regions/"+region+".conf", append(r.env, "NATS_LISTEN="+r.addr[region], "NATS_STORE="+r.store(region))...)
+}
+
+// start starts a node on the servers of a region, as one of their users.
+func (r *regions) start(name, at, user string, keys *serving, flags ...string) *serving {
+	r.t.Helper()
+	return serveOn(r.t, r.bin, filepath.Join(r.dir, name), keys, append(flags, "--nats", "nats://"+user+":pw-"+user+"@"+r.addr[at],
+		"--node", name, "--public-url", "https://sessions.example")...)
+}
+
+// begin starts the first node of each region, and returns them and where the
+// cluster key is.
+func (r *regions) begin() (eu, us *serving, key string) {
+	r.t.Helper()
+	eu = r.start("eu", "eu", "operator", nil, "--init", "--region", "eu", "--max-bytes", "64MiB")
+	key = filepath.Join(r.dir, "eu", "cluster.key")
+	us = r.start("us", "us", "operator", eu, "--init", "--join", "eu", "--region", "us", "--max-bytes", "64MiB", "--cluster-key-file", key)
+	return eu, us, key
+}
+
 // Two regions, each with a server of its own as deployed, are one service: a
 // session is known in both, wherever it was made. The operator begins each
 // region; the node's own user does for the rest.
 func testTwoRegions(t *testing.T, bin string) {
-	leaf, dir := free(t), t.TempDir()
-	env := []string{"NATS_LEAF_LISTEN=" + leaf, "NATS_LEAF_URL=nats://backbone:pw-backbone@" + leaf}
-	for _, user := range []string{"SYS", "NODE", "OPERATOR", "SUBSCRIBER", "BACKBONE"} {
-		env = append(env, "NATS_"+user+"_PASSWORD=pw-"+strings.ToLower(user))
-	}
-	addr := map[string]string{"eu": free(t), "us": free(t)}
-	nats := func(region string) *process {
-		return natsFile(t, bin, "two-regions/"+region+".conf", append(env, "NATS_LISTEN="+addr[region], "NATS_STORE="+filepath.Join(dir, "nats-"+region))...)
-	}
-	nats("eu")
-	usServer := nats("us")
-	start := func(region, user string, keys *serving, flags ...string) *serving {
-		return serveOn(t, bin, filepath.Join(dir, region), keys, append(flags, "--nats", "nats://"+user+":pw-"+user+"@"+addr[region],
-			"--node", "node-"+region, "--public-url", "https://sessions.example")...)
-	}
-	eu := start("eu", "operator", nil, "--init", "--region", "eu", "--max-bytes", "64MiB")
-	key := filepath.Join(dir, "eu", "cluster.key")
-	us := start("us", "operator", eu, "--init", "--join", "eu", "--region", "us", "--max-bytes", "64MiB", "--cluster-key-file", key)
+	r := newRegions(t, bin)
+	eu, us, key := r.begin()
 	exchange(t, eu, us)
 	exchange(t, us, eu)
 	for _, s := range []*serving{eu, us} {
@@ -246,16 +279,15 @@ func testTwoRegions(t *testing.T, bin string) {
 			t.Fatalf("ended with %v\n%s", err, s.stderr)
 		}
 	}
-	eu = start("eu", "node", nil)
-	us = start("us", "node", eu, "--cluster-key-file", key)
+	eu = r.start("eu", "eu", "node", nil)
+	us = r.start("us", "us", "node", eu, "--cluster-key-file", key)
 	exchange(t, eu, us)
 	exchange(t, us, eu)
 	// A further node of the second region.
-	us2 := serveOn(t, bin, filepath.Join(dir, "us2"), eu, "--nats", "nats://node:pw-node@"+addr["us"], "--node", "node-us2",
-		"--public-url", "https://sessions.example", "--join", "eu", "--region", "us", "--cluster-key-file", key)
+	us2 := r.start("us2", "us", "node", eu, "--join", "eu", "--region", "us", "--cluster-key-file", key)
 	exchange(t, us2, eu)
 	exchange(t, eu, us2)
-	revokeOutOfReach(t, eu, us, usServer, func() { nats("us") })
+	revokeOutOfReach(t, eu, us, r.server["us"], func() { r.serve("us") })
 	for name, s := range map[string]*serving{"eu": eu, "us": us, "us2": us2} {
 		if text := s.stderr.String(); strings.Contains(text, "no permission") {
 			t.Errorf("%s lacks a permission:\n%s", name, text)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,28 +18,12 @@ import (
 // A region's server and its disk are lost. Its sessions go on from the mirror in
 // the other region, on a new node of the region; what was revoked stays revoked.
 func testMirror(t *testing.T, bin string) {
-	leaf, dir := free(t), t.TempDir()
-	env := []string{"NATS_LEAF_LISTEN=" + leaf, "NATS_LEAF_URL=nats://backbone:pw-backbone@" + leaf}
-	for _, user := range []string{"SYS", "NODE", "OPERATOR", "SUBSCRIBER", "BACKBONE"} {
-		env = append(env, "NATS_"+user+"_PASSWORD=pw-"+strings.ToLower(user))
-	}
-	addr := map[string]string{"eu": free(t), "us": free(t)}
-	broker := map[string]*process{}
-	for _, region := range []string{"eu", "us"} {
-		broker[region] = natsFile(t, bin, "two-regions/"+region+".conf", append(env, "NATS_LISTEN="+addr[region], "NATS_STORE="+filepath.Join(dir, "nats-"+region))...)
-	}
-	start := func(name, at, user string, keys *serving, flags ...string) *serving {
-		return serveOn(t, bin, filepath.Join(dir, name), keys, append(flags, "--nats", "nats://"+user+":pw-"+user+"@"+addr[at],
-			"--node", name, "--public-url", "https://sessions.example")...)
-	}
-	eu := start("eu1", "eu", "operator", nil, "--init", "--region", "eu", "--max-bytes", "64MiB")
-	key := filepath.Join(dir, "eu1", "cluster.key")
-	us := start("us1", "us", "operator", eu, "--init", "--join", "eu", "--region", "us", "--max-bytes", "64MiB", "--cluster-key-file", key)
-
+	r := newRegions(t, bin)
+	eu, us, key := r.begin()
+	operator := []string{"--data", filepath.Join(r.dir, "us"), "--cluster-key-file", key, "--nats", "nats://operator:pw-operator@" + r.addr["us"]}
 	region := func(verb string, want int, say string, more ...string) {
 		t.Helper()
-		args := append([]string{"region", verb, "eu", "--data", filepath.Join(dir, "us1"), "--cluster-key-file", key, "--nats", "nats://operator:pw-operator@" + addr["us"]}, more...)
-		cmd := exec.Command(bin, args...)
+		cmd := exec.Command(bin, slices.Concat([]string{"region", verb, "eu"}, operator, more)...)
 		cmd.Env = os.Environ()
 		out, _ := cmd.CombinedOutput() // the exit code is looked at below
 		if got := cmd.ProcessState.ExitCode(); got != want || !strings.Contains(string(out), say) {
@@ -67,8 +52,7 @@ func testMirror(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	for tries, seq := 0, uint64(0); seq < want[0].Seq; tries++ {
-		out, err := exec.Command(bin, "region", "mirror", "eu", "--status", "--json", "--data", filepath.Join(dir, "us1"), "--cluster-key-file", key,
-			"--nats", "nats://operator:pw-operator@"+addr["us"]).Output()
+		out, err := exec.Command(bin, append([]string{"region", "mirror", "eu", "--status", "--json"}, operator...)...).Output()
 		var state struct{ Mirrors []events.MirrorState }
 		if err == nil {
 			err = json.Unmarshal(out, &state)
@@ -80,18 +64,18 @@ func testMirror(t *testing.T, bin string) {
 	}
 
 	eu.kill()
-	broker["eu"].kill()
-	if err := os.RemoveAll(filepath.Join(dir, "nats-eu")); err != nil {
+	r.server["eu"].kill()
+	if err := os.RemoveAll(r.store("eu")); err != nil {
 		t.Fatal(err)
 	}
 	region("promote", 0, "lives on", "--replicas", "1")
 	if err := us.signal(syscall.SIGTERM); err != nil {
 		t.Fatalf("us ended with %v\n%s", err, us.stderr)
 	}
-	us = start("us1", "us", "node", eu, "--cluster-key-file", key)
+	us = r.start("us", "us", "node", eu, "--cluster-key-file", key)
 	us.until(t, good.SessionToken, http.StatusNoContent)
 	us.until(t, bad.SessionToken, http.StatusUnauthorized)
-	eu2 := start("eu2", "us", "node", eu, "--region", "eu", "--cluster-key-file", key)
+	eu2 := r.start("eu2", "us", "node", eu, "--region", "eu", "--cluster-key-file", key)
 	eu2.until(t, good.SessionToken, http.StatusNoContent)
 	eu2.until(t, bad.SessionToken, http.StatusUnauthorized)
 	exchange(t, eu2, us)
