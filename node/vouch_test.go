@@ -12,7 +12,7 @@ import (
 func TestReceiptOfNewNode(t *testing.T) {
 	fleetBubble(t, 3, func(t *testing.T, f *fleet) {
 		late := f.join("n4")
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(time.Second) // a heartbeat of its own must be back
 		revoke := func() (*reply, time.Duration) {
 			t.Helper()
 			c := f.login("ada")
