@@ -61,6 +61,29 @@ func OpenArchive(ctx context.Context, nc *nats.Conn, c ArchiveConfig) (*JetStrea
 	return a, nil
 }
 
+// RemakeArchive makes the archive of the log's region again after its servers
+// lost it: on one copy it is not synced, so a power cut may take a young one
+// whole. It takes from its streams what they still hold. Join is the JetStream
+// domain of CONFIG, empty for the log's own; maxBytes is its budget, 0 that of
+// the log. An archive that is there is left as it is.
+//
+// It takes a NATS user who may make streams; another one gets ErrDenied.
+func (j *JetStream) RemakeArchive(ctx context.Context, join string, maxBytes int64) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	s, err := j.api.config(ctx, j.name)
+	if err != nil {
+		return fmt.Errorf("make the archive of %s again: %w", j.name, err)
+	}
+	if maxBytes == 0 {
+		maxBytes = s.Config.MaxBytes
+	}
+	return createStream(ctx, j.api, auditStream(ClusterConfig{
+		Cluster: j.cluster, Region: j.region, Replicas: s.Config.Replicas, AuditMaxBytes: max(maxBytes, 0),
+		Retention: DefaultRetention, Join: join,
+	}, j.number))
+}
+
 // Await returns once the archive takes what is appended to its streams, which
 // begins a moment after the server does. A state that is replaced before then
 // is missing from the history, with a gap that names it.

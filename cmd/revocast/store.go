@@ -178,7 +178,36 @@ func (s *store) openStreams(ctx context.Context) (err error) {
 	if s.home, err = events.Open(ctx, s.conn, st.stream(st.Region)); err != nil {
 		return err
 	}
-	s.archive, err = events.OpenArchive(ctx, s.conn, events.ArchiveConfig{Region: st.Region, Cluster: st.Cluster})
+	return s.openArchive(ctx)
+}
+
+// openArchive opens the history of the region. One that is gone is made again:
+// the log is whole without it.
+func (s *store) openArchive(ctx context.Context) (err error) {
+	c := events.ArchiveConfig{Region: s.state.Region, Cluster: s.state.Cluster}
+	if s.archive, err = events.OpenArchive(ctx, s.conn, c); !errors.Is(err, events.ErrNoStream) {
+		return err
+	}
+	budget := int64(0)
+	if s.broker != nil {
+		info, err := s.home.Info(ctx)
+		if err != nil {
+			return err
+		}
+		free, err := s.broker.FreeBytes()
+		if err != nil {
+			return err
+		}
+		budget = int64(min(free/4, info.MaxBytes, maxDefaultBytes))
+	}
+	switch err = s.home.RemakeArchive(ctx, s.state.ConfigDomain, budget); {
+	case errors.Is(err, events.ErrDenied):
+		return fmt.Errorf("the history of region %s is lost (%w): start one node once as a NATS user who may make streams, and it is made again", s.state.Region, err)
+	case err != nil:
+		return err
+	}
+	s.conf.log.Warn("the history of sessions was lost, as a power cut may do; it begins anew with what the log holds", "region", s.state.Region)
+	s.archive, err = events.OpenArchive(ctx, s.conn, c)
 	return err
 }
 
