@@ -460,7 +460,7 @@ func TestStreamsInAnyOrder(t *testing.T) {
 func TestRewindRevivesNobody(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
-		w.away = rapid.Bool().Draw(t, "away")
+		w.away, w.sweeps = rapid.Bool().Draw(t, "away"), rapid.Bool().Draw(t, "sweeps")
 		w.run()
 		const stream = uint8(2)
 		var mine, others []kept
