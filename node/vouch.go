@@ -115,6 +115,7 @@ func (s *stream) askVoucher(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.conf.Beat)
 	defer cancel()
+	enough := n.maxWait()
 	var mu sync.Mutex // guards what follows
 	var best vouchReply
 	n.conf.Mesh.Query(ctx, vouchTopic, events.Incarnation{}, body, func(_ events.Incarnation, raw []byte) {
@@ -127,13 +128,13 @@ func (s *stream) askVoucher(ctx context.Context) {
 		if r.Unbroken > best.Unbroken {
 			best = r
 		}
-		if slower(r.Unbroken) >= n.maxWait() {
+		if slower(r.Unbroken) >= enough {
 			cancel()
 		}
 	})
+	heard := n.conf.Clock.Boot() // later than it was: no age becomes more than it is
 	mu.Lock()
 	defer mu.Unlock()
-	heard := n.conf.Clock.Boot() // later than it was: no age becomes more than it is
 	if since := heard - slower(best.Unbroken); best.Unbroken > 0 && since < time.Duration(resumed) {
 		// Members first. A break meanwhile has set resumedAt, and stays.
 		if !n.faults.blindVouch {
