@@ -63,7 +63,7 @@ func simulation(t *testing.T, p nodetest.Plan, budget time.Duration, some ...str
 	skipUnderRace(t)
 	seeds := *simSeeds
 	if seeds == 0 {
-		seeds = 300
+		seeds = 100
 	}
 	if testing.Short() {
 		budget /= 4

@@ -108,4 +108,7 @@ func (r *reply) written(o *Op) {
 	}
 	o.Already = o.Op == OpRevoke && r.body.Revoked == 0
 	o.Pending = r.body.Receipt.Pending
+	if o.Op == OpRevoke && o.Via == "jwt" && o.Receipt == "" {
+		o.Outcome = Unknown // to the node's clock the JWT is of the future, and so of no session
+	}
 }

@@ -245,6 +245,7 @@ func (w *workload) revokeOne(ctx context.Context, d *dice, m *Member, s *session
 	o := w.begin(OpRevoke, m)
 	o.SID, o.User = s.sid, s.user
 	if d.hit(0.3) { // as whoever does not know the session can, too
+		o.Via = "jwt"
 		w.revoke(ctx, d, m, s, o, fields{"session_jwt": s.jwt})
 		return
 	}
