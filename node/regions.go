@@ -38,6 +38,10 @@ func (n *Node) followRegions(ctx context.Context, g *errgroup.Group) error {
 // that is out of reach, or slow to answer, holds up no other.
 func (n *Node) followRegion(ctx context.Context, g *errgroup.Group, r *events.Region) error {
 	for {
+		// CONFIG may say meanwhile that the stream is elsewhere: it was promoted there.
+		if now, ok := n.catalog.Snapshot().Region(r.Region); ok {
+			r = now
+		}
 		log, err := n.conf.Open(ctx, r)
 		if err == nil {
 			n.join(ctx, g, log)
