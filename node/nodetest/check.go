@@ -97,6 +97,7 @@ type checker struct {
 	losses []*Op
 	jumps  []*Op // losses, and rewinds without one
 	harms  map[string][]*Op
+	newest map[string]uint32 // generation of a stream that anybody named
 	by     map[string]*story
 	digest *Op
 	healed *Op
@@ -116,10 +117,13 @@ func (c *checker) fail(check, what string, ops ...Op) {
 func newChecker(ops []Op, lease time.Duration) *checker {
 	c := &checker{
 		lease: int64(lease), bound: int64(float64(lease)*(1+ClockRate)) + int64(margin),
-		harms: map[string][]*Op{}, by: map[string]*story{}, count: map[string]int{},
+		harms: map[string][]*Op{}, newest: map[string]uint32{}, by: map[string]*story{}, count: map[string]int{},
 	}
 	users, groups := map[string][]*story{}, map[string][]*Op{}
 	for i := range ops {
+		for _, p := range positions(ops[i].Revision) {
+			c.newest[p.Stream] = max(c.newest[p.Stream], p.Gen)
+		}
 		switch o := &ops[i]; o.Op {
 		case OpLose:
 			c.losses = append(c.losses, o)
@@ -221,7 +225,15 @@ func (c *checker) bounded(o *Op) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(positions(o.AtLeast), func(p events.Position) bool { return generation(o.Revision, p.Stream) > p.Gen })
+	return slices.ContainsFunc(positions(o.AtLeast), func(p events.Position) bool {
+		if generation(o.Revision, p.Stream) > p.Gen {
+			return true
+		}
+		// The answer names the session's home only. Of another stream the node may
+		// know a generation that anybody has named.
+		elsewhere := !slices.ContainsFunc(positions(o.Revision), func(q events.Position) bool { return q.Stream == p.Stream })
+		return elsewhere && c.newest[p.Stream] > p.Gen
+	})
 }
 
 // use checks C3, C4 and C5 on one use of a session.
