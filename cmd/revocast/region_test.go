@@ -51,7 +51,7 @@ func testMirror(t *testing.T, bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for tries, seq := 0, uint64(0); seq < want[0].Seq; tries++ {
+	for tries, seq, config := 0, uint64(0), uint64(0); seq < want[0].Seq || config == 0; tries++ {
 		out, err := exec.Command(bin, append([]string{"region", "mirror", "eu", "--status", "--json"}, operator...)...).Output()
 		var state struct{ Mirrors []events.MirrorState }
 		if err == nil {
@@ -60,7 +60,7 @@ func testMirror(t *testing.T, bin string) {
 		if err != nil || tries > 200 {
 			t.Fatalf("the mirror is not there: %v\n%s", err, out)
 		}
-		seq = state.Mirrors[0].LastSeq
+		seq, config = state.Mirrors[0].LastSeq, state.Mirrors[1].LastSeq
 	}
 
 	eu.kill()
