@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -291,15 +290,13 @@ func (n *Node) hasSessions(app string) bool {
 }
 
 // revokeApp writes that all sessions of the app are revoked. Somebody else's
-// "all" may come between, so it is tried a few times.
+// "all" may come between, so it is tried again.
 func (n *Node) revokeApp(ctx context.Context, app, by, reason string) (pos events.Position, err error) {
-	for range 5 {
+	err = n.home.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
 		last := n.sessions().LastAll(n.home.number, app, "")
 		e := &events.RevokeAll{App: app, Reason: reason, By: by, At: n.wall(), Prev: last}
 		pos, err = n.home.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(last))
-		if !errors.Is(err, events.ErrConflict) {
-			break
-		}
-	}
+		return e, err
+	})
 	return pos, err
 }

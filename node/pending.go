@@ -189,7 +189,11 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 	if e.AbsoluteAt != 0 {
 		life = n.life(e.AbsoluteAt)
 	}
-	pos, err := n.home.write(ctx, e, nil, life, events.Expectation{})
+	var pos events.Position
+	err = n.home.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
+		pos, err = n.home.write(ctx, e, nil, life, events.Expectation{})
+		return e, err
+	})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -239,8 +243,8 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 	if !ok || !outOfReach(cause) {
 		return placed{}, 0, cause
 	}
-	s := n.home
-	for range attempts {
+	s, count, pos := n.home, 0, events.Position{}
+	err := s.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
 		prev, at := n.sessions().LastAway(s.number, number, r.app.App, user)
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID,
@@ -249,17 +253,11 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 		if sid, err := events.ParseSID(r.req.ExceptSessionID); err == nil && n.sparesAway(e, sid) {
 			e.Except = []events.SID{sid}
 		}
-		count := n.countActive(e, number)
-		pos, err := s.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
-		if errors.Is(err, events.ErrConflict) {
-			if err := s.catchUp(ctx, e); err != nil {
-				return placed{}, 0, err
-			}
-			continue
-		}
-		return placed{stream: s, at: pos, away: away{region: region, app: e.App, hash: events.UserHash(e.App, user)}}, count, err
-	}
-	return placed{}, 0, events.ErrConflict
+		count = max(count, n.countActive(e, number))
+		pos, err = s.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
+		return e, err
+	})
+	return placed{stream: s, at: pos, away: away{region: region, app: r.app.App, hash: events.UserHash(r.app.App, user)}}, count, err
 }
 
 // aheadOf returns how far the clocks of a home that is out of reach are ahead of

@@ -55,9 +55,11 @@ func (n *Node) revokeSessions(ctx context.Context, c *call) (int, any, error) {
 		if err != nil {
 			return 0, nil, fail(api.InvalidArgument, "session_id: %v", err).with("field", "session_id")
 		}
-		return n.revokeOne(ctx, r, func() (found, error) { return n.lookSID(ctx, r.app.App, sid, consistency{sure: true}) })
+		return n.revokeOne(ctx, r, func(ctx context.Context) (found, error) {
+			return n.lookSID(ctx, r.app.App, sid, consistency{sure: true})
+		})
 	}
-	return n.revokeOne(ctx, r, func() (found, error) {
+	return n.revokeOne(ctx, r, func(ctx context.Context) (found, error) {
 		return n.findCredential(ctx, r.app.App, req.SessionToken, req.SessionJWT, consistency{sure: true})
 	})
 }
@@ -87,7 +89,9 @@ func (n *Node) deleteSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	r.mustExist = true
-	return n.revokeOne(ctx, r, func() (found, error) { return n.lookSID(ctx, r.app.App, sid, consistency{sure: true}) })
+	return n.revokeOne(ctx, r, func(ctx context.Context) (found, error) {
+		return n.lookSID(ctx, r.app.App, sid, consistency{sure: true})
+	})
 }
 
 func checkRevoke(req *api.Revoke) error {
@@ -129,8 +133,10 @@ func (n *Node) newRevocation(c *call, req *api.Revoke) (*revocation, error) {
 // revokeOne revokes the session that look finds. A session that has expired is
 // revoked as well: another node's clock may be behind. Before anybody is told
 // that there is nothing to revoke, look must know all that was committed.
-func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found, error)) (int, any, error) {
-	f, err := look()
+func (n *Node) revokeOne(ctx context.Context, r *revocation, look func(context.Context) (found, error)) (int, any, error) {
+	trying, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	f, err := look(trying)
 	if err != nil {
 		return n.revokeOneAway(ctx, r, err)
 	}
@@ -147,27 +153,44 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func() (found,
 	if err != nil {
 		return 0, nil, err
 	}
-	e := &events.Revoke{
-		App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
-		At: n.wall(), AbsoluteAt: f.AbsoluteAt,
-	}
-	if f.verdict == projection.Revoked {
-		if pos, ok := n.stands(home, &f.Session); ok {
-			return n.revoked(ctx, r, []placed{{stream: home, at: pos}}, 0)
-		}
-		// The home does not say so yet, or its log lost it, and then only this node
-		// may know of it. It is said again as it was.
-		e.Reason, e.By, e.At = f.RevokeReason, f.RevokedBy, f.RevokedAt
-	}
-	pos, err := home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{})
-	if err != nil {
-		return n.revokeOneAway(ctx, r, err)
-	}
 	revoked := 0
 	if f.verdict == projection.Active {
 		revoked = 1
 	}
+	pos, err := n.revokeOneIn(trying, r, home, f)
+	if err != nil {
+		return n.revokeOneAway(ctx, r, err)
+	}
 	return n.revoked(ctx, r, []placed{{stream: home, at: pos}}, revoked)
+}
+
+// revokeOneIn is revokeOne for the session in its home. Another revocation of
+// the session may replace this one before this node has read it: then that one
+// stands, and is as good.
+func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f found) (pos events.Position, err error) {
+	err = home.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
+		e := &events.Revoke{
+			App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
+			At: n.wall(), AbsoluteAt: f.AbsoluteAt,
+		}
+		if f.verdict == projection.Revoked {
+			at, ok := n.stands(home, &f.Session)
+			if ok {
+				pos = at
+				return e, nil
+			}
+			// The home does not say so yet, or its log lost it, and then only this node
+			// may know of it. It is said again as it was.
+			e.Reason, e.By, e.At = f.RevokeReason, f.RevokedBy, f.RevokedAt
+		}
+		if pos, err = home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{}); errors.Is(err, errOvertaken) {
+			if s, v := n.sessions().Lookup(f.SID, n.judged()); v != projection.Unknown {
+				f.Session, f.verdict = s, n.held(&s, v)
+			}
+		}
+		return e, err
+	})
+	return pos, err
 }
 
 // stands returns a position of the home at or after the revocation of the
@@ -263,29 +286,23 @@ type placed struct {
 }
 
 // revokeGroupIn is revokeGroup for the sessions of one stream.
-func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user string) (events.Position, int, error) {
-	for range attempts {
+func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user string) (pos events.Position, revoked int, err error) {
+	err = s.insist(ctx, func(ctx context.Context) (events.Event, error) {
 		if stale := s.fenced(); stale != nil {
-			return events.Position{}, 0, stale
+			return nil, stale
 		}
 		e := &events.RevokeAll{
 			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
 			Prev: n.sessions().LastAll(s.number, r.app.App, user),
 		}
 		if err := n.spare(ctx, e, s.number, r.req.ExceptSessionID); err != nil {
-			return events.Position{}, 0, err
+			return nil, err
 		}
-		revoked := n.countActive(e, s.number)
-		pos, err := s.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
-		if errors.Is(err, events.ErrConflict) {
-			if err := s.catchUp(ctx, e); err != nil {
-				return events.Position{}, 0, err
-			}
-			continue
-		}
-		return pos, revoked, err
-	}
-	return events.Position{}, 0, events.ErrConflict
+		revoked = max(revoked, n.countActive(e, s.number)) // the first try may have done it
+		pos, err = s.write(ctx, e, nil, events.UnknownLifetime+events.TTLSlack, events.Expect(e.Prev))
+		return e, err
+	})
+	return pos, revoked, err
 }
 
 // spare lets the event, for sessions of the stream, except the session, if it is

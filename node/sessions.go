@@ -302,6 +302,10 @@ type draft struct {
 // attempts is how often a change is computed anew when others change the same.
 const attempts = 8
 
+// conflictPause is the time between two attempts while what is in the way is
+// neither stored nor lost.
+const conflictPause = 100 * time.Millisecond
+
 // change writes a new state of a session: edit turns a copy of the newest into
 // it and says what kind of change it is, or "" for none. Each attempt begins
 // with find, so that a session that ended meanwhile is never brought back. It
@@ -410,18 +414,32 @@ func (n *Node) life(until int64) time.Duration {
 }
 
 // catchUp returns once readers see what stands on the event's subject, which
-// somebody wrote before us.
+// somebody wrote before us. If that is what the event was computed from, the
+// other one is still on its way, and catchUp pauses.
 func (s *stream) catchUp(ctx context.Context, e events.Event) error {
-	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.patience(e))
 	defer cancel()
+	var prev uint64
+	switch e := e.(type) {
+	case *events.State:
+		prev = e.Prev
+	case *events.RevokeAll:
+		prev = e.Prev
+	}
 	last, err := s.log.Last(ctx, e.Subject(s.region).String())
-	switch {
-	case errors.Is(err, events.ErrNotFound):
-		return nil
-	case err != nil:
+	if err != nil && !errors.Is(err, events.ErrNotFound) {
 		return err
 	}
-	return s.wait(ctx, last.Seq)
+	if last.Seq != prev {
+		return s.wait(ctx, last.Seq)
+	}
+	timer := time.NewTimer(conflictPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done(): // the caller's next attempt says so
+	}
+	return nil
 }
 
 // marshal is json.Marshal that leaves <, > and & as they are: what a client

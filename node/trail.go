@@ -50,6 +50,17 @@ func (t *trail) holds(seq, event uint64) bool {
 	return ok && applied == event
 }
 
+// after returns the first sequence above seq, up to last, at which the event is
+// known to have been applied; 0: none.
+func (t *trail) after(seq, event, last uint64) uint64 {
+	for at := max(seq, last-min(last, trailLength)) + 1; at <= last; at++ {
+		if t.holds(at, event) {
+			return at
+		}
+	}
+	return 0
+}
+
 // reset forgets all, because the stream is read again from its beginning.
 func (t *trail) reset() {
 	t.newest = 0

@@ -48,7 +48,11 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 	case want.strong && n.faults.strongAtOnce:
 		return look()
 	case want.strong || want.sure:
-		if err = s.barrier(ctx); err != nil {
+		limit := appendTimeout
+		if want.sure {
+			limit = s.revokePatience() // an election is no reason to refuse a revocation
+		}
+		if err = s.reads.pass(ctx, limit, true); err != nil {
 			return answer{}, err
 		}
 		return look()

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,11 +21,45 @@ const revokeTimeout = 12 * time.Second
 func (s *stream) patience(e events.Event) time.Duration {
 	switch e.(type) {
 	case *events.Revoke, *events.RevokeAll:
-		if s == s.node.home {
-			return revokeTimeout
-		}
+		return s.revokePatience()
 	}
 	return appendTimeout
+}
+
+// revokePatience is patience for a revocation, with all that it looks up.
+func (s *stream) revokePatience() time.Duration {
+	if s == s.node.home {
+		return revokeTimeout
+	}
+	return appendTimeout
+}
+
+// errOvertaken means that an event was stored and is not what this node read
+// there: a newer one on its subject replaced it before, or it was lost together
+// with what took its place.
+var errOvertaken = errors.New("it is not known what was applied")
+
+// insist calls try, which computes a revocation anew and writes it, until it
+// stands, is refused, or the stream's patience ends. That others write the same
+// at that moment is no reason to give up: during an election what they wrote is
+// neither stored nor lost for some seconds, and nothing passes it.
+func (s *stream) insist(ctx context.Context, try func(ctx context.Context) (events.Event, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, s.revokePatience())
+	defer cancel()
+	for {
+		e, err := try(ctx)
+		switch {
+		case errors.Is(err, events.ErrConflict):
+			if late := s.catchUp(ctx, e); late != nil {
+				return late
+			}
+		case !errors.Is(err, errOvertaken):
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: others write the same: %v", events.ErrUnavailable, err)
+		}
+	}
 }
 
 // messageFrame is about what a stored message takes in a stream beside subject,
@@ -47,7 +82,11 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 	}
 	// The caller may go away; what was begun is finished, so that a client
 	// that gave up after the append finds it applied.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.patience(e))
+	patience := s.patience(e)
+	if until, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(until))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	before := s.position()
 	seq, err := s.log.Append(ctx, m, ex)
@@ -76,9 +115,11 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 // its application the log may have gone backwards and given the sequence to
 // another event, or this node may still have applied what stood there before.
 //
-// An event that is not on the trail may have been replaced by a newer one on its
-// subject before it was read, or lost together with what took its place. That
-// cannot be told apart, so the answer is that it may have been made.
+// An append that was repeated without an answer may have stored copies of the
+// event, of which only the last stands: then that is its position. One that is
+// not on the trail at all may have been replaced by a newer one on its subject
+// before it was read, or lost together with what took its place. That cannot be
+// told apart, so the answer is that it may have been made (errOvertaken).
 //
 // Gen is a generation of before the append.
 func (s *stream) proven(seq, event uint64, gen uint32) (events.Position, error) {
@@ -87,7 +128,11 @@ func (s *stream) proven(seq, event uint64, gen uint32) (events.Position, error) 
 		applied, ok := s.trail.at(seq)
 		switch {
 		case !ok:
-			return events.Position{}, fmt.Errorf("%w: it is not known what was applied at %s", events.ErrUnavailable, pos)
+			later := s.trail.after(seq, event, s.applied.Load())
+			if later == 0 {
+				return events.Position{}, fmt.Errorf("%w: %w at %s", events.ErrUnavailable, errOvertaken, pos)
+			}
+			seq = later
 		case applied != event:
 			s.rewound(gen)
 			return events.Position{}, fmt.Errorf("%w: another event was applied at %s", events.ErrRewound, pos)

@@ -33,6 +33,7 @@ type answer struct {
 	JWT       string      `json:"session_jwt"`
 	Revision  string      `json:"revision"`
 	Revoked   int         `json:"revoked"`
+	Total     int         `json:"total"`
 	Receipt   api.Receipt `json:"receipt"`
 	ErrorType string      `json:"error_type"`
 	Details   struct {

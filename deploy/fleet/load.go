@@ -143,6 +143,16 @@ func (l *Load) Keep(ctx context.Context, n *Node) (*Session, error) {
 	return s, nil
 }
 
+// Doom makes a session of the user on the node that the load does not use: the
+// caller revokes it.
+func (l *Load) Doom(ctx context.Context, n *Node, user string) (*Session, error) {
+	s, o := l.send(ctx, nodetest.OpCreate, n, user)
+	if s == nil {
+		return nil, fmt.Errorf("create a session on %s: %v", n.Name, o)
+	}
+	return s, nil
+}
+
 // Create makes a session on the node; without a user it chooses one. The
 // session is nil unless the node has acknowledged it.
 func (l *Load) Create(ctx context.Context, n *Node, user string) (*Session, nodetest.Op) {
@@ -232,6 +242,59 @@ func (l *Load) Revoke(ctx context.Context, n *Node, s *Session, wait string) nod
 func (l *Load) RevokeUser(ctx context.Context, n *Node, user, wait string) nodetest.Op {
 	o := nodetest.Op{Op: nodetest.OpRevokeUser, Node: n.Name, User: user}
 	return l.revoke(ctx, n, o, fields{"user_id": user, "wait": wait})
+}
+
+// RevokeKinds are the ways to revoke that RevokeAs knows.
+var RevokeKinds = []string{"session_id", "session_token", "session_jwt", "user_id", "except"}
+
+// RevokeAs revokes the session in one of the ways; with except, all others of
+// its user but the one spared.
+func (l *Load) RevokeAs(ctx context.Context, n *Node, s, spared *Session, kind string) nodetest.Op {
+	o := nodetest.Op{Op: nodetest.OpRevoke, Node: n.Name, SID: s.SID, User: s.User}
+	switch kind {
+	case "user_id":
+		return l.RevokeUser(ctx, n, s.User, "none")
+	case "except":
+		o = nodetest.Op{Op: nodetest.OpRevokeUser, Node: n.Name, User: s.User, Spared: spared.SID}
+		return l.revoke(ctx, n, o, fields{"user_id": s.User, "except_session_id": spared.SID})
+	case "session_token":
+		return l.revoke(ctx, n, o, fields{kind: s.Token()})
+	case "session_jwt":
+		return l.revoke(ctx, n, o, fields{kind: s.JWT})
+	}
+	return l.revoke(ctx, n, o, fields{"session_id": s.SID})
+}
+
+// CreateOnce makes a session for the user, and asks again, each time the next
+// node, with the same Idempotency-Key until it is acknowledged. It returns how
+// often it asked, and how many sessions the user has then.
+func (l *Load) CreateOnce(ctx context.Context, at int, user string) (asked, has int, err error) {
+	o := nodetest.Op{Op: nodetest.OpCreate, User: user, Start: l.Now()}
+	q := request{
+		credential: l.Fleet.APIKey, method: "POST", path: "/v1/sessions", patience: writePatience, once: user,
+		body: fields{"user_id": user, "session_duration_minutes": 600},
+	}
+	for ctx.Err() == nil {
+		n := l.Fleet.Nodes[(at+asked)%len(l.Fleet.Nodes)]
+		r := send(ctx, l.client, n, q)
+		asked++
+		if r.status == 503 || r.err != nil {
+			continue
+		}
+		o.End, o.Node = l.Now(), n.Name
+		r.written(&o)
+		o.SID = r.body.Session.SessionID
+		l.History.Add(o)
+		if o.Outcome != nodetest.OK {
+			return asked, 0, fmt.Errorf("create with an Idempotency-Key: %v", o)
+		}
+		list := send(ctx, l.client, n, request{credential: l.Fleet.APIKey, method: "GET", path: "/v1/sessions?user_id=" + user, patience: usePatience})
+		if list.status != 200 {
+			return asked, 0, fmt.Errorf("list sessions: status %d: %w", list.status, list.err)
+		}
+		return asked, list.body.Total, nil
+	}
+	return asked, 0, ctx.Err()
 }
 
 func (l *Load) revoke(ctx context.Context, n *Node, o nodetest.Op, body fields) nodetest.Op {

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -221,6 +222,9 @@ func TestLeaderKilled(t *testing.T) {
 			if strings.Contains(why, "silent") || strings.Contains(why, "node_stale") || strings.Contains(why, "rewound") {
 				t.Errorf("C8: a node was fenced: %s, %d times", why, n)
 			}
+			if strings.HasPrefix(why, nodetest.OpRevoke) {
+				t.Errorf("of the load's revocations %d were not acknowledged: %s", n, why)
+			}
 		}
 	})
 }
@@ -262,32 +266,53 @@ func watched(t *testing.T, ctx context.Context, l *fleet.Load, nodes ...*fleet.N
 	}
 }
 
-// killLeader kills the leader, calls revokes while there is none, and starts it
-// again.
+// killLeader kills the leader, calls revokes of every kind and creates while
+// there is none, and starts it again.
 func killLeader(t *testing.T, ctx context.Context, l *fleet.Load, round int) {
 	t.Helper()
 	leader, err := l.Fleet.Steady(ctx, "EV_eu")
 	must(t, err)
-	var doomed []*fleet.Session
-	for i := range 6 {
-		doomed = append(doomed, session(t, ctx, l, l.Fleet.Nodes[i%3]))
+	var doomed, spared []*fleet.Session
+	kinds := fleet.RevokeKinds
+	for i := range 2 * len(kinds) {
+		user := fmt.Sprintf("doomed-%d-%d", round, i)
+		for _, all := range []*[]*fleet.Session{&doomed, &spared} {
+			s, err := l.Doom(ctx, l.Fleet.Nodes[i%3], user)
+			must(t, err)
+			*all = append(*all, s)
+		}
 	}
 	leader.Kill()
 	killed := time.Now()
-	var revokes sync.WaitGroup
-	var longest atomic.Int64
+	var calls sync.WaitGroup
+	var longest, asked atomic.Int64
 	for i, s := range doomed {
-		revokes.Go(func() {
-			o := l.Revoke(ctx, l.Fleet.Nodes[i%3], s, "none")
+		calls.Go(func() {
+			// The second half is called in the middle of the election.
+			select {
+			case <-time.After(time.Duration(i/len(kinds)) * 2 * time.Second):
+			case <-ctx.Done():
+			}
+			o := l.RevokeAs(ctx, l.Fleet.Nodes[i%3], s, spared[i], kinds[i%len(kinds)])
 			for took := int64(time.Since(killed)); took > longest.Load(); {
 				longest.Store(took)
 			}
 			if o.Outcome != nodetest.OK || o.Already {
-				t.Errorf("a revoke called during an election: %v", o)
+				t.Errorf("a revoke by %s called during an election: %v", kinds[i%len(kinds)], o)
 			}
 		})
 	}
-	revokes.Wait()
+	for i := range l.Fleet.Nodes {
+		calls.Go(func() {
+			n, has, err := l.CreateOnce(ctx, i, fmt.Sprintf("once-%d-%d", round, i))
+			asked.Add(int64(n))
+			if err != nil || has != 1 {
+				t.Errorf("a create called during an election was asked for %d times, and made %d sessions: %v", n, has, err)
+			}
+		})
+	}
+	calls.Wait()
 	must(t, leader.Start())
-	t.Logf("round %d: leader %s killed; revokes called without a leader were acknowledged within %v", round+1, leader.Name, time.Duration(longest.Load()).Round(time.Millisecond))
+	t.Logf("round %d: leader %s killed; revokes called without a leader were acknowledged within %v; %d creates were asked for %d times and made once",
+		round+1, leader.Name, time.Duration(longest.Load()).Round(time.Millisecond), len(l.Fleet.Nodes), asked.Load())
 }
