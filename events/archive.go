@@ -3,6 +3,7 @@ package events
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -82,6 +83,58 @@ func (j *JetStream) RemakeArchive(ctx context.Context, join string, maxBytes int
 		Cluster: j.cluster, Region: j.region, Replicas: s.Config.Replicas, AuditMaxBytes: max(maxBytes, 0),
 		Retention: DefaultRetention, Join: join,
 	}, j.number))
+}
+
+// Resume looks whether the log went backwards behind the archive's back, as when
+// its server was started on an older copy of its store: the archive would wait
+// until the log has passed what it took from it last, and miss all until then.
+// It makes it go on with what the log took since, and reports whether it did.
+// What it takes twice has one nonce and counts once.
+//
+// A stream that was deleted and made again needs none of this: servers see that
+// it is another, within half a minute. To make the archive go on takes a NATS
+// user who may update streams; another one gets ErrDenied.
+func (a *JetStreamArchive) Resume(ctx context.Context, log *JetStream) (resumed bool, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if resumed, err = a.resume(ctx, log); err != nil {
+		return false, fmt.Errorf("resume %s: %w", a.name, err)
+	}
+	return resumed, nil
+}
+
+func (a *JetStreamArchive) resume(ctx context.Context, log *JetStream) (resumed bool, err error) {
+	var newest struct {
+		Message storedMsg `json:"message"`
+	}
+	err = a.api.ask(ctx, "STREAM.MSG.GET."+a.name, getRequest{LastFor: "ev." + log.region + ".>"}, &newest)
+	if apiCode(err) == codeNoMessage {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	h, _ := parseHeader(newest.Message.Header) // without one the origin is unknown, 0
+	state, err := log.Info(ctx)
+	if err != nil || origin(h) <= state.LastSeq {
+		return false, err
+	}
+	s, err := a.api.config(ctx, a.name)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(s.Config.Sources, func(src *jetstream.StreamSource) bool { return src.Name == log.name })
+	if i < 0 {
+		return false, fmt.Errorf("it does not take from %s", log.name)
+	}
+	// The server knows a source by its filters: with one more, of a kind that no
+	// event has, it is a new one, which begins where it is told.
+	from := source(log.region, sessionKinds...)
+	from.External, from.OptStartTime = s.Config.Sources[i].External, &s.State.LastTime
+	from.SubjectTransforms = append(from.SubjectTransforms, jetstream.SubjectTransformConfig{
+		Source: "ev." + log.region + ".*.*.*.after" + strconv.FormatUint(s.State.LastSeq, 10),
+	})
+	s.Config.Sources[i] = from
+	return true, a.api.once(ctx, "STREAM.UPDATE."+a.name, s.Config, new(json.RawMessage))
 }
 
 // Await returns once the archive takes what is appended to its streams, which

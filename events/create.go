@@ -171,7 +171,7 @@ func auditStream(c ClusterConfig, number uint8) jetstream.StreamConfig {
 		Name: archiveName(c.Region), Storage: jetstream.FileStorage, Replicas: c.Replicas,
 		MaxAge: c.Retention, MaxBytes: -1, Discard: jetstream.DiscardOld, AllowDirect: true,
 		Sources: []*jetstream.StreamSource{
-			source(c.Region, KindState, KindRevoke, KindAll),
+			source(c.Region, sessionKinds...),
 			config,
 		},
 		Metadata: metadata(c, number),
@@ -186,6 +186,9 @@ func auditStream(c ClusterConfig, number uint8) jetstream.StreamConfig {
 	}
 	return s
 }
+
+// sessionKinds are what the archive takes from the stream of its region.
+var sessionKinds = []Kind{KindState, KindRevoke, KindAll}
 
 // source takes the kinds from the region's stream. A transform without a
 // destination is a filter.

@@ -185,7 +185,10 @@ func (s *store) openStreams(ctx context.Context) (err error) {
 // the log is whole without it.
 func (s *store) openArchive(ctx context.Context) (err error) {
 	c := events.ArchiveConfig{Region: s.state.Region, Cluster: s.state.Cluster}
-	if s.archive, err = events.OpenArchive(ctx, s.conn, c); !errors.Is(err, events.ErrNoStream) {
+	if s.archive, err = events.OpenArchive(ctx, s.conn, c); err == nil {
+		s.resumeArchive(ctx)
+	}
+	if !errors.Is(err, events.ErrNoStream) {
 		return err
 	}
 	budget := int64(0)
@@ -209,6 +212,21 @@ func (s *store) openArchive(ctx context.Context) (err error) {
 	s.conf.log.Warn("the history of sessions was lost, as a power cut may do; it begins anew with what the log holds", "region", s.state.Region)
 	s.archive, err = events.OpenArchive(ctx, s.conn, c)
 	return err
+}
+
+// resumeArchive makes the history go on when the log went backwards while nobody
+// looked. Without it the node serves as well.
+func (s *store) resumeArchive(ctx context.Context) {
+	resumed, err := s.archive.Resume(ctx, s.home)
+	log := s.conf.log.With("region", s.state.Region)
+	switch {
+	case errors.Is(err, events.ErrDenied):
+		log.Warn("the log went backwards, and the history of sessions takes nothing until it has come as far again: start one node once as a NATS user who may make streams", "error", oneLine(err))
+	case err != nil:
+		log.Warn("it is not known whether the history of sessions is whole", "error", oneLine(err))
+	case resumed:
+		log.Warn("the log went backwards; the history of sessions goes on with what it takes from now on")
+	}
 }
 
 // known checks all that can be checked before the log is touched, and returns
