@@ -168,44 +168,6 @@ func (s *stream) resume() {
 	s.lost = from.Gen > 0
 }
 
-// overlap proves that the log still holds what the loaded snapshot was made
-// from (rule R8). The follow goroutine owns it.
-type overlap struct {
-	from     projection.SnapshotStream
-	anchored bool
-}
-
-// start returns the sequence from which the stream is followed.
-func (o *overlap) start() uint64 {
-	if o == nil {
-		return 1
-	}
-	return o.from.Anchor.Seq
-}
-
-// check returns ErrRewound if the entry is not what was applied. The first has
-// to be the anchor itself: what begins after it proves nothing. Of what follows
-// some may be compacted away, but what is there must have been there.
-func (o *overlap) check(e *events.Entry) error {
-	if o == nil || o.anchored && e.Seq > o.from.High {
-		return nil
-	}
-	want, ok := o.from.Anchor, true
-	if o.anchored && e.Seq != want.Seq {
-		var i int
-		i, ok = slices.BinarySearchFunc(o.from.Ring, e.Seq, func(p projection.Passed, seq uint64) int { return cmp.Compare(p.Seq, seq) })
-		if ok {
-			want = o.from.Ring[i]
-		}
-	}
-	if !ok || want.Seq != e.Seq || want.Sum != projection.SumEntry(e) {
-		return fmt.Errorf("%w: at sequence %d it holds another event than the snapshot was made from, or no longer its anchor %d",
-			events.ErrRewound, e.Seq, o.from.Anchor.Seq)
-	}
-	o.anchored = true
-	return nil
-}
-
 // isMarker reports whether the entry is a marker of this incarnation.
 func (s *stream) isMarker(e *events.Entry) bool {
 	return strings.HasSuffix(e.Subject, "."+string(events.KindMarker)) && s.own(*e)

@@ -249,6 +249,7 @@ func (s *stream) apply(e events.Entry) error {
 	r := s.node.conf.Keys.Decode(s.number, e)
 	s.begun.Store(e.Seq)
 	effect := s.fold.Apply(r)
+	s.overlap.applied(&r, effect)
 	s.missing.heard(r) // after the fold: see negative
 	s.read(&e, &r)
 	concerns := s.members.concerns(r)
@@ -259,6 +260,11 @@ func (s *stream) apply(e events.Entry) error {
 	if ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
 		if err := s.gaps.returned(beat.N); err != nil {
 			return err
+		}
+		if f, ok := s.fold.(sessionFold); ok && !s.gaps.open {
+			if err := s.overlap.settle(f, e.Time); err != nil {
+				return err
+			}
 		}
 		if len(beat.Keys) > 0 {
 			s.shown.Store(&beat.Keys[0])

@@ -174,6 +174,12 @@ type Projection interface {
 	// unexpired sessions at now, tagged with the version of the fold.
 	Digest(stream uint8, now int64) string
 
+	// States yields, in no order, the sessions of the stream that are unexpired
+	// at now (unix ms) and whose newest state stands above after and at most at
+	// last, revoked ones included, each with that sequence. It walks over all
+	// sessions.
+	States(stream uint8, after, last uint64, now int64) iter.Seq2[events.SID, uint64]
+
 	// Len returns the number of sessions and of tombstones held.
 	Len() (sessions, tombstones int)
 }

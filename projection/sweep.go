@@ -4,6 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"iter"
+
+	"github.com/revocast/revocast/events"
 )
 
 // digestVersion names what Digest covers. Digests of different versions say
@@ -89,4 +92,19 @@ func (m *Map) Digest(stream uint8, now int64) string {
 	binary.BigEndian.PutUint64(out[:], high)
 	binary.BigEndian.PutUint64(out[8:], low)
 	return digestVersion + hex.EncodeToString(out[:])
+}
+
+// States implements [Projection].
+func (m *Map) States(stream uint8, after, last uint64, now int64) iter.Seq2[events.SID, uint64] {
+	return func(yield func(events.SID, uint64) bool) {
+		for i := range m.shards {
+			for _, r := range m.shards[i].all(func(r *record) bool {
+				return r.known && r.SID.Stream() == stream && r.StateSeq > after && r.StateSeq <= last && now < r.ExpiresAt
+			}) {
+				if !yield(r.SID, r.StateSeq) {
+					return
+				}
+			}
+		}
+	}
 }
