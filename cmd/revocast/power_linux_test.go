@@ -331,7 +331,7 @@ func powerCutSnapshot(t *testing.T, bin string, dice *rand.Rand) {
 	s := serve(t, bin, data)
 	all := cutUnderLoad(t, d, s, 100+dice.IntN(200))
 	s = serve(t, bin, data)
-	after := time.Duration(dice.Int64N(int64(40 * time.Millisecond)))
+	after := time.Duration(dice.Int64N(int64(15 * time.Millisecond)))
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
