@@ -335,8 +335,14 @@ func (m *Map) lost(stream uint8, now int64) (out []Repair) {
 }
 
 // restateKept returns what the mark keeps of earlier generations as one event:
-// once that is stored it stands for all of them. The caller holds fold.
+// once that is stored it stands for all of them, and for what this generation
+// says on the subject, whose place it takes. It revokes what those revoked and no
+// more: a session created since, or spared by what took the place of a kept one,
+// must stay good. The caller holds fold.
 func (m *Map) restateKept(key groupKey, k *mark, now int64) (Repair, bool) {
+	if !slices.ContainsFunc(k.kept, func(old *mark) bool { return !m.includes(k, old) }) {
+		return Repair{}, false
+	}
 	newest := slices.SortedStableFunc(slices.Values(k.kept), func(a, b *mark) int { return cmp.Compare(b.at, a.at) })
 	for _, old := range newest {
 		fix, ok := m.restate(key, old, now)
@@ -345,23 +351,60 @@ func (m *Map) restateKept(key groupKey, k *mark, now int64) (Repair, bool) {
 		}
 		e := fix.Event.(*events.RevokeAll)
 		e.Prev = k.last
-		beside := slices.Clone(k.kept)
+		all := slices.Clone(k.kept)
 		if k.last != 0 {
-			beside = append(beside, k)
+			all = append(all, k)
 		}
+		e.Except = m.sparedBy(all)
 		if key.home != 0 {
-			e.At = asked(highest(beside))
+			e.At = asked(highest(all))
+		} else {
+			e.Before = highest(all)
 		}
-		// It becomes the newest: what others revoked meanwhile must not be spared
-		// again. Of another home's session it may not be known yet.
-		e.Except = slices.DeleteFunc(e.Except, func(sid events.SID) bool {
-			r := m.get(sid)
-			return r != nil && r.revoked() || (r == nil || !r.known) && key.home != 0 &&
-				slices.ContainsFunc(beside, func(other *mark) bool { return !other.spares(sid) })
-		})
+		fix.TTL = life(newestTime(all)+year, now)
 		return fix, true
 	}
 	return Repair{}, false
+}
+
+// includes reports whether k, which the present log says, covers all that old
+// does, as when it took its place while this node did not listen. Watermarks of two
+// generations can be compared for that: where a session that the log still has was
+// created has not changed. The caller holds fold.
+func (m *Map) includes(k, old *mark) bool {
+	return k.last != 0 && !k.forged && !k.guessed && k.seq >= old.seq &&
+		!slices.ContainsFunc(k.except, func(sid events.SID) bool { return !old.spares(sid) && !m.good(sid) })
+}
+
+// good reports whether the session is held and not revoked: no mark covers it.
+func (m *Map) good(sid events.SID) bool {
+	r := m.get(sid)
+	return r != nil && r.known && !r.revoked()
+}
+
+// sparedBy returns whom the marks spare together: who is good, whichever of them
+// says so. Who is revoked is not spared again. Of one that is not held nobody knows
+// when it was created: each of them must spare it. The caller holds fold.
+func (m *Map) sparedBy(marks []*mark) (out []events.SID) {
+	for _, k := range marks {
+		for _, sid := range k.except {
+			r := m.get(sid)
+			held := r != nil && (r.known || r.revoked())
+			everyone := !slices.ContainsFunc(marks, func(k *mark) bool { return !k.spares(sid) })
+			if (m.good(sid) || !held && everyone) && !slices.Contains(out, sid) {
+				out = append(out, sid)
+			}
+		}
+	}
+	return out
+}
+
+// newestTime returns the log time of the newest entry of the marks.
+func newestTime(marks []*mark) (t int64) {
+	for _, k := range marks {
+		t = max(t, k.time)
+	}
+	return t
 }
 
 // highest returns the highest of the watermarks.

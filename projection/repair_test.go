@@ -182,7 +182,7 @@ func TestRewindToAnOlderAll(t *testing.T) {
 	for fix := range l.m.Lost(home, l.now) {
 		lost = append(lost, fix.Event.(*events.RevokeAll))
 	}
-	if len(lost) != 1 || lost[0].Reason != "stolen" || lost[0].Prev != 1 || lost[0].Before != 0 {
+	if len(lost) != 1 || lost[0].Reason != "stolen" || lost[0].Prev != 1 || lost[0].Before != 2 {
 		t.Fatalf("lost: %+v", lost)
 	}
 	l.must(applied, l.add(lost[0]))

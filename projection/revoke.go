@@ -97,19 +97,20 @@ func (k *mark) revoke(n *record, key groupKey) {
 	}
 }
 
-// confirms reports whether an entry of this generation, at sequence seq, says
-// what the kept mark said. Same content is the re-appended revocation, by
-// whichever node; and once the stream was read again (up to reread), anything
-// newer covers every session that the kept mark could.
-func (k *mark) confirms(old *mark, seq, reread uint64) bool {
+// confirms reports whether an entry of this generation, at sequence seq and with
+// the watermark to, says what the kept mark said. Same content is the re-appended
+// revocation, by whichever node; and once the stream was read again (up to
+// reread), anything newer that reaches as far, or covers all before it, covers
+// every session that the kept mark could.
+func (k *mark) confirms(old *mark, seq, to, reread uint64) bool {
 	return k.nonce != nil && bytes.Equal(k.nonce, old.nonce) ||
 		k.at == old.at && k.by == old.by && k.reason == old.reason && k.forged == old.forged && !k.forged ||
 		k.forged && old.forged && seq == old.last ||
-		reread != 0 && seq > reread
+		reread != 0 && seq > reread && (to >= old.seq || k.home == 0 && to >= seq)
 }
 
-func (k *mark) confirm(seq, reread uint64) {
-	k.kept = slices.DeleteFunc(k.kept, func(old *mark) bool { return k.confirms(old, seq, reread) })
+func (k *mark) confirm(seq, to, reread uint64) {
+	k.kept = slices.DeleteFunc(k.kept, func(old *mark) bool { return k.confirms(old, seq, to, reread) })
 }
 
 // meetMarks revokes a new state that a watermark covers: it was created, or its
@@ -197,8 +198,9 @@ func (m *Map) applyAll(r *events.Record, e *events.RevokeAll) Effect {
 		k.forged = false
 	}
 	k.except, k.nonce, k.guessed = except, r.Sealed.Nonce(), false
-	k.raise(r, watermark(r, e))
-	k.confirm(r.Seq, m.streams[r.Stream].rereadTo())
+	to := watermark(r, e)
+	k.raise(r, to)
+	k.confirm(r.Seq, to, m.streams[r.Stream].rereadTo())
 	m.revokeGroup(key, func(n *record) { k.revoke(n, key) })
 	return effect
 }
@@ -328,7 +330,7 @@ func (m *Map) applyForged(r *events.Record) {
 			to = wall(r.Time.UnixMilli())
 		}
 		k.raise(r, to)
-		k.confirm(r.Seq, m.streams[r.Stream].rereadTo())
+		k.confirm(r.Seq, to, m.streams[r.Stream].rereadTo())
 		m.revokeGroup(key, func(n *record) { k.revoke(n, key) })
 	}
 }

@@ -2,6 +2,7 @@ package projection_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/projection"
@@ -128,4 +129,137 @@ func TestRereadKeepsEarlierGenerations(t *testing.T) {
 	l.seq = 5
 	l.must(projection.Applied, l.add(s))
 	l.verdict(s1, revoked)
+}
+
+var s3 = sid(home, 3)
+
+// again has the log go backwards and say what it said up to seq.
+func (l *log) again(seq uint64) {
+	recs := l.recs[:seq]
+	l.m.Rewind(l.num)
+	l.seq, l.recs = 0, nil
+	for _, r := range recs {
+		l.put(r)
+	}
+}
+
+// An "all" was replaced while this node did not listen, and the log then lost its
+// tail. The newer one says all that the older said: nothing is to be said again, as
+// that would end sessions begun since, or spared.
+func TestRewindAfterAnAllWasReplaced(t *testing.T) {
+	l := newLog(t)
+	l.add(state(s1, "u"))
+	l.add(all("u", 0))
+	l.again(1)
+	l.seq = 2 // the "all" that stood there was replaced
+	l.add(state(s2, "u"))
+	newer := all("u", 2, s2)
+	newer.At++
+	l.add(newer)
+	l.add(state(s3, "u"))
+	if lost := l.lostAll(); len(lost) != 0 {
+		t.Errorf("lost: %+v", lost)
+	}
+	l.verdict(s1, revoked)
+	l.verdict(s2, active)
+	l.verdict(s3, active)
+}
+
+// An "all" that the log lost is appended again for what it revoked, not for what
+// was created since, or spared by what took its place; also on a node that reads
+// only what is left of the log.
+func TestLostAllRevokesNothingCreatedSince(t *testing.T) {
+	spared, other := all("u", 0, s1), all("u", 0)
+	spared.At, other.At, other.Reason = base+1, base+2, "other"
+	tests := map[string]struct {
+		lost     *events.RevokeAll
+		instead  *events.RevokeAll // where the lost one stood
+		s1       projection.Verdict
+		appended int
+	}{
+		"nothing in its place":                 {all("u", 0), nil, revoked, 1},
+		"it spared one, and nothing there":     {spared, nil, active, 1},
+		"it spared one, and another there":     {spared, other, revoked, 0},
+		"another there that spares one of all": {other, spared, revoked, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLog(t)
+			l.add(state(s1, "u"))
+			l.add(test.lost)
+			l.again(1)
+			if test.instead != nil {
+				l.add(test.instead)
+			} else {
+				l.add(&events.Beat{N: 1})
+			}
+			l.add(state(s2, "u"))
+			again := l.lostAll()
+			if len(again) != test.appended {
+				t.Fatalf("lost: %+v", again)
+			}
+			l.add(state(s3, "u"))
+			for _, e := range again {
+				l.must(projection.Applied, l.add(e))
+			}
+			if left := l.lostAll(); len(left) != 0 {
+				t.Errorf("lost although appended again: %+v", left)
+			}
+			for range 2 {
+				l.verdict(s1, test.s1)
+				l.verdict(s2, active)
+				l.verdict(s3, active)
+				l.m = l.rebuilt()
+			}
+		})
+	}
+}
+
+// Of several that the log lost the newest is appended again: as far as any of them
+// went, and for as long.
+func TestLostAllStandsForSeveral(t *testing.T) {
+	l := newLog(t)
+	l.add(&events.Beat{N: 1})
+	l.add(state(s1, "u"))
+	l.add(state(s2, "u"))
+	older := all("u", 0, s1)
+	older.At--
+	l.now += hour
+	l.add(older)
+	l.now -= hour
+	kept := l.recs[:3]
+	l.m.Rewind(home)
+	l.seq, l.recs = 0, nil
+	newer := all("u", 0)
+	l.add(&events.Beat{N: 1})
+	l.put(kept[1])
+	l.add(newer)
+	l.again(1)
+	l.put(kept[1])
+	l.put(kept[2])
+	l.add(&events.Beat{N: 2})
+	l.add(state(s3, "u"))
+	var fixes []projection.Repair
+	for fix := range l.m.Lost(home, l.now) {
+		if _, ok := fix.Event.(*events.RevokeAll); ok {
+			fixes = append(fixes, fix)
+		}
+	}
+	if len(fixes) != 1 {
+		t.Fatalf("lost: %+v", fixes)
+	}
+	e := fixes[0].Event.(*events.RevokeAll)
+	if e.Before != 4 || len(e.Except) != 0 || e.At != newer.At {
+		t.Errorf("appended again: %+v", e)
+	}
+	if want := events.UnknownLifetime + events.TTLSlack + time.Hour; fixes[0].TTL < want {
+		t.Errorf("it lives %v, want %v", fixes[0].TTL, want)
+	}
+	l.add(e)
+	for range 2 {
+		l.verdict(s1, revoked)
+		l.verdict(s2, revoked)
+		l.verdict(s3, active)
+		l.m = l.rebuilt()
+	}
 }
