@@ -1,7 +1,7 @@
 #!/bin/bash
-# Checks a checkout: format, vet, staticcheck, tests, tests under the race
-# detector, and the tests that need other programs (deploy/compat), where they
-# are there. Runs on a clean checkout and changes nothing in it.
+# Checks a checkout: format, vet, staticcheck, tests, real processes under faults,
+# tests under the race detector, and the tests that need other programs
+# (deploy/compat), where they are there. Runs on a clean checkout and changes nothing in it.
 #
 #   deploy/ci/check.sh            all steps
 #   deploy/ci/check.sh vet race   only these
@@ -32,6 +32,9 @@ tests() {
 	$readme_test
 }
 
+# Real processes under faults (deploy/fleet), with nothing beside them.
+processes() { go test -count=1 ./deploy/fleet -alone; }
+
 race() {
 	if ! command -v "$(go env CC)" >/dev/null; then
 		echo "the race detector needs a C compiler: install $(go env CC), such as by apt-get install gcc libc6-dev"
@@ -52,7 +55,7 @@ compat() {
 	deploy/compat/run
 }
 
-steps=(format vet static model tests race compat)
+steps=(format vet static model tests processes race compat)
 chosen=("$@")
 [ $# -eq 0 ] && chosen=("${steps[@]}")
 for step in "${chosen[@]}"; do
