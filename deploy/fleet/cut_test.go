@@ -17,7 +17,7 @@ func TestCut(t *testing.T) {
 	f := region(t, 4)
 	l := newLoad(t, f)
 	under(t, l, func(ctx context.Context) {
-		stop := watched(t, ctx, l, f.Nodes[0])
+		stop := watched(t, ctx, l, t.Errorf, f.Nodes[0])
 		bad(t, ctx, l, f.Nodes[3])
 		cuts := map[*fleet.Node]string{f.Nodes[1]: "nothing reaches the servers", f.Nodes[2]: "nothing reaches the node", f.Nodes[3]: "black hole both ways"}
 		f.Nodes[1].EachLink(fleet.Forth, fleet.Trouble{Hold: true})
@@ -35,7 +35,7 @@ func TestCut(t *testing.T) {
 // sessions are good all the time.
 func bad(t *testing.T, ctx context.Context, l *fleet.Load, n *fleet.Node) {
 	t.Helper()
-	stop := watched(t, ctx, l, n)
+	stop := watched(t, ctx, l, t.Errorf, n)
 	n.EachLink(fleet.Forth, fleet.Trouble{Delay: 100 * time.Millisecond, Jitter: 100 * time.Millisecond})
 	n.EachLink(fleet.Back, fleet.Trouble{Delay: 100 * time.Millisecond, Jitter: 100 * time.Millisecond, Rate: 64 << 10})
 	wait(t, ctx, 6*time.Second)

@@ -32,7 +32,7 @@ func apart(t *testing.T, ctx context.Context, l *fleet.Load, eu, us *fleet.Node)
 	t.Helper()
 	inEU, inUS := session(t, ctx, l, eu), session(t, ctx, l, us)
 	// Each watches its own sessions.
-	stopEU, stopUS := watched(t, ctx, l, eu), watched(t, ctx, l, us)
+	stopEU, stopUS := watched(t, ctx, l, t.Errorf, eu), watched(t, ctx, l, t.Errorf, us)
 	for _, w := range []fleet.Way{fleet.Forth, fleet.Back} {
 		l.Fleet.Backbone.Set(w, fleet.Trouble{Hold: true})
 	}
