@@ -120,6 +120,7 @@ func (s *scanner) beat(e *Beat, node string) bool {
 	s.dict(`,"positions":`, &e.Positions)
 	s.dict(`,"digests":`, &e.Digests)
 	s.integer(`,"at":`, &e.At)
+	s.dict(`,"trails":`, &e.Trails)
 	return s.done()
 }
 

@@ -283,6 +283,9 @@ type Beat struct {
 	Positions   map[string]string `json:"positions,omitempty"`
 	Digests     map[string]string `json:"digests,omitempty"`
 	At          int64             `json:"at,omitempty"` // the sender's wall clock, unix ms
+	// Trails says of a stream what the sender applied lately: "from-to-count-sum",
+	// see the table in DESIGN.md.
+	Trails map[string]string `json:"trails,omitempty"`
 }
 
 // Marker is kind snap: a place in the log from which its node may resume.

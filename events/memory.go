@@ -126,6 +126,22 @@ func (m *Memory) SetMaxBytes(n uint64) {
 func (m *Memory) Truncate(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.truncate(n)
+	m.breakAll()
+}
+
+// TruncateUnseen is Truncate that breaks no subscription: what happens behind a
+// server that the nodes are not connected to. A follower goes on behind what it
+// applied.
+func (m *Memory) TruncateUnseen(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.truncate(n)
+	m.wake()
+}
+
+// truncate takes the last n sequences away. m.mu is held.
+func (m *Memory) truncate(n int) {
 	m.slots = m.slots[:max(0, len(m.slots)-n)]
 	m.first, m.bytes = 1, 0
 	clear(m.subjects)
@@ -139,7 +155,6 @@ func (m *Memory) Truncate(n int) {
 			m.bytes += memorySize(&s.entry.Message)
 		}
 	}
-	m.breakAll()
 }
 
 // Recreate replaces the stream and its archive by empty ones of the same name.

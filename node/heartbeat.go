@@ -73,6 +73,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 		Positions: map[string]string{s.region: s.position().String()},
 		Digests:   *s.digest.Load(), At: s.node.wall(),
 	}
+	said := s.tellTrail(e)
 	m, err := c.Keys.Encode(s.region, e, nil, 4*c.Lease)
 	if err != nil {
 		return 0, 0, fmt.Errorf("encode heartbeat: %w", err)
@@ -91,6 +92,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 		s.rewound(before.Gen)
 		return 0, 0, fmt.Errorf("send heartbeat: %w", events.ErrRewound)
 	}
+	s.told.Store(said)
 	if s.node.faults.beatsApart {
 		s.lease.returned(n, seq)
 	}

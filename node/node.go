@@ -255,6 +255,7 @@ func (s *stream) live(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.beat(ctx) })
 	g.Go(func() error { return s.repair(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
+	g.Go(func() error { return s.settleDoubts(ctx) })
 	g.Go(func() error { return s.seekVoucher(ctx) })
 	if s != s.node.settings {
 		g.Go(func() error { return s.deliver(ctx) })

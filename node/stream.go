@@ -63,6 +63,8 @@ type stream struct {
 	// A position taken before has a lower one. Generations rise also without
 	// that, when another node counted further.
 	rebuilt atomic.Uint32
+	told    atomic.Uint64 // up to where the newest heartbeat said what was applied
+	doubts  doubts
 	waiting atomic.Int64 // number of waiters; lets the applier skip the lock
 
 	mu      sync.Mutex // guards the fields below
@@ -111,6 +113,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
 		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
 	}
+	s.doubts.wake = make(chan struct{}, 1)
 	s.digest.Store(&map[string]string{})
 	s.reads = newBarrier(s)
 	s.resume()
@@ -289,7 +292,10 @@ func (s *stream) apply(e events.Entry) error {
 		s.members.apply(r, s.node.conf.Clock.Boot())
 	}
 	s.adopt(r)
-	s.trail.note(e.Seq, r.Sealed.Fingerprint())
+	if ok {
+		s.compare(beat, &e)
+	}
+	s.trail.note(e.Seq, r.Sealed.Fingerprint(), e.Fingerprint())
 	if !s.gaps.open {
 		s.advance(e.Seq)
 	}
