@@ -30,7 +30,7 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := n.reach(ctx, want); err != nil {
 		return 0, nil, err
 	}
-	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, want)
+	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -38,7 +38,7 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 		return 0, nil, err
 	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, consistency{})
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
 	}
 	if f, err = n.refresh(ctx, c, f, look, &req); err != nil {
 		return 0, nil, err

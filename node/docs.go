@@ -14,6 +14,7 @@ var meaning = map[string]string{
 	api.InvalidArgument:    "The request is not what the API takes; the message names the field.",
 	api.TooManyArguments:   "Name the session by exactly one of session_id, session_token and session_jwt.",
 	api.Unauthorized:       "The API key is missing, wrong, expired or revoked, or is not of the app it was used with.",
+	api.JWTNotYetValid:     "The JWT counts from a time that is still to come on this node: the clocks of two nodes differ. Nobody was logged out. Try again, or show the token. A revoke takes such a JWT.",
 	api.SessionNotFound:    "There is no such session; error_details.reason says whether it is unknown, expired, idle or revoked. The user must log in again.",
 	api.Forbidden:          "The API key lacks the scope that this route needs.",
 	api.AppSuspended:       "The app is suspended; its sessions are kept and refused meanwhile.",

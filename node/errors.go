@@ -17,6 +17,7 @@ var statusOf = map[string]int{
 	api.TooManyArguments:   http.StatusBadRequest,
 	api.Unauthorized:       http.StatusUnauthorized,
 	api.HomeReauth:         http.StatusUnauthorized,
+	api.JWTNotYetValid:     http.StatusUnauthorized,
 	api.SessionNotFound:    http.StatusNotFound,
 	api.Forbidden:          http.StatusForbidden,
 	api.AppSuspended:       http.StatusForbidden,

@@ -219,7 +219,7 @@ func (n *Node) target(ctx context.Context, r *revocation) (s projection.Session,
 		key, _ = events.Token(req.SessionToken).Key()
 		s, v, _ = n.sessions().LookupToken(key, n.judged())
 	default:
-		jwt, err := n.verifyJWT(ctx, r.app.App, req.SessionJWT, true)
+		jwt, err := n.verifyJWT(ctx, r.app.App, req.SessionJWT, jwtEver)
 		if err != nil {
 			return s, v, err
 		}

@@ -60,7 +60,7 @@ func (n *Node) revokeSessions(ctx context.Context, c *call) (int, any, error) {
 		})
 	}
 	return n.revokeOne(ctx, r, func(ctx context.Context) (found, error) {
-		return n.findCredential(ctx, r.app.App, req.SessionToken, req.SessionJWT, consistency{sure: true})
+		return n.findCredential(ctx, r.app.App, req.SessionToken, req.SessionJWT, jwtEver, consistency{sure: true})
 	})
 }
 

@@ -32,7 +32,7 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, consistency{})
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
 	}
 	var next events.Token
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {

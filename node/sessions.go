@@ -66,8 +66,8 @@ func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want con
 // Unknown means that there is none.
 //
 // What has not the form of a token, or is no JWT of the app, is a session
-// nobody knows.
-func (n *Node) findCredential(ctx context.Context, app, token, jwt string, want consistency) (found, error) {
+// nobody knows. A JWT that only seems too young says nothing against its session.
+func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
 	if jwt == "" {
 		key, ok := events.Token(token).Key()
 		if !ok {
@@ -75,7 +75,10 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, want 
 		}
 		return n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
 	}
-	v, err := n.verifyJWT(ctx, app, jwt, true)
+	v, err := n.verifyJWT(ctx, app, jwt, when)
+	if errors.Is(err, signer.ErrNotYetValid) {
+		return found{}, tooEarly().because(err)
+	}
 	if undecided(err) {
 		return found{}, err
 	}
@@ -116,6 +119,12 @@ func notFound(v projection.Verdict) *failure {
 	return fail(api.SessionNotFound, "no such session, or it has ended").with("reason", v.String())
 }
 
+// tooEarly is how a JWT is answered that counts from a time still to come here.
+// Nobody was logged out.
+func tooEarly() *failure {
+	return fail(api.JWTNotYetValid, "the JWT is not valid yet: the clocks of the node that minted it and of this one differ; ask again, or with the token")
+}
+
 // freshness is what every answer about sessions says.
 func (f found) freshness() api.Freshness {
 	return api.Freshness{Revision: f.at.String(), StalenessMS: f.staleness.Milliseconds()}
@@ -140,20 +149,30 @@ func (s *stream) fenced() *staleError {
 	return &staleError{stream: s.region, reason: s.lease.why()}
 }
 
+// jwtTime says when a JWT may be shown. Its signature, issuer and audience are
+// always checked.
+type jwtTime int
+
+const (
+	jwtLive jwtTime = iota // from nbf to exp
+	jwtPast                // after exp as well: by whoever has shown an API key
+	jwtEver                // before nbf as well: to take its session away
+)
+
 // verifyJWT checks a JWT of the app, whichever profile it was minted in.
-func (n *Node) verifyJWT(ctx context.Context, app, jwt string, expired bool) (signer.Verified, error) {
-	v, err := n.checkJWT(app, jwt, expired)
+func (n *Node) verifyJWT(ctx context.Context, app, jwt string, when jwtTime) (signer.Verified, error) {
+	v, err := n.checkJWT(app, jwt, when)
 	if !errors.Is(err, signer.ErrUnknownKey) {
 		return v, err
 	}
-	return n.awaitKeyOf(ctx, app, jwt, expired)
+	return n.awaitKeyOf(ctx, app, jwt, when)
 }
 
 // awaitKeyOf checks a JWT whose key, or app, this node has not heard of: that
 // is no reason to turn anybody away.
-func (n *Node) awaitKeyOf(ctx context.Context, app, jwt string, expired bool) (v signer.Verified, err error) {
+func (n *Node) awaitKeyOf(ctx context.Context, app, jwt string, when jwtTime) (v signer.Verified, err error) {
 	late := n.settings.certain(ctx, func() bool {
-		v, err = n.checkJWT(app, jwt, expired)
+		v, err = n.checkJWT(app, jwt, when)
 		return !errors.Is(err, signer.ErrUnknownKey)
 	})
 	if late != nil {
@@ -170,7 +189,7 @@ func undecided(err error) bool {
 	return stale || late
 }
 
-func (n *Node) checkJWT(app, jwt string, expired bool) (signer.Verified, error) {
+func (n *Node) checkJWT(app, jwt string, when jwtTime) (signer.Verified, error) {
 	t, ok := n.catalog.Snapshot().App(app)
 	if !ok {
 		return signer.Verified{}, signer.ErrUnknownKey
@@ -178,7 +197,7 @@ func (n *Node) checkJWT(app, jwt string, expired bool) (signer.Verified, error) 
 	ring := n.ring(app)
 	e := signer.Expect{
 		Issuer: n.issuerOf(app, signer.Profile(t.Settings.JWTProfile)),
-		App:    app, Now: time.UnixMilli(n.judged()), AllowExpired: expired,
+		App:    app, Now: time.UnixMilli(n.judged()), AllowExpired: when >= jwtPast, AllowEarly: when >= jwtEver,
 	}
 	v, err := n.verified.Verify(ring, jwt, e)
 	for _, p := range signer.Profiles() {

@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node"
 )
 
 type m = map[string]any
@@ -421,5 +423,34 @@ func TestTenantsCannotSeeEachOther(t *testing.T) {
 		h.do(token, "GET", "/v1/verify?app=other", nil).wantRefused("unknown")
 		h.do(jwt, "GET", "/v1/verify?app=other", nil).wantRefused("unknown")
 		h.do(jwt, "GET", "/v1/verify?app=acme", nil).want(204)
+	})
+}
+
+// A JWT of a node whose clock is ahead says nothing against its session: it is
+// told apart from one of a session that has ended, and revokes.
+func TestJWTFromTheFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := &testClock{begin: time.Now()} // the node's; the log has another
+		h := newHarness(t, func(c *node.Config) { c.Clock = clock })
+		clock.setSkew(25 * time.Second)
+		c := h.login("ada")
+		token, jwt := c.str("session_token"), c.str("session_jwt")
+		clock.setSkew(0)
+		h.verify(token).want(http.StatusNoContent)
+		h.verify(jwt).wantRefused("not_yet_valid")
+		h.do(jwt, "GET", "/v1/verify?body=1", nil).wantError(http.StatusUnauthorized, "jwt_not_yet_valid")
+		h.auth(m{"session_jwt": jwt}).wantError(http.StatusUnauthorized, "jwt_not_yet_valid")
+		h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_jwt": jwt}).wantError(http.StatusUnauthorized, "jwt_not_yet_valid")
+		forged := jwt[:len(jwt)-6] + "AAAAAA"
+		if r := h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_jwt": forged}).want(http.StatusOK); r.at("revoked") != 0.0 {
+			t.Errorf("a forged JWT revokes: %s", r.Raw)
+		}
+		h.verify(token).want(http.StatusNoContent)
+		r := h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_jwt": jwt, "wait": "all"}).want(http.StatusOK)
+		if r.at("revoked") != 1.0 || r.str("receipt.status") != "complete" {
+			t.Errorf("revoked: %s", r.Raw)
+		}
+		h.verify(token).wantRefused("revoked")
+		h.verify(jwt).wantRefused("not_yet_valid")
 	})
 }

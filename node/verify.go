@@ -24,6 +24,8 @@ const (
 	reasonMalformed = "malformed"
 	reasonUnknown   = "unknown"
 	reasonExpired   = "expired"
+	// reasonEarly: the JWT counts from a time that is still to come on this node.
+	reasonEarly = "not_yet_valid"
 	// reasonBehind: this node knows nothing of the session, and could not make
 	// sure in time that there is nothing to be known.
 	reasonBehind = "behind"
@@ -178,6 +180,8 @@ func refusedJWT(err error) outcome {
 		o.reason = reasonMalformed
 	case reason == signer.ErrExpired:
 		o.reason = reasonExpired
+	case reason == signer.ErrNotYetValid:
+		o.reason = reasonEarly
 	}
 	return o
 }
@@ -201,7 +205,7 @@ func (n *Node) verifyAnyJWT(ctx context.Context, jwt, pin string) (signer.Verifi
 	case err == nil && v.Issuer == n.issuerOf(v.App, v.Profile):
 		return v, nil
 	case err == nil, errors.Is(err, signer.ErrUnknownKey), errors.Is(err, signer.ErrWrongIssuer):
-		return n.verifyJWT(ctx, app, jwt, false)
+		return n.verifyJWT(ctx, app, jwt, jwtLive)
 	}
 	return signer.Verified{}, err
 }
@@ -397,7 +401,11 @@ func (n *Node) respondBody(w http.ResponseWriter, c *call, o *outcome) {
 		return
 	}
 	f := classify(o.err)
-	if o.err == nil {
+	switch {
+	case o.err != nil:
+	case o.reason == reasonEarly:
+		f = tooEarly()
+	default:
 		f = fail(api.SessionNotFound, "no such session, or it has ended").with("reason", o.reason)
 	}
 	body := f.body(n.issuer, c.id)

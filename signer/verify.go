@@ -31,6 +31,10 @@ type Expect struct {
 	// listed, as long as the key is known; all else is checked as ever. Only for
 	// callers who have authenticated themselves by other means.
 	AllowExpired bool
+	// AllowEarly accepts a JWT before its nbf; all else is checked as ever. Only
+	// for what takes a session away: that the clocks of two nodes differ must keep
+	// nobody from it.
+	AllowEarly bool
 	// MaxLife is the most exp may lie after iat. Zero: DefaultMaxLife.
 	MaxLife time.Duration
 	// Types narrows the header's typ to these. Empty: that of any profile.
@@ -279,7 +283,7 @@ func (c *content) judge(token string, k *Key, e Expect) (Verified, error) {
 	}
 	leeway := min(max(e.Leeway, 0), MaxLeeway)
 	exp, nbf := time.Unix(c.exp, 0), time.Unix(c.nbf, 0)
-	if e.Now.Add(leeway).Before(nbf) {
+	if !e.AllowEarly && e.Now.Add(leeway).Before(nbf) {
 		return Verified{}, refuse(ErrNotYetValid, "nbf lies ahead")
 	}
 	expired := !e.Now.Before(exp.Add(leeway))

@@ -46,6 +46,9 @@ func TestExpectations(t *testing.T) {
 		{"leeway is capped at exp", func(e *signer.Expect) { e.Now, e.Leeway = now.Add(5*time.Minute+5*time.Second), time.Hour }, signer.ErrExpired},
 		{"negative leeway", func(e *signer.Expect) { e.Now, e.Leeway = now.Add(5*time.Minute-1), -time.Hour }, ""},
 		{"expired but other app", func(e *signer.Expect) { e.Now, e.AllowExpired, e.App = now.Add(time.Hour), true, "x" }, signer.ErrWrongAudience},
+		{"long before nbf, allowed", func(e *signer.Expect) { e.Now, e.AllowEarly = now.Add(-24*time.Hour), true }, ""},
+		{"the future is allowed, not the past", func(e *signer.Expect) { e.Now, e.AllowEarly = now.Add(time.Hour), true }, signer.ErrExpired},
+		{"before nbf, allowed, of another app", func(e *signer.Expect) { e.Now, e.AllowEarly, e.App = now.Add(-time.Hour), true, "x" }, signer.ErrWrongAudience},
 		{"expired is allowed, not the future", func(e *signer.Expect) { e.Now, e.AllowExpired = now.Add(-time.Hour), true }, signer.ErrNotYetValid},
 	} {
 		k := keyFor(signer.ES256)

@@ -39,7 +39,7 @@ var (
 func notGood(err error) error {
 	a, ok := errors.AsType[*api.Error](err)
 	if !ok || a.StatusCode != http.StatusUnauthorized && a.StatusCode != http.StatusForbidden && a.StatusCode != http.StatusNotFound ||
-		a.ErrorType == api.HomeReauth {
+		a.ErrorType == api.HomeReauth || a.ErrorType == api.JWTNotYetValid {
 		return err
 	}
 	return &notGoodError{reason: a.ErrorMessage}
