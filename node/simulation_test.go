@@ -39,21 +39,21 @@ func simulate(t *testing.T, p nodetest.Plan) (ops []nodetest.Op, err error) {
 // TestSimulation is layer L2: the real code of three nodes, with faults of every
 // kind, keeps what section 5 of the design promises.
 func TestSimulation(t *testing.T) {
-	simulation(t, nodetest.Plan{}, 10*time.Second,
+	simulation(t, nodetest.Plan{}, 15*time.Second,
 		"use valid", "use invalid", "use fenced", "revoke ok", "revoke_user ok", "receipt complete", "probe ok", "strong", "patch")
 }
 
 // TestSimulationRegions is the same with two regions of two nodes each, which are
 // cut off from each other, too.
 func TestSimulationRegions(t *testing.T) {
-	simulation(t, nodetest.Plan{Config: nodetest.Config{Regions: 2}}, 10*time.Second,
+	simulation(t, nodetest.Plan{Config: nodetest.Config{Regions: 2}}, 15*time.Second,
 		"use valid", "use invalid", "use fenced", "revoke ok", "revoke_user ok", "receipt complete", "probe ok", "pending", "pending, later complete")
 }
 
 // TestSimulationElections: with the default lease, no election of a leader fences
 // a node.
 func TestSimulationElections(t *testing.T) {
-	simulation(t, nodetest.Plan{Config: nodetest.Config{Lease: 15 * time.Second}, Elections: true, Length: 2 * time.Minute}, 5*time.Second,
+	simulation(t, nodetest.Plan{Config: nodetest.Config{Lease: 15 * time.Second}, Elections: true, Length: 2 * time.Minute}, 10*time.Second,
 		"use valid", "use invalid", "revoke ok", "receipt complete", "probe ok", "elect")
 }
 
@@ -63,7 +63,7 @@ func simulation(t *testing.T, p nodetest.Plan, budget time.Duration, some ...str
 	skipUnderRace(t)
 	seeds := *simSeeds
 	if seeds == 0 {
-		seeds = 100
+		seeds = 1000
 	}
 	if testing.Short() {
 		budget /= 4
