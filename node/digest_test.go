@@ -99,7 +99,6 @@ func TestDigestMajority(t *testing.T) {
 // TestDigestHourly: what reading the stream again does not heal is tried once
 // an hour, and no node is out of service for longer.
 func TestDigestHourly(t *testing.T) {
-	skipUnderRace(t)
 	fleetBubble(t, 2, func(t *testing.T, f *fleet) {
 		wrong, _ := f.forgetful(t, 100)
 		fenced := 0

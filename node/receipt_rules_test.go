@@ -174,7 +174,6 @@ func (f *fleet) trouble(r *rand.Rand) {
 // while a revocation is made, no verify that starts after a complete receipt is
 // answered good by any node.
 func TestReceiptSimulation(t *testing.T) {
-	skipUnderRace(t)
 	base, complete, fast := rand.Uint64()>>16, 0, 0
 	seeds := uint64(150)
 	if testing.Short() {

@@ -60,7 +60,6 @@ func TestSimulationElections(t *testing.T) {
 // simulation runs seeds of the plan for some time, or as many as the flags say.
 // Each of some must have happened as often as there were seeds.
 func simulation(t *testing.T, p nodetest.Plan, budget time.Duration, some ...string) {
-	skipUnderRace(t)
 	seeds := *simSeeds
 	if seeds == 0 {
 		seeds = 1000
