@@ -21,11 +21,13 @@ import (
 // delivered below a sequence.
 type readLog struct {
 	events.Log
-	from atomic.Uint64 // of the newest Follow
+	from atomic.Uint64 // of the newest Follow that resumes by overlap
 }
 
 func (l *readLog) Follow(ctx context.Context, f events.Follow) error {
-	l.from.Store(f.From)
+	if f.Anchor != nil { // else it only looks something up beside that
+		l.from.Store(f.From)
+	}
 	return l.Log.Follow(ctx, f)
 }
 
