@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,10 +145,10 @@ func (f *fleet) trouble(r *rand.Rand) {
 	case 3:
 		n.link.Break()
 	case 4, 5:
-		every, long := 1+r.IntN(10), ms(8000)
-		i := 0
+		every, long := 1+r.Int64N(10), ms(8000)
+		var i atomic.Int64 // a part of the log may be read beside following it
 		n.link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, _ events.Entry) int {
-			if i++; i%every == 0 {
+			if i.Add(1)%every == 0 {
 				wait(ctx, long)
 			}
 			return 1
