@@ -11,9 +11,9 @@ func (m *Map) Covers(o *Map, now int64) bool {
 			return false
 		}
 	}
-	for i := range o.shards {
-		for _, r := range o.shards[i].all((*record).revoked) {
-			if now >= r.until {
+	for i := range o.slices {
+		for r := range o.held().list(i) {
+			if !r.revoked() || now >= r.until {
 				continue
 			}
 			if mine := m.get(r.SID); mine == nil || !mine.revoked() {

@@ -42,20 +42,23 @@ func (m *Map) Dump() Dump {
 			d.Streams[uint8(i)] = p
 		}
 	}
-	for i := range m.shards {
-		for k, v := range m.shards[i].records {
-			d.Records[k] = *v
+	for i := range m.slices {
+		for r := range m.held().list(i) {
+			d.Records[r.SID] = *clone(r)
+			for _, a := range r.Aliases {
+				if sid, ok := m.alias(a.Key); ok {
+					d.Aliases[a.Key] = sid
+				}
+			}
+			u := userKey{r.App, events.UserHash(r.App, r.User)}
+			if sids := m.held().of(u); len(sids) > 0 {
+				d.Users[u] = slices.SortedFunc(slices.Values(sids), func(a, b events.SID) int { return bytes.Compare(a[:], b[:]) })
+			}
 		}
-		for k, v := range m.shards[i].aliases {
-			d.Aliases[k] = v
-		}
-		for k, v := range m.shards[i].touched {
+		for k, v := range m.slices[i].touched {
 			d.Touched[k] = v
 		}
-		for k, v := range m.users[i].sids {
-			d.Users[k] = slices.SortedFunc(slices.Values(v), func(a, b events.SID) int { return bytes.Compare(a[:], b[:]) })
-		}
-		for k := range m.shards[i].pending {
+		for k := range m.slices[i].pending {
 			d.Pending[k] = true
 		}
 		for k, v := range m.marks[i] {

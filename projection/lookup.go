@@ -49,8 +49,9 @@ func (s *Session) IdleEnd(lease time.Duration) int64 {
 
 // Lookup implements [Projection].
 func (m *Map) Lookup(sid events.SID, now int64) (s Session, v Verdict) {
-	if r := m.get(sid); r != nil {
-		if v = m.verdict(r, now); v != Unknown {
+	var r record
+	if m.load(sid, &r) {
+		if v = m.verdict(&r, now); v != Unknown {
 			s = r.Session
 		}
 	}
@@ -59,38 +60,34 @@ func (m *Map) Lookup(sid events.SID, now int64) (s Session, v Verdict) {
 
 // LookupToken implements [Projection].
 func (m *Map) LookupToken(key events.SID, now int64) (s Session, v Verdict, rotated bool) {
-	r, until := m.accepts(key)
-	if r == nil || until != 0 && m.judged(r.SID.Stream(), now) >= until {
+	var r record
+	until, ok := m.accepts(key, &r)
+	if !ok || until != 0 && m.judged(r.SID.Stream(), now) >= until {
 		return s, Unknown, false
 	}
-	if v = m.verdict(r, now); v != Unknown {
+	if v = m.verdict(&r, now); v != Unknown {
 		s, rotated = r.Session, until != 0
 	}
 	return s, v, rotated
 }
 
-// accepts returns the record that the token's key belongs to, and until when
-// the token is accepted, 0 for good. The record alone says which aliases it
+// accepts returns the record that the token's key belongs to in r, and until
+// when the token is accepted, 0 for good. The record alone says which aliases it
 // has: the table only finds it.
-func (m *Map) accepts(key events.SID) (r *record, until int64) {
-	if r := m.get(key); r != nil {
-		return r, r.OriginalUntil
+func (m *Map) accepts(key events.SID, r *record) (until int64, ok bool) {
+	if m.load(key, r) {
+		return r.OriginalUntil, true
 	}
-	sh := m.shard(key)
-	sh.mu.RLock()
-	sid, ok := sh.aliases[key]
-	sh.mu.RUnlock()
-	if !ok {
-		return nil, 0
+	sid, ok := m.alias(key)
+	if !ok || !m.load(sid, r) {
+		return 0, false
 	}
-	if r = m.get(sid); r != nil {
-		for i := range r.Aliases {
-			if r.Aliases[i].Key == key {
-				return r, r.Aliases[i].Until
-			}
+	for i := range r.Aliases {
+		if r.Aliases[i].Key == key {
+			return r.Aliases[i].Until, true
 		}
 	}
-	return nil, 0
+	return 0, false
 }
 
 // User implements [Projection].
@@ -98,7 +95,7 @@ func (m *Map) User(app, user string, now int64) iter.Seq2[Session, Verdict] {
 	return func(yield func(Session, Verdict) bool) {
 		k := userKey{app, events.UserHash(app, user)}
 		var found []*record
-		for _, sid := range m.user(k).of(k) {
+		for _, sid := range m.held().of(k) {
 			if r := m.get(sid); r != nil && r.known {
 				found = append(found, r)
 			}
@@ -117,9 +114,9 @@ func (m *Map) User(app, user string, now int64) iter.Seq2[Session, Verdict] {
 // App implements [Projection].
 func (m *Map) App(app string, now int64) iter.Seq2[Session, Verdict] {
 	return func(yield func(Session, Verdict) bool) {
-		for i := range m.shards {
-			for _, r := range m.shards[i].all(func(r *record) bool { return r.known && r.App == app }) {
-				if !yield(r.Session, m.verdict(r, now)) {
+		for i := range m.slices {
+			for r := range m.held().list(i) {
+				if r.known && r.App == app && !yield(r.Session, m.verdict(r, now)) {
 					return
 				}
 			}

@@ -24,13 +24,13 @@ const (
 	year = int64(events.UnknownLifetime / time.Millisecond)
 )
 
-// Map is a [Projection] on plain Go maps. It is the model that any other
-// implementation is held against, so it prefers clarity to memory. The zero
-// value is ready. It must not be copied.
+// Map is a [Projection]. The zero value is ready. It must not be copied.
 //
-// A record is immutable once readers can see it; a change swaps the pointer. So
-// a reader holds a lock for one map access only, and sees a session as it was
-// before a record or after it.
+// It folds records into a [store] of sessions and tombstones, which has a form
+// that ten million of them fit in. What there is little of, it holds itself, in
+// maps. A reader sees a session as it was before a record or after it, and waits
+// for nobody. The texts and the private part of what it gets are those in the
+// store; who keeps them for long copies them, or all of their page is kept.
 type Map struct {
 	// Lease is how long a node may serve without news of a stream. A session
 	// is judged idle only this much later, because the touch that proves its
@@ -44,9 +44,11 @@ type Map struct {
 	// both true.
 	fold sync.RWMutex
 
+	packed packed
+	model  store // in the place of packed, for tests; else nil
+
 	streams [256]stream
-	shards  [256]shard
-	users   [256]userShard
+	slices  [256]slice
 	// marks are what each "all" said. away finds those that name a home: by
 	// the home's own group, the streams they stand in. Both are guarded by fold.
 	marks [256]map[groupKey]*mark
@@ -54,7 +56,7 @@ type Map struct {
 
 	sessions, tombstones atomic.Int64
 	// pending is how many sessions of each stream are revoked by what stands
-	// elsewhere only. They are listed in the shards.
+	// elsewhere only. They are listed in the slices.
 	pending [256]atomic.Int64
 }
 
@@ -76,18 +78,17 @@ type stream struct {
 	reread uint64
 }
 
-// shard holds a 256th of the sessions, of the aliases by their own keys, and of
-// the touches whose session is not known yet.
-type shard struct {
-	mu      sync.RWMutex // guards the maps; never held for more than one entry by a writer
-	records map[events.SID]*record
-	aliases map[events.SID]events.SID
+// slice holds a 256th of the touches whose session is not known yet, and names
+// what is pending. Slices are those of the store.
+type slice struct {
+	mu      sync.Mutex           // guards the maps
 	touched map[events.SID]int64 // last use, unix ms
 	pending map[events.SID]struct{}
 }
 
-// record is what is held of a sid: a session, a tombstone, or both. It is
-// immutable once it is in a shard.
+func (m *Map) slice(sid events.SID) *slice { return &m.slices[keyOf(sid).place().shard] }
+
+// record is what is held of a sid: a session, a tombstone, or both.
 type record struct {
 	Session
 	known bool  // there is a state; else a tombstone
@@ -165,126 +166,17 @@ var seed = maphash.MakeSeed()
 
 func (k groupKey) index() uint8 { return uint8(maphash.Comparable(seed, k)) }
 
-// userShard holds a 256th of the index from users to their sessions.
-type userShard struct {
-	mu   sync.RWMutex // guards sids
-	sids map[userKey][]events.SID
-}
-
+// userKey names the sessions of a user in all streams.
 type userKey struct{ app, hash string }
-
-func (m *Map) user(k userKey) *userShard { return &m.users[uint8(maphash.Comparable(seed, k))] }
-
-func (u *userShard) add(k userKey, sid events.SID) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.sids == nil {
-		u.sids = make(map[userKey][]events.SID)
-	}
-	u.sids[k] = append(u.sids[k], sid)
-}
-
-func (u *userShard) remove(k userKey, sid events.SID) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	sids := u.sids[k]
-	for i, s := range sids {
-		if s == sid {
-			sids[i] = sids[len(sids)-1]
-			sids = sids[:len(sids)-1]
-			break
-		}
-	}
-	if len(sids) == 0 {
-		delete(u.sids, k)
-		return
-	}
-	u.sids[k] = sids
-}
-
-// of returns a copy of the user's sids.
-func (u *userShard) of(k userKey) []events.SID {
-	u.mu.RLock()
-	defer u.mu.RUnlock()
-	return append([]events.SID(nil), u.sids[k]...)
-}
-
-func (m *Map) shard(key events.SID) *shard { return &m.shards[key[1]] }
-
-func (m *Map) get(sid events.SID) *record {
-	s := m.shard(sid)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.records[sid]
-}
-
-// update swaps the record of sid for what change makes of it; nil forgets it.
-func (m *Map) update(sid events.SID, change func(*record) *record) {
-	s := m.shard(sid)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.records[sid]
-	is := change(was)
-	if is == was {
-		return
-	}
-	m.count(was, -1)
-	m.count(is, +1)
-	m.list(s, sid, was != nil && was.pending(), is != nil && is.pending())
-	if is == nil {
-		delete(s.records, sid)
-		return
-	}
-	if s.records == nil {
-		s.records = make(map[events.SID]*record)
-	}
-	s.records[sid] = is
-}
-
-// list keeps what is pending listed. The caller holds the shard.
-func (m *Map) list(s *shard, sid events.SID, was, is bool) {
-	switch {
-	case was == is:
-	case was:
-		delete(s.pending, sid)
-		m.pending[sid.Stream()].Add(-1)
-	default:
-		if s.pending == nil {
-			s.pending = make(map[events.SID]struct{})
-		}
-		s.pending[sid] = struct{}{}
-		m.pending[sid.Stream()].Add(1)
-	}
-}
-
-func (m *Map) count(r *record, by int64) {
-	switch {
-	case r == nil:
-	case r.known:
-		m.sessions.Add(by)
-	default:
-		m.tombstones.Add(by)
-	}
-}
-
-// all returns what a slice holds at this moment.
-func (s *shard) all(keep func(*record) bool) []*record {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var out []*record
-	for _, r := range s.records {
-		if keep(r) {
-			out = append(out, r)
-		}
-	}
-	return out
-}
 
 // Apply implements [Projection].
 func (m *Map) Apply(r events.Record) Effect {
 	st := &m.streams[r.Stream]
 	if _, seq := st.position(); r.Seq <= seq {
 		return Applied
+	}
+	if m.packed.arena.due.Load() {
+		m.tidy(0, 3*pageWords) // as much as is needed to gain the page that was filled
 	}
 	st.begun.Store(max(st.begun.Load(), r.Seq))
 	effect := m.apply(&r)

@@ -7,19 +7,6 @@ import (
 	"github.com/revocast/revocast/events"
 )
 
-// listed returns what of the pending in a slice is to be kept.
-func (s *shard) listed(keep func(*record) bool) []*record {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var out []*record
-	for sid := range s.pending {
-		if r := s.records[sid]; keep(r) {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // LastAway implements [Projection].
 func (m *Map) LastAway(stream, home uint8, app, user string) (seq uint64, at int64) {
 	m.fold.RLock()
@@ -127,8 +114,8 @@ func (m *Map) Pending(home uint8, now int64) iter.Seq[Repair] {
 		if m.pending[home].Load() == 0 {
 			return
 		}
-		for i := range m.shards {
-			for _, r := range m.shards[i].listed(func(r *record) bool { return r.SID.Stream() == home }) {
+		for i := range m.slices {
+			for _, r := range m.listed(i, func(r *record) bool { return r.SID.Stream() == home }) {
 				if fix, ok := m.deliverOne(r, now); ok && !yield(fix) {
 					return
 				}
@@ -185,10 +172,7 @@ func (m *Map) deliverAll(group groupKey, now int64) (Repair, bool) {
 // comes first.
 func (m *Map) deliverOne(r *record, now int64) (Repair, bool) {
 	if !r.known {
-		sh := m.shard(r.SID)
-		sh.mu.RLock()
-		sid, ok := sh.aliases[r.SID]
-		sh.mu.RUnlock()
+		sid, ok := m.alias(r.SID)
 		if s := m.get(sid); ok && s != nil && s.known && !s.found {
 			e := &events.Revoke{
 				App: s.App, User: s.User, SID: s.SID,

@@ -114,7 +114,7 @@ func (m *Map) restate(key groupKey, k *mark, now int64) (Repair, bool) {
 	user := k.user
 	if k.forged && key.hash != "" {
 		u := userKey{key.app, key.hash}
-		for _, sid := range m.user(u).of(u) {
+		for _, sid := range m.held().of(u) {
 			if r := m.get(sid); r != nil && r.known {
 				user = r.User
 				break
@@ -163,12 +163,12 @@ func (m *Map) Rewind(stream uint8) {
 func (m *Map) Reread(stream uint8) {
 	m.fold.Lock()
 	defer m.fold.Unlock()
-	for i := range m.shards {
+	for i := range m.slices {
 		guessed := func(r *record) bool {
 			return r.SID.Stream() == stream && r.from == stream && r.revoked() && r.rank <= rankForgedSession
 		}
-		for _, r := range m.shards[i].all(guessed) {
-			m.update(r.SID, func(now *record) *record {
+		for _, r := range m.all(i, guessed) {
+			m.update(r.SID, "", func(now *record) *record {
 				if !now.known {
 					return nil
 				}
@@ -202,19 +202,19 @@ func (m *Map) restart(stream uint8, generations uint32) {
 	st.gen += generations
 	st.seq, st.reread = 0, 0
 	st.mu.Unlock()
-	for i := range m.shards {
-		s := &m.shards[i]
-		for _, r := range s.listed(func(r *record) bool { return r.from == stream }) {
-			m.update(r.SID, func(now *record) *record {
+	for i := range m.slices {
+		s := &m.slices[i]
+		for _, r := range m.listed(i, func(r *record) bool { return r.from == stream }) {
+			m.update(r.SID, "", func(now *record) *record {
 				next := *now
 				next.gone = true
 				return &next
 			})
 		}
-		for _, r := range s.all(func(r *record) bool { return r.SID.Stream() == stream }) {
+		for _, r := range m.all(i, func(r *record) bool { return r.SID.Stream() == stream }) {
 			m.forgetState(r)
 			if r.revoked() {
-				m.update(r.SID, func(now *record) *record {
+				m.update(r.SID, "", func(now *record) *record {
 					next := *now
 					next.found = false
 					return &next
@@ -262,7 +262,7 @@ func (m *Map) forgetState(r *record) {
 	if !r.known {
 		return
 	}
-	m.update(r.SID, func(*record) *record {
+	m.update(r.SID, "", func(*record) *record {
 		if !r.revoked() {
 			return nil
 		}
@@ -275,8 +275,6 @@ func (m *Map) forgetState(r *record) {
 		}
 	})
 	m.dropAliases(r, nil)
-	u := userKey{r.App, events.UserHash(r.App, r.User)}
-	m.user(u).remove(u, r.SID)
 }
 
 func (s *stream) rereadTo() uint64 {
@@ -308,13 +306,13 @@ func (m *Map) lost(stream uint8, now int64) (out []Repair) {
 	if !rewound {
 		return nil
 	}
-	for i := range m.shards {
-		for _, r := range m.shards[i].all(func(r *record) bool { return r.lost(stream) }) {
+	for i := range m.slices {
+		for _, r := range m.all(i, func(r *record) bool { return r.lost(stream) }) {
 			if fix, ok := r.repairRevoke(now); ok {
 				out = append(out, fix)
 			}
 		}
-		for _, r := range m.shards[i].listed(func(r *record) bool { return r.gone && r.from == stream }) {
+		for _, r := range m.listed(i, func(r *record) bool { return r.gone && r.from == stream }) {
 			if fix, ok := r.repairRevoke(now); ok {
 				fix.Event.(*events.Revoke).Home = r.SID.Stream()
 				out = append(out, fix)

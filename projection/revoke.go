@@ -154,7 +154,7 @@ func (m *Map) applyRevoke(r *events.Record, e *events.Revoke) Effect {
 }
 
 func (m *Map) revokeOne(r *events.Record, sid events.SID, app, user string, absolute int64, v revocation) {
-	m.update(sid, func(now *record) *record {
+	m.update(sid, "", func(now *record) *record {
 		next := &record{}
 		if now != nil {
 			*next = *now
@@ -269,7 +269,7 @@ func (m *Map) forgetMark(key groupKey) {
 func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
 	stream := key.about()
 	one := func(sid events.SID) {
-		m.update(sid, func(now *record) *record {
+		m.update(sid, "", func(now *record) *record {
 			if now == nil || !now.known || now.App != key.app {
 				return now
 			}
@@ -282,15 +282,15 @@ func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
 	}
 	if key.hash != "" {
 		u := userKey{key.app, key.hash}
-		for _, sid := range m.user(u).of(u) {
+		for _, sid := range m.held().of(u) {
 			if sid.Stream() == stream {
 				one(sid)
 			}
 		}
 		return
 	}
-	for i := range m.shards {
-		for _, r := range m.shards[i].all(func(r *record) bool { return r.known && r.App == key.app && r.SID.Stream() == stream }) {
+	for i := range m.slices {
+		for _, r := range m.all(i, func(r *record) bool { return r.known && r.App == key.app && r.SID.Stream() == stream }) {
 			one(r.SID)
 		}
 	}

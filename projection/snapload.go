@@ -3,8 +3,6 @@ package projection
 import (
 	"fmt"
 	"io"
-
-	"github.com/revocast/revocast/events"
 )
 
 // ReadSnapshot returns what WriteSnapshot wrote with the same key: a fresh Map
@@ -112,16 +110,17 @@ func (l *snapLoader) record(d *snapDecoder) {
 	if d.bad {
 		return
 	}
-	m.update(r.SID, func(*record) *record { return r })
+	m.update(r.SID, "", func(*record) *record { return r })
 	if !r.known {
 		return
 	}
-	u := userKey{r.App, events.UserHash(r.App, r.User)}
-	m.user(u).add(u, r.SID)
 	for _, a := range r.Aliases {
-		if other := m.get(m.shard(a.Key).aliases[a.Key]); other == nil || other.StateSeq < r.StateSeq {
-			m.addAlias(a.Key, r.SID)
+		if sid, ok := m.alias(a.Key); ok {
+			if other := m.get(sid); other != nil && other.StateSeq >= r.StateSeq {
+				continue
+			}
 		}
+		m.addAlias(a.Key, r.SID)
 	}
 }
 

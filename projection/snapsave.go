@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 
@@ -42,9 +43,9 @@ func (m *Map) writeSnapshot(w io.Writer, key []byte, h SnapshotHeader, ring func
 		}
 		between(i)
 	}
-	for i := range m.shards {
-		records, touched := m.copyShard(i)
-		for _, r := range records {
+	for i := range m.slices {
+		records, touched := m.copySlice(i)
+		for r := range records {
 			b.add(snapRecords, func(e snapEncoder) snapEncoder { return e.record(r) })
 		}
 		for sid, seen := range touched {
@@ -168,16 +169,16 @@ func (m *Map) copyMarks(slice int) map[groupKey]*mark {
 	return out
 }
 
-// copyShard returns the records of a slice, which are immutable, and the
-// touches that wait in it. It keeps appliers out: a touch is taken before the
-// state it waited for can be seen, and must be in the one or in the other.
-func (m *Map) copyShard(slice int) ([]*record, map[events.SID]int64) {
+// copySlice returns the records of a slice and the touches that wait in it. It
+// keeps appliers out: a touch is taken before the state it
+// waited for can be seen, and must be in the one or in the other.
+func (m *Map) copySlice(i int) (iter.Seq[*record], map[events.SID]int64) {
 	m.fold.Lock()
 	defer m.fold.Unlock()
-	s := &m.shards[slice]
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return slices.AppendSeq(make([]*record, 0, len(s.records)), maps.Values(s.records)), maps.Clone(s.touched)
+	s := &m.slices[i]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return m.held().list(i), maps.Clone(s.touched)
 }
 
 func (e snapEncoder) header(h *SnapshotHeader, at map[uint8]snapPosition) snapEncoder {

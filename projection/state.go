@@ -3,7 +3,6 @@ package projection
 import (
 	"bytes"
 	"cmp"
-	"strings"
 	"unique"
 
 	"github.com/revocast/revocast/events"
@@ -22,22 +21,13 @@ func (m *Map) applyState(r *events.Record, e *events.State) Effect {
 	if next == nil {
 		return effect
 	}
-	same := held != nil && held.known && held.App == next.App && held.User == next.User
-	if held != nil && held.known && !same {
-		was := userKey{held.App, events.UserHash(held.App, held.User)}
-		m.user(was).remove(was, e.SID)
-	}
-	if !same {
-		user := userKey{next.App, strings.Clone(r.Subject.User)} // else the index keeps the whole subject
-		m.user(user).add(user, e.SID)
-	}
 	// New aliases can be found before the record lists them, old ones as long
 	// as it does: the record alone says which count.
 	for _, a := range next.Aliases {
 		m.addAlias(a.Key, e.SID)
 	}
-	m.update(e.SID, func(now *record) *record {
-		if now != held && now != nil && now.revoked() {
+	m.update(e.SID, r.Subject.User, func(now *record) *record {
+		if now != nil && now.revoked() && !now.revokedAs(held) {
 			next.until = max(next.until, now.until)
 			next.found = next.found || now.found
 			next.revoke(now.revocation())
@@ -51,6 +41,11 @@ func (m *Map) applyState(r *events.Record, e *events.State) Effect {
 		m.dropAliases(held, next)
 	}
 	return effect
+}
+
+// revokedAs reports whether both, of which o may be nil, are revoked alike.
+func (r *record) revokedAs(o *record) bool {
+	return o != nil && r.revocation() == o.revocation() && r.until == o.until && r.found == o.found && r.gone == o.gone
 }
 
 func (r *record) revocation() revocation {
@@ -146,30 +141,17 @@ func sameMessage(a, b events.Sealed) bool {
 }
 
 func (m *Map) addAlias(key, sid events.SID) {
-	if key.IsZero() {
-		return
+	if !key.IsZero() {
+		m.held().addAlias(key, sid)
 	}
-	s := m.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.aliases == nil {
-		s.aliases = make(map[events.SID]events.SID)
-	}
-	s.aliases[key] = sid
 }
 
 // dropAliases forgets the aliases of was that is, which may be nil, lacks.
 func (m *Map) dropAliases(was, is *record) {
 	for _, a := range was.Aliases {
-		if a.Key.IsZero() || (is != nil && is.hasAlias(a.Key)) {
-			continue
+		if !a.Key.IsZero() && (is == nil || !is.hasAlias(a.Key)) {
+			m.held().dropAlias(a.Key, was.SID)
 		}
-		s := m.shard(a.Key)
-		s.mu.Lock()
-		if s.aliases[a.Key] == was.SID {
-			delete(s.aliases, a.Key)
-		}
-		s.mu.Unlock()
 	}
 }
 
@@ -207,16 +189,12 @@ func (m *Map) applyTouch(r *events.Record, e *events.Touch) Effect {
 	case seen < held.SeenAt:
 		return Overwrite
 	}
-	m.update(e.SID, func(now *record) *record {
-		next := *now
-		next.SeenAt = seen
-		return &next
-	})
+	m.held().touch(e.SID, seen)
 	return Applied
 }
 
 func (m *Map) keepTouch(sid events.SID, seen int64) {
-	s := m.shard(sid)
+	s := m.slice(sid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.touched == nil {
@@ -226,7 +204,7 @@ func (m *Map) keepTouch(sid events.SID, seen int64) {
 }
 
 func (m *Map) takeTouch(sid events.SID) int64 {
-	s := m.shard(sid)
+	s := m.slice(sid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.touched[sid]

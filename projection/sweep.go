@@ -29,9 +29,8 @@ func (m *Map) reclaimed(stream uint8, now int64) int64 {
 func (m *Map) Sweep(slice uint8, now int64) int {
 	m.fold.Lock()
 	defer m.fold.Unlock()
-	s := &m.shards[slice]
 	forgotten := 0
-	over := s.all(func(r *record) bool {
+	over := m.all(int(slice), func(r *record) bool {
 		t := m.reclaimed(r.SID.Stream(), now)
 		return r.known && t >= r.longest+slack || !r.known && t >= r.until+slack
 	})
@@ -41,15 +40,23 @@ func (m *Map) Sweep(slice uint8, now int64) int {
 			forgotten++
 		}
 		if !r.revoked() || m.reclaimed(r.SID.Stream(), now) >= r.until+slack {
-			m.update(r.SID, func(*record) *record { return nil })
+			m.update(r.SID, "", func(*record) *record { return nil })
 		}
 	}
-	m.sweepTouches(s, now)
+	m.sweepTouches(&m.slices[slice], now)
 	m.sweepMarks(slice, now)
+	m.held().tidy(int(slice), 2*pageWords)
 	return forgotten
 }
 
-func (m *Map) sweepTouches(s *shard, now int64) {
+// tidy gives memory back. Appliers wait for it, readers do not.
+func (m *Map) tidy(slice, words int) {
+	m.fold.Lock()
+	defer m.fold.Unlock()
+	m.held().tidy(slice, words)
+}
+
+func (m *Map) sweepTouches(s *slice, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for sid, seen := range s.touched {
@@ -73,10 +80,11 @@ func (m *Map) sweepMarks(slice uint8, now int64) {
 // position when called by the goroutine that applies the stream.
 func (m *Map) Digest(stream uint8, now int64) string {
 	var high, low uint64
-	for i := range m.shards {
-		for _, r := range m.shards[i].all(func(r *record) bool {
-			return r.known && r.SID.Stream() == stream && r.ExpiresAt > now
-		}) {
+	for i := range m.slices {
+		for r := range m.held().list(i) {
+			if !r.known || r.SID.Stream() != stream || r.ExpiresAt <= now {
+				continue
+			}
 			var b [25]byte
 			copy(b[:], r.SID[:])
 			binary.BigEndian.PutUint64(b[16:], r.StateSeq)
@@ -97,11 +105,10 @@ func (m *Map) Digest(stream uint8, now int64) string {
 // States implements [Projection].
 func (m *Map) States(stream uint8, after, last uint64, now int64) iter.Seq2[events.SID, uint64] {
 	return func(yield func(events.SID, uint64) bool) {
-		for i := range m.shards {
-			for _, r := range m.shards[i].all(func(r *record) bool {
-				return r.known && r.SID.Stream() == stream && r.StateSeq > after && r.StateSeq <= last && now < r.ExpiresAt
-			}) {
-				if !yield(r.SID, r.StateSeq) {
+		for i := range m.slices {
+			for r := range m.held().list(i) {
+				wanted := r.known && r.SID.Stream() == stream && r.StateSeq > after && r.StateSeq <= last && now < r.ExpiresAt
+				if wanted && !yield(r.SID, r.StateSeq) {
 					return
 				}
 			}

@@ -1,0 +1,125 @@
+package projection
+
+import (
+	"unsafe"
+
+	"github.com/revocast/revocast/events"
+)
+
+// reader takes words, and then bytes, in the order in which writer adds them.
+type reader struct {
+	b block
+	i int
+}
+
+func (d *reader) word() uint64 {
+	w := *d.b.word(d.i)
+	d.i++
+	return w
+}
+
+func (d *reader) int() int64 { return int64(d.word()) }
+
+// texts takes bytes. They stay in the page, which lasts as long as any of them.
+// It adds up an offset, as a pointer to where the last text ends may be one to
+// something else.
+type texts struct {
+	base unsafe.Pointer
+	at   uint64
+}
+
+func (t *texts) take(n uint64) *byte {
+	p := (*byte)(unsafe.Add(t.base, t.at))
+	t.at += n
+	return p
+}
+
+func (t *texts) text(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return unsafe.String(t.take(n), n)
+}
+
+func (t *texts) bytes(n uint64) []byte {
+	if n == 0 {
+		return nil
+	}
+	return unsafe.Slice(t.take(n), n)
+}
+
+// read returns the record of the block in r. Its texts and its private part are
+// those in the page: nothing is copied.
+func (b block) read(r *record, n *names) {
+	*r = record{}
+	flags := b.flags()
+	d := reader{b: b, i: atSeen}
+	r.SID = b.key().sid()
+	r.known, r.found, r.gone = flags&hasState != 0, flags&isFound != 0, flags&isGone != 0
+	var user, sealed, by, reason, app, apiKey uint64
+	if r.known {
+		r.SeenAt = b.seen()
+		d.i = atBefore + 1
+		r.ExpiresAt, r.AbsoluteAt, r.CreatedAt = d.int(), d.int(), d.int()
+		r.CreatedSeq, r.StateSeq = d.word(), d.word()
+		r.longest = r.ExpiresAt
+		lengths := d.word()
+		user, sealed = lengths&(1<<32-1), lengths>>32
+		d.state(r, flags, n)
+	} else {
+		r.AbsoluteAt, user = d.int(), d.word()
+	}
+	if flags&hasLongest != 0 {
+		r.longest = d.int()
+	}
+	if flags&hasRevoked != 0 {
+		r.RevokedAt, r.until = d.int(), d.int()
+		w := d.word()
+		r.rank, r.from, by, reason = rank(w), uint8(w>>8), w>>16&(1<<24-1), w>>40
+	}
+	if flags&hasApp != 0 {
+		app = d.word()
+	} else {
+		r.App = n.text(uint16(*b.first >> 40))
+	}
+	if flags&hasBy != 0 {
+		apiKey = d.word()
+	}
+	t := texts{unsafe.Pointer(b.first), uint64(d.i) * 8}
+	r.User, r.Sealed = t.text(user), events.Sealed(t.bytes(sealed))
+	r.RevokedBy, r.RevokeReason = t.text(by), t.text(reason)
+	if app != 0 {
+		r.App = t.text(app)
+	}
+	if apiKey != 0 {
+		r.By = t.text(apiKey)
+	}
+}
+
+// state takes the words that only a state has.
+func (d *reader) state(r *record, flags uint64, n *names) {
+	if flags&hasIdle != 0 {
+		w := d.word()
+		r.Idle = int64(w >> 16)
+		if by := uint16(w); by != 0 {
+			r.By = n.text(by)
+		}
+	}
+	if flags&hasWide != 0 {
+		r.Idle = d.int()
+	}
+	if flags&hasAuth != 0 {
+		r.AuthSeq = d.word()
+	}
+	if flags&hasUntil != 0 {
+		r.OriginalUntil = d.int()
+	}
+	if flags&hasAlias1 == 0 {
+		return
+	}
+	for i, flag := range [...]uint64{hasAlias1, hasAlias2} {
+		if flags&flag != 0 {
+			r.Aliases[i] = events.Alias{Key: key{d.word(), d.word()}.sid(), Until: d.int()}
+		}
+	}
+}
