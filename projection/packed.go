@@ -204,3 +204,12 @@ var userSeed = maphash.MakeSeed()
 
 // userSlot returns where the sessions of the user with the hash are found.
 func userSlot(of string) place { return placeOf(maphash.String(userSeed, of)) }
+
+// bytes returns the size of all pages and tables.
+func (p *packed) bytes() int {
+	n := p.arena.bytes()
+	for i := range p.shards {
+		n += p.shards[i].records.bytes() + p.shards[i].aliases.bytes() + p.users[i].first.bytes()
+	}
+	return n
+}

@@ -156,3 +156,6 @@ func (m *Map) listed(slice int, keep func(*record) bool) (out []*record) {
 	}
 	return out
 }
+
+// Bytes returns about how many bytes of memory sessions and tombstones take.
+func (m *Map) Bytes() int { return m.packed.bytes() }

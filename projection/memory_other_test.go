@@ -1,0 +1,10 @@
+//go:build !linux
+
+package projection_test
+
+import "time"
+
+var began = time.Now()
+
+// threadTime is the time that passed, as the thread's CPU time is not known.
+func threadTime() time.Duration { return time.Since(began) }
