@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,7 +50,8 @@ func (n *Node) touch(s *projection.Session, now int64) {
 	if shard.due == nil {
 		shard.due = map[events.SID]events.Touch{}
 	}
-	shard.due[s.SID] = events.Touch{App: s.App, User: s.User, SID: s.SID, At: now}
+	// The texts are the projection's own: kept for long, they would keep more than themselves.
+	shard.due[s.SID] = events.Touch{App: strings.Clone(s.App), User: strings.Clone(s.User), SID: s.SID, At: now}
 }
 
 // touchBudget is the percentage of the stream's budget above which touches and
