@@ -265,6 +265,9 @@ func (s *stream) live(ctx context.Context, g *errgroup.Group) {
 // sessions returns what this node knows of sessions.
 func (n *Node) sessions() *projection.Map { return n.projected.Load() }
 
+// SessionBytes returns about how much memory sessions and tombstones take.
+func (n *Node) SessionBytes() int { return n.sessions().Bytes() }
+
 // Ready is closed once the node holds a lease on CONFIG and on its region's
 // stream for the first time.
 func (n *Node) Ready() <-chan struct{} { return n.ready }

@@ -274,6 +274,7 @@ func (s *service) run(ctx context.Context) error {
 		return s.begin(ctx)
 	})
 	g.Go(func() error { return s.watchKeys(ctx, begun) })
+	g.Go(func() error { return paceCollector(ctx, s.node.SessionBytes) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return s.stop(servers, end)
