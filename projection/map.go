@@ -176,7 +176,7 @@ func (m *Map) Apply(r events.Record) Effect {
 		return Applied
 	}
 	if m.packed.arena.due.Load() {
-		m.tidy(0, 3*pageWords) // as much as is needed to gain the page that was filled
+		m.tidy(0, 3*tidyWords) // as much as gains what was allocated, or more
 	}
 	st.begun.Store(max(st.begun.Load(), r.Seq))
 	effect := m.apply(&r)

@@ -96,7 +96,7 @@ again:
 			onRead(windowSlot)
 		}
 		r := ref(e & refMask)
-		first := a.at(r.page()).Load()
+		first := a.place(r.page()).Load()
 		if onRead != nil {
 			onRead(windowPage)
 		}

@@ -10,14 +10,18 @@ import (
 type ref uint64
 
 const (
-	pageBits = 15 // a page has at most 2^15 words, 256 KiB
-	idBits   = 22 // 2^22 pages are 1 TiB
+	pageBits = 17 // a page has at most 2^17 words, 1 MiB
+	idBits   = 20 // 2^20 pages are 1 TiB
 	refBits  = idBits + pageBits
 	refMask  = 1<<refBits - 1
 
 	pageWords  = 1 << pageBits
-	firstPage  = 512 // words of the first page; they grow up to pageWords
+	firstPage  = 512 // words of the first pages; later ones are an eighth of all
 	chunkPages = 1 << 12
+
+	// tidyWords is how many words may be allocated, where much is dead, before
+	// something is done about it.
+	tidyWords = 1 << 13
 )
 
 func (r ref) page() uint32 { return uint32(r >> pageBits) }
@@ -32,7 +36,8 @@ func (r ref) word() uint32 { return uint32(r & (pageWords - 1)) }
 type arena struct {
 	dir [1 << idBits / chunkPages]atomic.Pointer[chunk] // by page number
 
-	// due is set while so much is dead that pages are to be emptied.
+	// due is set when so much is dead that pages are to be emptied, each time
+	// tidyWords were allocated.
 	due atomic.Bool
 
 	mu    sync.Mutex // guards the following
@@ -43,7 +48,10 @@ type arena struct {
 	most int
 	// words are those of all pages, live those of all blocks in use.
 	words, live int
-	cursor      uint32 // from where pages to be emptied are looked for
+	since       int // words allocated since due was set
+	// emptying is the page that is being emptied, up to the word at; 0 none.
+	emptying, at uint32
+	cursor       uint32 // from where pages to be emptied are looked for
 }
 
 // chunk is a part of the directory: the first word of each page.
@@ -52,14 +60,14 @@ type chunk [chunkPages]atomic.Pointer[uint64]
 // pageInfo counts in words.
 type pageInfo struct{ size, fill, live uint32 }
 
-// at returns the place in the directory of a page that was there once.
-func (a *arena) at(page uint32) *atomic.Pointer[uint64] {
+// place returns where the directory has a page that was there once.
+func (a *arena) place(page uint32) *atomic.Pointer[uint64] {
 	return &a.dir[page/chunkPages].Load()[page%chunkPages]
 }
 
 // block returns the block that the ref names. The caller keeps out whoever would
 // give the page up.
-func (a *arena) block(r ref) block { return in(a.at(r.page()).Load(), r) }
+func (a *arena) block(r ref) block { return in(a.place(r.page()).Load(), r) }
 
 // in returns the ref's block in the page that begins at first.
 func in(first *uint64, r ref) block {
@@ -81,6 +89,10 @@ func (a *arena) alloc(n int) (ref, []uint64) {
 	p.fill += uint32(n)
 	p.live += uint32(n)
 	a.live += n
+	if a.since += n; a.since >= tidyWords {
+		a.since = 0
+		a.due.Store(a.wasteful())
+	}
 	return r, unsafe.Slice(a.block(r).first, n)
 }
 
@@ -91,7 +103,7 @@ func (a *arena) grow(n int) uint32 {
 	if most == 0 {
 		most = pageWords
 	}
-	size := min(most, max(firstPage, a.words))
+	size := min(most, max(firstPage, a.words/8))
 	own := n > size
 	if own {
 		size = n
@@ -110,7 +122,7 @@ func (a *arena) grow(n int) uint32 {
 	if a.dir[id/chunkPages].Load() == nil {
 		a.dir[id/chunkPages].Store(new(chunk))
 	}
-	a.at(id).Store(unsafe.SliceData(make([]uint64, size)))
+	a.place(id).Store(unsafe.SliceData(make([]uint64, size)))
 	a.pages[id] = pageInfo{size: uint32(size)}
 	a.words += size
 	if !own {
@@ -120,7 +132,6 @@ func (a *arena) grow(n int) uint32 {
 			a.drop(was)
 		}
 	}
-	a.due.Store(a.wasteful())
 	return id
 }
 
@@ -142,33 +153,63 @@ func (a *arena) release(r ref, n int) {
 
 // drop gives a page up. Readers that hold it keep it. The caller holds mu.
 func (a *arena) drop(id uint32) {
-	a.at(id).Store(nil)
+	if id == a.emptying {
+		a.emptying = 0
+	}
+	a.place(id).Store(nil)
 	a.words -= int(a.pages[id].size)
 	a.pages[id] = pageInfo{}
 	a.idle = append(a.idle, id)
 }
 
-// sparse returns the next page of which less than 3/4 is live, and how far it is
-// filled; 0 if there is none, or not enough to gain. The page that is being
-// filled is not one.
-func (a *arena) sparse() (page, fill uint32) {
+// sparse returns a page of which less than 3/4 is live, from where on it is to
+// be emptied, and how far it is filled; 0 if there is none, or not enough to
+// gain. The page that is being filled is not one.
+func (a *arena) sparse() (page, from, fill uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.emptying == 0 && !a.search() {
+		return 0, 0, 0
+	}
+	return a.emptying, a.at, a.pages[a.emptying].fill
+}
+
+// search finds a page to be emptied. The caller holds mu.
+func (a *arena) search() bool {
 	if !a.wasteful() {
-		a.due.Store(false)
-		return 0, 0
+		return false
 	}
 	for range a.pages {
 		if a.cursor++; int(a.cursor) >= len(a.pages) {
 			a.cursor = 1
 		}
-		p := &a.pages[a.cursor]
-		if p.size != 0 && a.cursor != a.open && p.live < p.size/4*3 {
-			return a.cursor, p.fill
+		if p := &a.pages[a.cursor]; p.size != 0 && a.cursor != a.open && p.live < p.size/4*3 {
+			a.emptying, a.at = a.cursor, 0
+			return true
 		}
 	}
+	return false
+}
+
+// emptied notes that the page is empty up to the word. It was given up if that
+// was all of it.
+func (a *arena) emptied(page, upTo uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.emptying != page {
+		return
+	}
+	if a.at = upTo; upTo >= a.pages[page].fill {
+		a.emptying = 0
+	}
+}
+
+// rest lets tidyWords be allocated before the next look.
+func (a *arena) rest() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since = 0
 	a.due.Store(false)
-	return 0, 0
 }
 
 // bytes returns the size of all pages.

@@ -4,13 +4,13 @@ package projection
 // those who list sessions meanwhile.
 func (p *packed) tidy(slice, words int) {
 	for words > 0 {
-		page, fill := p.arena.sparse()
+		page, from, fill := p.arena.sparse()
 		if page == 0 {
 			break
 		}
-		words -= p.empty(page, fill)
+		words -= p.empty(page, from, fill, words)
 	}
-	p.arena.due.Store(false) // what was moved has filled pages as well
+	p.arena.rest()
 	sh := &p.shards[slice]
 	sh.mu.Lock()
 	sh.records.shrink()
@@ -22,20 +22,23 @@ func (p *packed) tidy(slice, words int) {
 	u.mu.Unlock()
 }
 
-// empty moves all that lives in the page elsewhere, whereupon the page is given
-// up. It returns as how many words moved that counts.
-func (p *packed) empty(page, fill uint32) int {
-	words := int(fill) / 16 // to look at what is dead
-	first := p.arena.at(page).Load()
-	for at := uint32(0); at < fill; {
-		r := ref(page)<<pageBits | ref(at)
+// empty moves what lives in the page elsewhere, until about so many words are
+// moved. With the last of it the page is given up. It returns as how many words
+// moved that counts: what is dead is looked at as well.
+func (p *packed) empty(page, from, fill uint32, most int) (words int) {
+	place := p.arena.place(page)
+	for first := place.Load(); from < fill && words < most && place.Load() == first; {
+		r := ref(page)<<pageBits | ref(from)
 		b := in(first, r)
 		n := b.size()
 		if p.move(r, b, n) {
 			words += n
+		} else {
+			words += n/16 + 1
 		}
-		at += uint32(n)
+		from += uint32(n)
 	}
+	p.arena.emptied(page, from)
 	return words
 }
 

@@ -25,6 +25,9 @@ func (m *Map) reclaimed(stream uint8, now int64) int64 {
 	return min(now, m.streams[stream].logTime.Load())
 }
 
+// sweepWords is how many words a sweep moves: about a millisecond's work.
+const sweepWords = 8 * tidyWords
+
 // Sweep implements [Projection].
 func (m *Map) Sweep(slice uint8, now int64) int {
 	m.fold.Lock()
@@ -45,7 +48,7 @@ func (m *Map) Sweep(slice uint8, now int64) int {
 	}
 	m.sweepTouches(&m.slices[slice], now)
 	m.sweepMarks(slice, now)
-	m.held().tidy(int(slice), 2*pageWords)
+	m.held().tidy(int(slice), sweepWords)
 	return forgotten
 }
 
