@@ -290,8 +290,14 @@ func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
 		return
 	}
 	for i := range m.slices {
-		for _, r := range m.all(i, func(r *record) bool { return r.known && r.App == key.app && r.SID.Stream() == stream }) {
-			one(r.SID)
+		var sids []events.SID
+		for r := range m.held().list(i) {
+			if r.known && r.App == key.app && r.SID.Stream() == stream {
+				sids = append(sids, r.SID)
+			}
+		}
+		for _, sid := range sids {
+			one(sid)
 		}
 	}
 }
