@@ -81,6 +81,7 @@ func memory(b *testing.B, m *projection.Map) {
 		b.ReportMetric(per-private, "B/session-beside")
 		b.ReportMetric(collect(), "gc-ms")
 		b.ReportMetric(lookups(b, m, n), "lookup-ns")
+		b.ReportMetric(twoReads(n), "two-reads-ns")
 		b.ReportMetric(misses(b, m), "miss-ns")
 		b.ReportMetric(touches(m, n), "touch-ns")
 		rounds := endMost(b, m, n)
@@ -110,7 +111,7 @@ func loadSessions(m *projection.Map, n int) (took time.Duration) {
 }
 
 // lookups returns how long one takes by a random token, with hashing it and a
-// look at the clock.
+// look at the clock. Each waits for the one before, as reading the clock does.
 func lookups(b *testing.B, m *projection.Map, n int) float64 {
 	const rounds = 1_000_000
 	tokens := make([]events.Token, rounds)
@@ -125,6 +126,25 @@ func lookups(b *testing.B, m *projection.Map, n int) float64 {
 		}
 	}
 	return float64(threadTime()-start) / rounds
+}
+
+// twoReads returns how long it takes to read one random word, and then another
+// that the first names, where memory is as large as that of n sessions: no lookup
+// that begins with a token takes less.
+func twoReads(n int) float64 {
+	const rounds = 1_000_000
+	words := make([]uint64, n*450/8)
+	for i := range words {
+		words[i] = rand.Uint64()
+	}
+	size := uint64(len(words))
+	start, at := threadTime(), uint64(0)
+	for i := range uint64(rounds) {
+		at = words[words[(at+i*0x9E3779B97F4A7C15)%size]%size]
+	}
+	took := threadTime() - start
+	runtime.KeepAlive(at)
+	return float64(took) / rounds
 }
 
 func misses(b *testing.B, m *projection.Map) float64 {

@@ -27,12 +27,12 @@ type packed struct {
 	users  [256]packedUsers
 }
 
-// packedShard holds a 256th of the keys.
+// packedShard holds a 256th of the keys. It is small, as every reader passes by.
 type packedShard struct {
 	mu      sync.Mutex // for those who change it; readers never take it
 	records index
 	aliases index
-	was     record // what an update is about
+	was     *record // what an update is about; nil before the first
 }
 
 // packedUsers holds a 256th of the users: the first session of each. The others
@@ -86,9 +86,12 @@ func (p *packed) update(sid events.SID, userHash string, change func(*record) *r
 	var was *record
 	var old ref
 	if slot != nil {
-		was, old = &sh.was, named(slot)
+		if sh.was == nil {
+			sh.was = new(record)
+		}
+		was, old = sh.was, named(slot)
 		p.arena.block(old).read(was, &p.names)
-		defer func() { sh.was = record{} }() // else it keeps a page
+		defer func() { *was = record{} }() // else it keeps a page
 	}
 	is := change(was)
 	if is == was {
