@@ -11,7 +11,7 @@ import (
 	"github.com/revocast/revocast/projection"
 )
 
-// tokenOfRound is what a state's private part says, so that a mixture of two
+// privateOf is what a state's private part says, so that a mixture of two
 // blocks shows.
 func privateOf(s events.SID, round int) string {
 	return fmt.Sprintf("%v/%d/%0*d", s, round, round%90, round)
