@@ -79,7 +79,7 @@ func notices(rule, check string) bool {
 // simulation that notices when it is broken, and by which checkers.
 func TestMutations(t *testing.T) {
 	if testing.Short() {
-		t.Skip("runs the simulation for each rule")
+		t.Skip("NOT TESTED with -short: runs the simulation for each rule")
 	}
 	if underRace {
 		t.Skip("SKIPPED under the race detector: it searches for seeds; the simulations themselves run there")

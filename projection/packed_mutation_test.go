@@ -46,7 +46,7 @@ var mutations = []mutation{
 // reads, is noticed by the tests that DESIGN.md names.
 func TestMutations(t *testing.T) {
 	if !*mutate {
-		t.Skip("takes minutes: -mutate")
+		t.Skip("NOT TESTED without -mutate: takes minutes")
 	}
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {

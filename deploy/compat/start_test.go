@@ -16,7 +16,7 @@ func TestCurlLines(t *testing.T) {
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Fprintf(os.Stderr, "SKIPPED: %s: %s is not installed, so the printed lines were not pasted\n", t.Name(), tool)
-			t.Skipf("%s is not installed", tool)
+			t.Skipf("NOT TESTED on this machine: %s is not installed", tool)
 		}
 	}
 	n := newNode(t)

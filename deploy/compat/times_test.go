@@ -13,7 +13,7 @@ const lease = 15 * time.Second
 // the shortest life there is. With -short it is skipped.
 func TestTimes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes a minute and a half")
+		t.Skip("NOT TESTED with -short: takes a minute and a half")
 	}
 	t.Parallel()
 	n := newNode(t)
