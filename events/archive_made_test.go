@@ -57,20 +57,7 @@ func TestArchiveOfStreamMadeAgain(t *testing.T) {
 		put(t, log, last)
 	}
 	archived(t, s, last)
-	js, err := jetstream.New(s.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := js.Stream(t.Context(), "EV_eu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := js.DeleteStream(t.Context(), "EV_eu"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), old.CachedInfo().Config); err != nil {
-		t.Fatal(err)
-	}
+	s.makeAgain(t)
 	first := benchMessage(t, s.keys, 60)
 	if seq := put(t, log, first); seq != 1 {
 		t.Fatalf("the new stream begins at %d", seq)

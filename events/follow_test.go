@@ -310,14 +310,9 @@ func TestFollowRecreated(t *testing.T) {
 	}
 }
 
-// TestFollowMadeAgain deletes the stream below a follower and makes it again with
-// the same identity: the log went backwards, and is then followed from its
-// beginning.
-func TestFollowMadeAgain(t *testing.T) {
-	s := newSite(t, true)
-	log := s.create(t, s.cluster())
-	tl := tailLog(t, log, events.Follow{})
-	tl.reaches(put(t, log, benchMessage(t, s.keys, 1)))
+// makeAgain deletes the region's stream and makes it again with the same identity.
+func (s *site) makeAgain(t *testing.T) {
+	t.Helper()
 	js, err := jetstream.New(s.nc)
 	if err != nil {
 		t.Fatal(err)
@@ -332,6 +327,17 @@ func TestFollowMadeAgain(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), old.CachedInfo().Config); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFollowMadeAgain deletes the stream below a follower and makes it again with
+// the same identity: the log went backwards, and is then followed from its
+// beginning.
+func TestFollowMadeAgain(t *testing.T) {
+	s := newSite(t, true)
+	log := s.create(t, s.cluster())
+	tl := tailLog(t, log, events.Follow{})
+	tl.reaches(put(t, log, benchMessage(t, s.keys, 1)))
+	s.makeAgain(t)
 	put(t, log, benchMessage(t, s.keys, 2))
 	tl.fails(events.ErrRewound)
 	tailLog(t, log, events.Follow{}).reaches(put(t, log, benchMessage(t, s.keys, 3)))
