@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,6 +104,9 @@ func (fl *follower) run(ctx context.Context) error {
 		if err == nil {
 			err = fl.tail(ctx)
 		}
+		if _, mine := errors.AsType[applyError](err); !mine {
+			err = cmp.Or(fl.flush(), err)
+		}
 		if seq := fl.proof.Load(); seq != 0 {
 			err = fmt.Errorf("%w: sequence %d was assigned again", ErrRewound, seq)
 		}
@@ -171,7 +175,17 @@ func (fl *follower) catchUp(ctx context.Context) error {
 			return err
 		}
 	}
-	fl.reached()
+	return fl.reached()
+}
+
+// flush has the caller do what it put aside.
+func (fl *follower) flush() error {
+	if fl.f.Flush == nil {
+		return nil
+	}
+	if err := fl.f.Flush(); err != nil {
+		return applyError{err}
+	}
 	return nil
 }
 
@@ -209,11 +223,15 @@ func (fl *follower) resumeAt(ctx context.Context, last uint64) (uint64, error) {
 }
 
 // reached says, once, that the stream's state of the beginning was applied.
-func (fl *follower) reached() {
+func (fl *follower) reached() error {
 	if !fl.caughtUp && fl.f.CaughtUp != nil {
+		if err := fl.flush(); err != nil {
+			return err
+		}
 		fl.f.CaughtUp()
 	}
 	fl.caughtUp = true
+	return nil
 }
 
 // identify returns the last sequence of the stream, as a lower bound, if it is
@@ -244,6 +262,11 @@ func (fl *follower) tail(ctx context.Context) error {
 	defer tick.Stop()
 	idle := 0
 	for {
+		if len(fl.live) == 0 {
+			if err := fl.flush(); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -350,7 +373,7 @@ func (fl *follower) apply(e Entry) error {
 	fl.applied = seq
 	fl.delivered.Store(seq)
 	if seq >= fl.goal {
-		fl.reached()
+		return fl.reached()
 	}
 	return nil
 }

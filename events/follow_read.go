@@ -31,6 +31,9 @@ var errIrregular = errors.New("copy with an unreadable header")
 // the stream must then at least have assigned.
 func (fl *follower) readTo(ctx context.Context, from, to, inHand uint64) (uint64, error) {
 	next := from
+	if err := fl.flush(); err != nil {
+		return 0, err
+	}
 	if to-from >= bulkAbove {
 		reached, err := fl.bulk(ctx, from, to, inHand)
 		if err != nil {
@@ -51,6 +54,9 @@ func (fl *follower) readTo(ctx context.Context, from, to, inHand uint64) (uint64
 		}
 		if reached < next-1 {
 			try++
+			if err := fl.flush(); err != nil {
+				return 0, err
+			}
 			if !sleep(ctx, lagPause<<try) {
 				return 0, ctx.Err()
 			}
@@ -73,7 +79,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // bulk reads with a consumer.
 func (fl *follower) bulk(ctx context.Context, from, to, inHand uint64) (reached uint64, err error) {
-	err = fl.j.api.read(ctx, fl.j.name, readConfig{from: from}, func(d delivery, m *nats.Msg) (bool, error) {
+	err = fl.j.api.read(ctx, fl.j.name, readConfig{from: from, idle: fl.flush}, func(d delivery, m *nats.Msg) (bool, error) {
 		if err := fl.redeliver(deliveredEntry(m, d), inHand); err != nil {
 			return false, err
 		}
@@ -107,6 +113,11 @@ func (fl *follower) direct(ctx context.Context, from, to, inHand uint64) (reache
 	ctx, cancel := context.WithTimeout(ctx, 2*attemptTimeout)
 	defer cancel()
 	for {
+		if waiting, _, err := sub.Pending(); err != nil || waiting == 0 {
+			if err := fl.flush(); err != nil {
+				return reached, err
+			}
+		}
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
 			return reached, fmt.Errorf("direct get: %w", err)
@@ -133,6 +144,9 @@ func (fl *follower) direct(ctx context.Context, from, to, inHand uint64) (reache
 func (fl *follower) leader(ctx context.Context, from, to, inHand uint64) (uint64, error) {
 	j := fl.j
 	for next := from; next <= to; {
+		if err := fl.flush(); err != nil {
+			return 0, err
+		}
 		e, err := j.api.get(ctx, j.name, getRequest{Seq: next, NextFor: "ev." + j.region + ".>"})
 		if errors.Is(err, ErrNotFound) {
 			return fl.end(ctx, next-1, inHand)

@@ -30,6 +30,8 @@ var errSilent = errors.New("consumer fell silent")
 type readConfig struct {
 	from    uint64   // first sequence
 	filters []string // subjects; none means all
+	// idle, if not nil, is called before the read waits for the next message.
+	idle func() error
 }
 
 // read gives each the messages of the stream from c.from on, in order, until
@@ -55,7 +57,7 @@ func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
-	p := puller{api: a, next: a.prefix + "CONSUMER.MSG.NEXT." + stream + "." + consumer.CachedInfo().Name, each: each}
+	p := puller{api: a, next: a.prefix + "CONSUMER.MSG.NEXT." + stream + "." + consumer.CachedInfo().Name, each: each, idle: c.idle}
 	return p.run(ctx)
 }
 
@@ -65,6 +67,7 @@ type puller struct {
 	next   string // subject of pull requests
 	inbox  string
 	each   func(delivery, *nats.Msg) (bool, error)
+	idle   func() error
 	asked  int // messages asked for and not yet delivered
 	ask    int // size of the last request
 	read   uint64
@@ -97,6 +100,11 @@ func (p *puller) run(ctx context.Context) error {
 	tick := time.NewTicker(readSilence / 3)
 	defer tick.Stop()
 	for {
+		if p.idle != nil && len(in) == 0 {
+			if err := p.idle(); err != nil {
+				return err
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

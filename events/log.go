@@ -103,6 +103,11 @@ type Follow struct {
 	Anchor func(Entry) bool
 	// Apply is given each entry. The entry's bytes belong to it.
 	Apply func(Entry) error
+	// Flush, if not nil, is called from the same goroutine before Follow waits
+	// for anything, before it calls CaughtUp or Resumed, and before it returns
+	// for any reason but an error of Apply. So Apply may put entries aside until
+	// then, to do several at once. Its error counts as one of Apply.
+	Flush func() error
 	// CaughtUp, if not nil, is called from the same goroutine once everything
 	// that the stream held when following began has been applied.
 	CaughtUp func()

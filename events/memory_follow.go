@@ -12,6 +12,11 @@ func (l *MemoryLink) Follow(ctx context.Context, f Follow) error {
 	c.applied = c.next - 1
 	for ctx.Err() == nil {
 		e, changed, err := c.step()
+		if e == nil || c.waits() {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
 		switch {
 		case err != nil:
 			return err
@@ -36,7 +41,20 @@ func (l *MemoryLink) Follow(ctx context.Context, f Follow) error {
 			}
 		}
 	}
-	return nil
+	return c.flush()
+}
+
+func (c *memoryFollower) flush() error {
+	if c.f.Flush == nil {
+		return nil
+	}
+	return c.f.Flush()
+}
+
+// waits reports whether delivering may wait.
+func (c *memoryFollower) waits() bool {
+	f := c.link.current()
+	return f.Deliver != nil && !f.Gather
 }
 
 // memoryFollower is the state of one Follow, owned by its goroutine.

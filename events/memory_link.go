@@ -34,6 +34,9 @@ type MemoryFaults struct {
 	// Any number but 1 breaks the contract of Log: 0 is a log that loses what
 	// it acknowledged, 2 one that repeats itself.
 	Deliver func(ctx context.Context, e Entry) int
+	// Gather lets entries that were delivered wait for those that Deliver holds
+	// back, as a slow connection does: Follow.Flush is not called before Deliver.
+	Gather bool
 	// Forgets breaks the contract of Log too: after a break, Follow goes on behind
 	// what it delivered without a look at whether the stream still holds that.
 	Forgets bool

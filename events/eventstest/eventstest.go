@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +99,8 @@ type run struct {
 	keys *events.ClusterKeys
 	inc  events.Incarnation
 	beat uint64
+	// tails counts them: every other one gathers.
+	tails atomic.Uint64
 }
 
 // state returns the state of a session of the user, one for each user.
@@ -198,6 +201,9 @@ type tail struct {
 	// calls is touched by Apply and CaughtUp without a lock: were they called
 	// from two goroutines, the race detector would say so.
 	calls int
+	// gathers: Apply puts entries aside, and only Flush makes them applied.
+	gathers bool
+	aside   []events.Entry
 
 	mu      sync.Mutex // guards what follows
 	changed chan struct{}
@@ -209,10 +215,10 @@ type tail struct {
 // follow starts a tail, which ends with the test at the latest.
 func (r *run) follow(from uint64, anchor func(events.Entry) bool) *tail {
 	ctx, cancel := context.WithCancel(r.ctx)
-	tl := &tail{r: r, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{})}
+	tl := &tail{r: r, cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{}), gathers: r.tails.Add(1)%2 == 0}
 	tl.wg.Go(func() {
 		defer close(tl.ended)
-		tl.err = r.Log.Follow(ctx, events.Follow{From: from, Anchor: anchor, Apply: tl.apply, CaughtUp: tl.caughtUp, Resumed: tl.resume})
+		tl.err = r.Log.Follow(ctx, events.Follow{From: from, Anchor: anchor, Apply: tl.apply, Flush: tl.flush, CaughtUp: tl.caughtUp, Resumed: tl.resume})
 	})
 	r.Cleanup(func() {
 		cancel()
@@ -222,6 +228,7 @@ func (r *run) follow(from uint64, anchor func(events.Entry) bool) *tail {
 }
 
 func (tl *tail) resume() {
+	tl.flushed("Resumed")
 	tl.mu.Lock()
 	defer tl.mu.Unlock()
 	tl.resumed = append(tl.resumed, len(tl.got))
@@ -236,16 +243,42 @@ func (tl *tail) resumes() []int {
 
 func (tl *tail) apply(e events.Entry) error {
 	tl.calls++
+	if tl.gathers {
+		tl.aside = append(tl.aside, e)
+		return nil
+	}
+	tl.take(e)
+	return nil
+}
+
+func (tl *tail) flush() error {
+	tl.calls++
+	tl.take(tl.aside...)
+	tl.aside = nil
+	return nil
+}
+
+func (tl *tail) take(all ...events.Entry) {
+	if len(all) == 0 {
+		return
+	}
 	tl.mu.Lock()
 	defer tl.mu.Unlock()
-	tl.got = append(tl.got, e)
+	tl.got = append(tl.got, all...)
 	close(tl.changed)
 	tl.changed = make(chan struct{})
-	return nil
+}
+
+// flushed fails unless Flush was called since the last entry.
+func (tl *tail) flushed(before string) {
+	if len(tl.aside) > 0 {
+		tl.r.Errorf("%s was called before Flush, with %d entries put aside", before, len(tl.aside))
+	}
 }
 
 func (tl *tail) caughtUp() {
 	tl.calls++
+	tl.flushed("CaughtUp")
 	tl.mu.Lock()
 	defer tl.mu.Unlock()
 	tl.caught = append(tl.caught, len(tl.got))
@@ -312,6 +345,7 @@ func (tl *tail) stop(caught int) {
 	if tl.err != nil {
 		tl.r.Fatalf("follow ended with %v, want nil", tl.err)
 	}
+	tl.flushed("the end")
 	if len(tl.caught) != caught {
 		tl.r.Fatalf("CaughtUp was called %d times, want %d", len(tl.caught), caught)
 	}

@@ -249,6 +249,7 @@ func testFollowEnds(r *run) {
 
 func testFollowApplyError(r *run) {
 	before := goroutines()
+	defer testFollowFlushError(r)
 	want := r.appended("old", 10)
 	refused := errors.New("not this one")
 	for _, at := range []uint64{want[0].Seq, want[4].Seq, want[9].Seq + 1} {
@@ -373,4 +374,18 @@ func testInject(r *run) {
 	}
 	live.stop(1)
 	bulk.stop(1)
+}
+
+// An error of Flush ends following as one of Apply does, and CaughtUp is not
+// called for what was not applied.
+func testFollowFlushError(r *run) {
+	refused := errors.New("not now")
+	err := r.Log.Follow(r.ctx, events.Follow{
+		Apply:    func(events.Entry) error { return nil },
+		Flush:    func() error { return refused },
+		CaughtUp: func() { r.Error("CaughtUp was called though Flush failed") },
+	})
+	if !errors.Is(err, refused) {
+		r.Errorf("Flush failed: follow ended with %v", err)
+	}
 }
