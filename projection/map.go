@@ -175,13 +175,18 @@ func (m *Map) Apply(r events.Record) Effect {
 	if _, seq := st.position(); r.Seq <= seq {
 		return Applied
 	}
-	if m.packed.arena.due.Load() {
-		m.tidy(0, 3*tidyWords) // as much as gains what was allocated, or more
-	}
+	m.tidyIfDue()
 	st.begun.Store(max(st.begun.Load(), r.Seq))
 	effect := m.apply(&r)
 	st.advance(&r)
 	return effect
+}
+
+// tidyIfDue gives memory back where tidyWords were written since, and much is dead.
+func (m *Map) tidyIfDue() {
+	if m.packed.arena.due.Load() {
+		m.tidy(0, 3*tidyWords) // as much as gains what was allocated, or more
+	}
 }
 
 func (m *Map) apply(r *events.Record) Effect {
