@@ -3,6 +3,7 @@ package node
 import (
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/projection"
+	"slices"
 )
 
 // Misfold makes the node lose what drop says of its home stream, given how often
@@ -17,11 +18,14 @@ type misfold struct {
 	rebuilds int // the follow goroutine's
 }
 
-func (f *misfold) Apply(r events.Record) projection.Effect {
-	if f.drop(f.rebuilds, r) {
-		r.Trust = events.Junk
+func (f *misfold) ApplyAll(rs []events.Record, effects []projection.Effect) {
+	rs = slices.Clone(rs)
+	for i := range rs {
+		if f.drop(f.rebuilds, rs[i]) {
+			rs[i].Trust = events.Junk
+		}
 	}
-	return f.fold.Apply(r)
+	f.fold.ApplyAll(rs, effects)
 }
 
 func (f *misfold) Rewind() {

@@ -1,6 +1,11 @@
 package node
 
-import "maps"
+import (
+	"context"
+	"maps"
+
+	"github.com/revocast/revocast/events"
+)
 
 // What tests outside the package need to know of its inside.
 
@@ -26,3 +31,13 @@ func ErrorMeanings() map[string]string { return maps.Clone(meaning) }
 
 // HomeDigest returns the digest of the sessions of the home stream.
 func (n *Node) HomeDigest() string { return n.home.fold.Digest(n.wall()) }
+
+// FollowHome applies all that the home stream holds, as a node that runs does.
+func (n *Node) FollowHome(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return n.home.log.Follow(ctx, events.Follow{Apply: n.home.take, Flush: n.home.flush, CaughtUp: cancel})
+}
+
+// HomeSessions returns how many sessions and tombstones there are.
+func (n *Node) HomeSessions() (sessions, tombstones int) { return n.sessions().Len() }

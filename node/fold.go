@@ -13,12 +13,15 @@ type sessionFold struct {
 	number uint8
 }
 
-func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions().Apply(r) }
-func (f sessionFold) Rewind()                                 { f.sessions().Rewind(f.number) }
-func (f sessionFold) Adopt(gen uint32)                        { f.sessions().Adopt(f.number, gen) }
-func (f sessionFold) Reread()                                 { f.sessions().Reread(f.number) }
-func (f sessionFold) Position() (uint32, uint64)              { return f.sessions().Position(f.number) }
-func (f sessionFold) Digest(now int64) string                 { return f.sessions().Digest(f.number, now) }
+func (f sessionFold) ApplyAll(rs []events.Record, effects []projection.Effect) {
+	f.sessions().ApplyAll(rs, effects, appliers(), inParallel)
+}
+
+func (f sessionFold) Rewind()                    { f.sessions().Rewind(f.number) }
+func (f sessionFold) Adopt(gen uint32)           { f.sessions().Adopt(f.number, gen) }
+func (f sessionFold) Reread()                    { f.sessions().Reread(f.number) }
+func (f sessionFold) Position() (uint32, uint64) { return f.sessions().Position(f.number) }
+func (f sessionFold) Digest(now int64) string    { return f.sessions().Digest(f.number, now) }
 
 func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
 	return f.sessions().Repair(s, seq, now)
@@ -41,7 +44,13 @@ func (f sessionFold) Expect(e events.Event) events.Expectation {
 // settingsFold is the stream CONFIG as a fold.
 type settingsFold struct{ *Node }
 
-func (f settingsFold) Apply(r events.Record) projection.Effect {
+func (f settingsFold) ApplyAll(rs []events.Record, effects []projection.Effect) {
+	for i := range rs {
+		effects[i] = f.apply(rs[i])
+	}
+}
+
+func (f settingsFold) apply(r events.Record) projection.Effect {
 	f.noteLife(r)
 	effect := f.catalog.Apply(r)
 	switch e := r.Event.(type) {

@@ -20,11 +20,13 @@ type slowFold struct {
 	open func() // closes gate
 }
 
-func (f *slowFold) Apply(r events.Record) projection.Effect {
-	if r.Subject.Kind == f.kind {
-		<-f.gate
+func (f *slowFold) ApplyAll(rs []events.Record, effects []projection.Effect) {
+	for i := range rs {
+		if rs[i].Subject.Kind == f.kind {
+			<-f.gate
+		}
+		f.fold.ApplyAll(rs[i:i+1], effects[i:i+1])
 	}
-	return f.fold.Apply(r)
 }
 
 // slowNode runs a node whose home stream is slow.

@@ -14,7 +14,9 @@ import (
 
 // fold is what a stream's records are applied to.
 type fold interface {
-	Apply(events.Record) projection.Effect
+	// ApplyAll applies records of which none but the last is about nodes, and
+	// says in effects what each did.
+	ApplyAll(rs []events.Record, effects []projection.Effect)
 	Rewind()
 	// Adopt names the present generation gen, if that is higher.
 	Adopt(gen uint32)
@@ -98,6 +100,7 @@ type stream struct {
 	// goroutine, and kept only while entries cannot be read.
 	firstBeat time.Duration
 
+	queue   queue    // delivered and not yet applied; owned by the follow goroutine
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
 	tape    *tape    // for the next snapshot; nil without snapshots
 }
@@ -212,10 +215,12 @@ func (s *stream) followOnce(ctx context.Context) error {
 	s.restart, s.caught = cancel, false
 	s.mu.Unlock()
 	s.doomed.Store(false)
+	s.queue.empty()
 	err := s.log.Follow(ctx, events.Follow{
 		From:     s.overlap.start(),
 		Anchor:   s.own,
-		Apply:    s.apply,
+		Apply:    s.take,
+		Flush:    s.flush,
 		CaughtUp: s.caughtUp,
 		Resumed:  s.resumed,
 	})
@@ -236,74 +241,6 @@ func (s *stream) own(e events.Entry) bool {
 	return err == nil && (sub.Kind == events.KindBeat || sub.Kind == events.KindMarker) &&
 		len(sub.ID) > len(prefix) && sub.ID[:len(prefix)] == prefix &&
 		s.node.conf.Keys.Decode(s.number, e).Trust == events.Authentic
-}
-
-// apply makes the entry visible to readers, and only then lets it renew the
-// lease and wakes who waits for it (rule R12).
-func (s *stream) apply(e events.Entry) error {
-	if s.doomed.Load() {
-		return events.ErrRewound
-	}
-	if err := s.overlap.check(&e); err != nil {
-		return err
-	}
-	s.tape.note(&e, s.tape != nil && s.isMarker(&e))
-	s.pass(e.Seq)
-	r := s.node.conf.Keys.Decode(s.number, e)
-	s.begun.Store(e.Seq)
-	effect := s.fold.Apply(r)
-	s.overlap.applied(&r, effect)
-	s.missing.heard(r) // after the fold: see negative
-	s.read(&e, &r)
-	concerns := s.members.concerns(r)
-	if concerns {
-		s.announced(r, e.TTL)
-	}
-	beat, ok := r.Event.(*events.Beat)
-	if ok && (beat.Incarnation == s.node.incarnation || s.node.faults.anyLife && beat.Node == s.node.conf.Name) {
-		if err := s.gaps.returned(beat.N); err != nil {
-			return err
-		}
-		if f, ok := s.fold.(sessionFold); ok && !s.gaps.open {
-			if err := s.overlap.settle(f, e.Time); err != nil {
-				return err
-			}
-		}
-		if len(beat.Keys) > 0 {
-			s.shown.Store(&beat.Keys[0])
-		}
-		own, foreign := s.sent.own(beat.N, r.Sealed.Fingerprint())
-		if s.node.faults.anyLife {
-			own, foreign = true, false
-		}
-		if foreign {
-			s.node.cloned(s, beat.N)
-		}
-		if own && s.readable(r.Sealed.Key()) && !s.blinded() {
-			s.renew(beat.N, e.Seq, e.Time)
-		}
-	}
-	if ok {
-		if err := s.digested(beat, &e); err != nil {
-			return err
-		}
-	}
-	if concerns {
-		s.members.apply(r, s.node.conf.Clock.Boot())
-	}
-	s.adopt(r)
-	if ok {
-		s.compare(beat, &e)
-	}
-	s.trail.note(e.Seq, r.Sealed.Fingerprint(), e.Fingerprint())
-	if !s.gaps.open {
-		s.advance(e.Seq)
-	}
-	s.node.metrics.applied.WithLabelValues(s.region, r.Trust.String()).Inc()
-	if effect == projection.Overwrite && !s.outlived(&e, &r) {
-		s.overwritten(e, r)
-	}
-	return nil
 }
 
 func (s *stream) renew(n, seq uint64, logged time.Time) {

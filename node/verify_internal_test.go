@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.home.apply(events.Entry{Seq: 1, Time: time.Now(), Message: msg}); err != nil {
+	if err := errors.Join(n.home.take(events.Entry{Seq: 1, Time: time.Now(), Message: msg}), n.home.flush()); err != nil {
 		t.Fatal(err)
 	}
 	n.home.lease.sending(1, n.conf.Clock.Boot())

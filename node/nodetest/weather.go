@@ -80,6 +80,7 @@ func (m *Member) faults(l *life, s *stream) events.MemoryFaults {
 	send, ack, deliver := draw(seed, 10+user), draw(seed, 20+user), draw(seed, 30+user)
 	return events.MemoryFaults{
 		Forgets: m.Forgets,
+		Gather:  (m.index+l.number)%2 == 0,
 		Send: func(ctx context.Context, msg events.Message) error {
 			m.running(ctx)
 			w := m.currentWeather()
