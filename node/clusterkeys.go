@@ -231,7 +231,7 @@ func (s *stream) blinded() bool {
 	}
 	now := s.node.conf.Clock.Boot()
 	s.firstBeat = cmp.Or(s.firstBeat, now)
-	return now-s.firstBeat < firstBeats*s.node.conf.Beat
+	return now-s.firstBeat < firstBeats*s.beatEvery()
 }
 
 // idempotencyPurpose is what tokens of an Idempotency-Key are derived for.

@@ -18,11 +18,13 @@ const (
 // beat registers this incarnation and then sends heartbeats until ctx ends or
 // the node leaves: after the farewell nothing is heard of it any more.
 func (s *stream) beat(ctx context.Context) error {
-	tick := time.NewTicker(s.node.conf.Beat)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	<-next.C
 	var registered, marked bool
 	var markedAt time.Duration
 	for !s.lease.ended() {
+		began := s.node.conf.Clock.Boot()
 		s.checkKeys()
 		s.checkFormat()
 		// Its registration comes first in the log: a coordinator that reads
@@ -41,14 +43,24 @@ func (s *stream) beat(ctx context.Context) error {
 		} else if now := s.node.conf.Clock.Boot(); !marked || now-markedAt >= markerEvery {
 			marked, markedAt = s.mark(ctx) == nil, now
 		}
+		next.Reset(s.beatEvery() - (s.node.conf.Clock.Boot() - began))
 		select {
-		case <-tick.C:
+		case <-next.C:
 		case <-s.soon:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 	return nil
+}
+
+// beatEvery returns the time until the next heartbeat. Each heartbeat goes to
+// every node, so where there are many, all of them together send a hundred in
+// the time between two of one (at the default, a second); but each a few in a
+// lease, so that one that is lost fences nobody.
+func (s *stream) beatEvery() time.Duration {
+	c := &s.node.conf
+	return max(c.Beat, min(c.Beat*time.Duration(s.members.count())/100, c.Lease/4))
 }
 
 // beaten notes how the newest heartbeat fared, for people.

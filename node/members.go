@@ -186,6 +186,18 @@ func (m *members) before(seq uint64) []member {
 	return all
 }
 
+// count returns how many incarnations are known that have not left.
+func (m *members) count() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, held := range m.all {
+		if held.left == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // farewells returns a channel that is closed at the next farewell.
 func (m *members) farewells() <-chan struct{} {
 	m.mu.Lock()
