@@ -77,6 +77,20 @@ func (m *Map) Sound() error {
 	return p.arena.sound(live, named)
 }
 
+// refs returns what is named, in no order.
+func (x *index) refs() (out []ref) {
+	t := x.table.Load()
+	if t == nil {
+		return nil
+	}
+	for i := range t.s {
+		if e := t.s[i].Load(); e != 0 && e != deleted {
+			out = append(out, ref(e&refMask))
+		}
+	}
+	return out
+}
+
 // soundUsers checks that the lists of users hold each state once.
 func (p *packed) soundUsers(states map[ref]bool) error {
 	for i := range p.users {
