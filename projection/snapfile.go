@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/revocast/revocast/events"
 )
@@ -232,8 +233,9 @@ func (b *blockReader) read(p []byte) error {
 	return nil
 }
 
-// next returns the kind and the content of the next block.
-func (b *blockReader) next() (byte, []byte, error) {
+// next returns the kind and the content of the next block, in buf if that is large
+// enough.
+func (b *blockReader) next(buf []byte) (byte, []byte, error) {
 	var head [snapHead]byte
 	if err := b.read(head[:]); err != nil {
 		return 0, nil, err
@@ -242,11 +244,11 @@ func (b *blockReader) next() (byte, []byte, error) {
 	if n == 0 || n > snapBlockMax {
 		return 0, nil, fmt.Errorf("%w: block of %d bytes", ErrSnapshotDamaged, n)
 	}
-	body := make([]byte, n+4)
+	body := slices.Grow(buf[:0], int(n)+4)[:n+4]
 	if err := b.read(body); err != nil {
 		return 0, nil, err
 	}
-	content := body[:n:n]
+	content := body[:n]
 	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, content)
 	if sum != binary.BigEndian.Uint32(body[n:]) {
 		return 0, nil, fmt.Errorf("%w: checksum of a block of kind %d", ErrSnapshotDamaged, head[0])
