@@ -12,17 +12,17 @@ import (
 	"github.com/revocast/revocast/events"
 )
 
-// ReadSnapshot returns what WriteSnapshot wrote with the same key: a fresh Map
+// ReadSnapshot returns what WriteSnapshot wrote with one of the keys: a fresh Map
 // that stands at each stream's Seq, and from where the log is to be read on. It
-// reads r to its end. Errors are those of r, or one of ErrSnapshotDamaged,
+// reads r to its end, and uses all cores meanwhile. Errors are those of r, or one of ErrSnapshotDamaged,
 // ErrSnapshotVersion and ErrSnapshotForeign; then there is no Map.
 //
 // The Map is as old as the snapshot. Each stream is to be followed from its
 // Anchor; all that is redelivered up to High must be in Ring, or the log is not
 // the one that was applied. What is in Ring and not redelivered was compacted
 // away, and proves nothing; but without the anchor itself nothing is proved.
-func ReadSnapshot(r io.Reader, key []byte) (*Map, *SnapshotHeader, error) {
-	b, err := newBlockReader(r, key)
+func ReadSnapshot(r io.Reader, keys ...[]byte) (*Map, *SnapshotHeader, error) {
+	b, err := newBlockReader(r, keys)
 	if err != nil {
 		return nil, nil, err
 	}
