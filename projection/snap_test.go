@@ -472,6 +472,8 @@ func TestSnapshotRepairsNothing(t *testing.T) {
 	}
 }
 
+// FuzzReadSnapshot is run with -fuzzminimizetime 1x: as blocks are loaded side by
+// side, no two runs cover quite the same, and making inputs smaller takes for ever.
 func FuzzReadSnapshot(f *testing.F) {
 	_, p := small(f)
 	f.Add(p.write(f, p.header(lastOf)))
