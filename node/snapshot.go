@@ -111,23 +111,17 @@ func (n *Node) snapshotPurpose() string {
 	return "revocast snapshot 1 " + strings.Join(slices.Sorted(slices.Values(n.conf.Keys.IDs())), " ")
 }
 
-// readSnapshot reads it with whichever cluster key held wrote it.
-func (n *Node) readSnapshot(f io.ReadSeeker) (m *projection.Map, h *projection.SnapshotHeader, err error) {
+// readSnapshot reads it with whichever cluster key held wrote it. It is read once:
+// the whole of it is loaded before its end says whose it is.
+func (n *Node) readSnapshot(f io.Reader) (*projection.Map, *projection.SnapshotHeader, error) {
 	purpose := n.snapshotPurpose()
+	var keys [][]byte
 	for _, id := range n.conf.Keys.IDs() {
-		key, ok := n.conf.Keys.DeriveFrom(id, purpose, 32)
-		if !ok {
-			continue
-		}
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return nil, nil, fmt.Errorf("read snapshot: %w", err)
-		}
-		m, h, err = projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), key)
-		if !errors.Is(err, projection.ErrSnapshotForeign) {
-			break
+		if key, ok := n.conf.Keys.DeriveFrom(id, purpose, 32); ok {
+			keys = append(keys, key)
 		}
 	}
-	return m, h, err
+	return projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), keys...)
 }
 
 // identity returns which cluster and which creation of its stream the log is

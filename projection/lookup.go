@@ -20,16 +20,16 @@ func (m *Map) judged(stream uint8, now int64) int64 {
 
 func (m *Map) lease() time.Duration { return cmp.Or(m.Lease, DefaultLease) }
 
-func (m *Map) verdict(r *record, now int64) Verdict {
-	t := m.judged(r.SID.Stream(), now)
+func (m *Map) verdict(s *Session, st *standing, now int64) Verdict {
+	t := m.judged(s.SID.Stream(), now)
 	switch {
-	case r.revoked() && (r.known || t < r.until):
+	case st.rank != 0 && (st.known || t < st.until):
 		return Revoked
-	case !r.known:
+	case !st.known:
 		return Unknown
-	case t >= r.ExpiresAt:
+	case t >= s.ExpiresAt:
 		return Expired
-	case t >= r.IdleEnd(m.lease()):
+	case t >= s.IdleEnd(m.lease()):
 		return IdleExpired
 	}
 	return Active
@@ -49,10 +49,10 @@ func (s *Session) IdleEnd(lease time.Duration) int64 {
 
 // Lookup implements [Projection].
 func (m *Map) Lookup(sid events.SID, now int64) (s Session, v Verdict) {
-	var r record
-	if m.load(sid, &r) {
-		if v = m.verdict(&r, now); v != Unknown {
-			s = r.Session
+	var st standing
+	if m.load(sid, &s, &st) {
+		if v = m.verdict(&s, &st, now); v == Unknown {
+			s = Session{}
 		}
 	}
 	return s, v
@@ -60,33 +60,34 @@ func (m *Map) Lookup(sid events.SID, now int64) (s Session, v Verdict) {
 
 // LookupToken implements [Projection].
 func (m *Map) LookupToken(key events.SID, now int64) (s Session, v Verdict, rotated bool) {
-	var r record
-	until, ok := m.accepts(key, &r)
-	if !ok || until != 0 && m.judged(r.SID.Stream(), now) >= until {
-		return s, Unknown, false
+	var st standing
+	until, ok := m.accepts(key, &s, &st)
+	if ok && (until == 0 || m.judged(s.SID.Stream(), now) < until) {
+		v = m.verdict(&s, &st, now)
 	}
-	if v = m.verdict(&r, now); v != Unknown {
-		s, rotated = r.Session, until != 0
+	if v == Unknown && ok {
+		s, until = Session{}, 0
 	}
-	return s, v, rotated
+	return s, v, until != 0
 }
 
-// accepts returns the record that the token's key belongs to in r, and until
-// when the token is accepted, 0 for good. The record alone says which aliases it
-// has: the table only finds it.
-func (m *Map) accepts(key events.SID, r *record) (until int64, ok bool) {
-	if m.load(key, r) {
-		return r.OriginalUntil, true
+// accepts fills in the session that the token's key belongs to and the rest of its
+// record, both zero, and returns until when the token is accepted, 0 for good. The
+// record alone says which aliases it has: the table only finds it.
+func (m *Map) accepts(key events.SID, s *Session, st *standing) (until int64, ok bool) {
+	if m.load(key, s, st) {
+		return s.OriginalUntil, true
 	}
 	sid, ok := m.alias(key)
-	if !ok || !m.load(sid, r) {
+	if !ok || !m.load(sid, s, st) {
 		return 0, false
 	}
-	for i := range r.Aliases {
-		if r.Aliases[i].Key == key {
-			return r.Aliases[i].Until, true
+	for i := range s.Aliases {
+		if s.Aliases[i].Key == key {
+			return s.Aliases[i].Until, true
 		}
 	}
+	*s = Session{}
 	return 0, false
 }
 
@@ -104,7 +105,8 @@ func (m *Map) User(app, user string, now int64) iter.Seq2[Session, Verdict] {
 			return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.CreatedSeq, b.CreatedSeq), bytes.Compare(a.SID[:], b.SID[:]))
 		})
 		for _, r := range found {
-			if !yield(r.Session, m.verdict(r, now)) {
+			st := r.standing()
+			if !yield(r.Session, m.verdict(&r.Session, &st, now)) {
 				return
 			}
 		}
@@ -116,7 +118,8 @@ func (m *Map) App(app string, now int64) iter.Seq2[Session, Verdict] {
 	return func(yield func(Session, Verdict) bool) {
 		for i := range m.slices {
 			for r := range m.held().list(i) {
-				if r.known && r.App == app && !yield(r.Session, m.verdict(r, now)) {
+				st := r.standing()
+				if r.known && r.App == app && !yield(r.Session, m.verdict(&r.Session, &st, now)) {
 					return
 				}
 			}

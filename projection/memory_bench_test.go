@@ -118,14 +118,12 @@ func lookups(b *testing.B, m *projection.Map, n int) float64 {
 	for i := range tokens {
 		tokens[i] = tokenOf(rand.IntN(n))
 	}
-	start := threadTime()
-	for _, t := range tokens {
-		key, _ := t.Key()
+	return perRound(rounds, func(i int) {
+		key, _ := tokens[i].Key()
 		if _, v, _ := m.LookupToken(key, min(base, time.Now().UnixMilli())); v != active {
 			b.Fatal(key, v)
 		}
-	}
-	return float64(threadTime()-start) / rounds
+	})
 }
 
 // twoReads returns how long it takes to read one random word, and then another
@@ -138,26 +136,23 @@ func twoReads(n int) float64 {
 		words[i] = rand.Uint64()
 	}
 	size := uint64(len(words))
-	start, at := threadTime(), uint64(0)
-	for i := range uint64(rounds) {
-		at = words[words[(at+i*0x9E3779B97F4A7C15)%size]%size]
-	}
-	took := threadTime() - start
+	at := uint64(0)
+	took := perRound(rounds, func(i int) {
+		at = words[words[(at+uint64(i)*0x9E3779B97F4A7C15)%size]%size]
+	})
 	runtime.KeepAlive(at)
-	return float64(took) / rounds
+	return took
 }
 
 func misses(b *testing.B, m *projection.Map) float64 {
 	const rounds = 1_000_000
 	s := events.SID{0: home}
-	start := threadTime()
-	for range rounds {
+	return perRound(rounds, func(int) {
 		binary.BigEndian.PutUint64(s[1:], rand.Uint64())
 		if _, v, _ := m.LookupToken(s, base); v != unknown {
 			b.Fatal(v)
 		}
-	}
-	return float64(threadTime()-start) / rounds
+	})
 }
 
 func touches(m *projection.Map, n int) float64 {

@@ -8,3 +8,6 @@ var began = time.Now()
 
 // threadTime is the time that passed, as the thread's CPU time is not known.
 func threadTime() time.Duration { return time.Since(began) }
+
+// processTime is the time that passed, as the process's CPU time is not known.
+func processTime() time.Duration { return time.Since(began) }

@@ -42,21 +42,23 @@ type packedUsers struct {
 	first index
 }
 
-func (p *packed) load(sid events.SID, r *record) bool {
+// load fills in the session of the sid and the rest of its record, both zero.
+func (p *packed) load(sid events.SID, s *Session, st *standing) bool {
 	k := keyOf(sid)
 	h := k.place()
 	b, ok := p.shards[h.shard].records.find(&p.arena, h, k)
 	if ok {
-		b.read(r, &p.names)
+		b.read(s, st, &p.names)
 	}
 	return ok
 }
 
 func (p *packed) get(sid events.SID) *record {
-	r := new(record)
-	if !p.load(sid, r) {
+	r, st := new(record), standing{}
+	if !p.load(sid, &r.Session, &st) {
 		return nil
 	}
+	r.stand(&st)
 	return r
 }
 
@@ -90,7 +92,7 @@ func (p *packed) update(sid events.SID, userHash string, change func(*record) *r
 			sh.was = new(record)
 		}
 		was, old = sh.was, named(slot)
-		p.arena.block(old).read(was, &p.names)
+		p.arena.block(old).record(was, &p.names)
 		defer func() { *was = record{} }() // else it keeps a page
 	}
 	is := change(was)
@@ -147,14 +149,22 @@ func (p *packed) touch(sid events.SID, seen int64) {
 }
 
 func (p *packed) addAlias(key, sid events.SID) {
+	p.claimAlias(key, sid, func(events.SID) bool { return true })
+}
+
+// claimAlias makes the key an alias of sid, if it is none or may be taken from
+// whose it is.
+func (p *packed) claimAlias(key, sid events.SID, may func(holder events.SID) bool) {
 	k := keyOf(key)
 	h := k.place()
 	sh := &p.shards[h.shard]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	slot := p.held(&sh.aliases, h, k)
-	if slot != nil && p.arena.block(named(slot)).aliasOf() == sid {
-		return
+	if slot != nil {
+		if holder := p.arena.block(named(slot)).aliasOf(); holder == sid || !may(holder) {
+			return
+		}
 	}
 	r, words := p.arena.alloc(aliasWords)
 	to := keyOf(sid)
@@ -188,15 +198,13 @@ func (b block) aliasOf() events.SID { return key{*b.word(3), *b.word(4)}.sid() }
 func (p *packed) list(slice int) iter.Seq[*record] {
 	sh := &p.shards[slice]
 	sh.mu.Lock()
-	blocks := make([]block, 0, sh.records.live)
-	for _, r := range sh.records.refs() {
-		blocks = append(blocks, p.arena.block(r))
-	}
+	blocks := sh.records.blocks(&p.arena)
 	sh.mu.Unlock()
 	return func(yield func(*record) bool) {
 		var r record
 		for _, b := range blocks {
-			if b.read(&r, &p.names); !yield(&r) {
+			r = record{}
+			if b.record(&r, &p.names); !yield(&r) {
 				return
 			}
 		}

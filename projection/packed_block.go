@@ -107,7 +107,7 @@ func (k key) sid() (s events.SID) {
 type names struct {
 	list atomic.Pointer[[]string] // by number; 0 is none
 
-	mu     sync.Mutex // guards number and changes of list
+	mu     sync.RWMutex // guards number and changes of list
 	number map[string]uint16
 }
 
@@ -117,6 +117,12 @@ func (n *names) text(number uint16) string { return (*n.list.Load())[number] }
 
 // of returns the number of the text, 0 for none.
 func (n *names) of(text string) uint16 {
+	n.mu.RLock()
+	i, ok := n.number[text]
+	n.mu.RUnlock()
+	if ok {
+		return i
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if i, ok := n.number[text]; ok {

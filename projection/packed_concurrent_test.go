@@ -259,3 +259,33 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Words stay what they are when they come into huge pages, and can be changed
+// meanwhile.
+func TestCollapse(t *testing.T) {
+	words := make([]uint64, 1<<20)
+	for i := range words {
+		words[i] = uint64(i) * 0x9E3779B97F4A7C15
+	}
+	var others sync.WaitGroup
+	var done atomic.Bool
+	others.Go(func() {
+		for i := uint64(0); !done.Load(); i++ {
+			atomic.StoreUint64(&words[0], i) // as a last use is
+			if at := i * 7919 % (1<<20 - 1); words[at+1] != (at+1)*0x9E3779B97F4A7C15 {
+				t.Errorf("word %d changed", at+1)
+				return
+			}
+		}
+	})
+	for range 20 {
+		projection.Collapse(words)
+	}
+	done.Store(true)
+	others.Wait()
+	for i, w := range words[1:] {
+		if w != uint64(i+1)*0x9E3779B97F4A7C15 {
+			t.Fatalf("word %d changed", i+1)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/revocast/revocast/events"
@@ -22,12 +23,14 @@ type Held struct {
 
 // Put holds the record.
 func (m *Map) Put(h Held) {
-	m.update(h.SID, "", func(*record) *record {
-		return &record{
-			Session: h.Session, known: h.Known, found: h.Found, gone: h.Gone,
-			rank: rank(h.Rank), from: h.From, longest: h.Longest, until: h.Until,
-		}
-	})
+	m.update(h.SID, "", func(*record) *record { return h.record() })
+}
+
+func (h *Held) record() *record {
+	return &record{
+		Session: h.Session, known: h.Known, found: h.Found, gone: h.Gone,
+		rank: rank(h.Rank), from: h.From, longest: h.Longest, until: h.Until,
+	}
 }
 
 // Get returns the record that is held.
@@ -75,6 +78,20 @@ func (m *Map) Sound() error {
 		return err
 	}
 	return p.arena.sound(live, named)
+}
+
+// refs returns what is named, in no order.
+func (x *index) refs() (out []ref) {
+	t := x.table.Load()
+	if t == nil {
+		return nil
+	}
+	for i := range t.s {
+		if e := t.s[i].Load(); e != 0 && e != deleted {
+			out = append(out, ref(e&refMask))
+		}
+	}
+	return out
 }
 
 // soundUsers checks that the lists of users hold each state once.
@@ -156,3 +173,19 @@ func SamePlace(stream uint8, n int) events.SID {
 
 // Forget lets nothing be held of the sid.
 func (m *Map) Forget(sid events.SID) { m.update(sid, "", func(*record) *record { return nil }) }
+
+// SnapshotOf returns a snapshot that holds the records in their order, whether or
+// not a Map could hold them.
+func SnapshotOf(key []byte, list []Held) []byte {
+	var file bytes.Buffer
+	b := newBlockWriter(&file, key)
+	b.add(snapHeader, func(e snapEncoder) snapEncoder { return e.header(&SnapshotHeader{}, nil) })
+	for _, h := range list {
+		b.add(snapRecords, func(e snapEncoder) snapEncoder { return e.record(h.record()) })
+	}
+	_ = b.close() // a buffer takes it all
+	return file.Bytes()
+}
+
+// Collapse holds the words in huge pages, where that is known.
+func Collapse(words []uint64) { collapse(words) }

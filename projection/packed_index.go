@@ -199,16 +199,16 @@ func (x *index) shrink() {
 	x.rebuild()
 }
 
-// refs returns what is named, in no order.
-func (x *index) refs() []ref {
+// blocks returns what is named, in no order. Appliers wait for it.
+func (x *index) blocks(a *arena) []block {
 	t := x.table.Load()
 	if t == nil {
 		return nil
 	}
-	out := make([]ref, 0, x.live)
+	out := make([]block, 0, x.live)
 	for i := range t.s {
 		if e := t.s[i].Load(); e != 0 && e != deleted {
-			out = append(out, ref(e&refMask))
+			out = append(out, a.block(ref(e&refMask)))
 		}
 	}
 	return out

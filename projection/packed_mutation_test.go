@@ -40,6 +40,11 @@ var mutations = []mutation{
 	{"a move releases nothing", "packed_tidy.go", "\tp.arena.release(r, n)\n\treturn true", "\treturn true"},
 	{"list not mended", "packed_user.go", "p.arena.block(after).setBefore(next)", "_ = after"},
 	{"tables not shrunk", "packed_tidy.go", "sh.records.shrink()", "_ = sh"},
+	{"a sid may be loaded twice", "packed_load.go", "if p.held(&sh.records, h, k) != nil {", "if false {"},
+	{"what is loaded is not counted", "packed_load.go", "a.live += int(f.fill)", ""},
+	{"a loader fills on another's page", "packed_load.go", "f.page = a.add(size)", "if f.page = a.open; f.page == 0 {\n\t\tf.page = a.add(size)\n\t\ta.open = f.page\n\t}"},
+	{"the last to be loaded has the alias", "snapload.go", "|| s.StateSeq < r.StateSeq", "|| s.StateSeq > 0"},
+	{"loaded records are not counted against the footer", "snapload.go", "l.records.Add(n)", "_ = n"},
 }
 
 // TestMutations: each mutation of the reader, and of those who change what it
@@ -73,7 +78,7 @@ func TestMutations(t *testing.T) {
 			if err := os.WriteFile(list, overlay, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			run := exec.Command("go", "test", "-overlay", list, "-timeout", "60s", "-run", "Windows|OneBehind|BesideMoves|GivenBack|PagesAreMaps", ".")
+			run := exec.Command("go", "test", "-overlay", list, "-timeout", "60s", "-run", "Windows|OneBehind|BesideMoves|GivenBack|PagesAreMaps|SnapshotLoads|SnapshotOfOne", ".")
 			out, err := run.CombinedOutput()
 			switch {
 			case err == nil:

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -10,8 +11,8 @@ import (
 type ref uint64
 
 const (
-	pageBits = 17 // a page has at most 2^17 words, 1 MiB
-	idBits   = 20 // 2^20 pages are 1 TiB
+	pageBits = 20 // a page has at most 2^20 words, 8 MiB
+	idBits   = 17 // 2^17 pages are 1 TiB
 	refBits  = idBits + pageBits
 	refMask  = 1<<refBits - 1
 
@@ -74,15 +75,27 @@ func in(first *uint64, r ref) block {
 	return block{(*uint64)(unsafe.Add(unsafe.Pointer(first), uintptr(r.word())*8))}
 }
 
+// whole returns all words of the page. The caller holds mu.
+func (a *arena) whole(page uint32) []uint64 {
+	return unsafe.Slice(a.place(page).Load(), a.pages[page].size)
+}
+
 // alloc returns n zero words. They count as live from now on, so their page is
 // not given up before they are released. The caller fills them before he lets go
 // of what keeps the emptying of pages out.
 func (a *arena) alloc(n int) (ref, []uint64) {
+	r, words, full := a.take(n)
+	collapse(full)
+	return r, words
+}
+
+// take returns what alloc does, and the page that is full since.
+func (a *arena) take(n int) (_ ref, words, full []uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	id := a.open
 	if id == 0 || int(a.pages[id].size-a.pages[id].fill) < n {
-		id = a.grow(n)
+		id, full = a.grow(n)
 	}
 	p := &a.pages[id]
 	r := ref(id)<<pageBits | ref(p.fill)
@@ -93,21 +106,37 @@ func (a *arena) alloc(n int) (ref, []uint64) {
 		a.since = 0
 		a.due.Store(a.wasteful())
 	}
-	return r, unsafe.Slice(a.block(r).first, n)
+	return r, unsafe.Slice(a.block(r).first, n), full
 }
 
-// grow returns a new page with room for n words. It is filled on, unless it is
-// one block's own. The caller holds mu.
-func (a *arena) grow(n int) uint32 {
-	most := a.most
-	if most == 0 {
-		most = pageWords
+// grow returns a new page with room for n words, and the one that was filled
+// before. It is filled on, unless it is one block's own. The caller holds mu.
+func (a *arena) grow(n int) (id uint32, full []uint64) {
+	size := a.next(1)
+	if n > size {
+		return a.add(n), nil
 	}
-	size := min(most, max(firstPage, a.words/8))
-	own := n > size
-	if own {
-		size = n
+	id = a.add(size)
+	was := a.open
+	a.open = id
+	switch {
+	case was == 0:
+	case a.pages[was].live == 0:
+		a.drop(was)
+	default:
+		full = a.whole(was)
 	}
+	return id, full
+}
+
+// next returns how large the next page is in words, if there are so many that are
+// being filled. The caller holds mu.
+func (a *arena) next(filled int) int {
+	return min(cmp.Or(a.most, pageWords), max(firstPage, a.words/8/filled))
+}
+
+// add returns the number of a new page. The caller holds mu.
+func (a *arena) add(size int) uint32 {
 	id := uint32(len(a.pages))
 	if last := len(a.idle) - 1; last >= 0 {
 		id = a.idle[last]
@@ -125,13 +154,6 @@ func (a *arena) grow(n int) uint32 {
 	a.place(id).Store(unsafe.SliceData(make([]uint64, size)))
 	a.pages[id] = pageInfo{size: uint32(size)}
 	a.words += size
-	if !own {
-		was := a.open
-		a.open = id
-		if was != 0 && a.pages[was].live == 0 {
-			a.drop(was)
-		}
-	}
 	return id
 }
 

@@ -48,78 +48,105 @@ func (t *texts) bytes(n uint64) []byte {
 	return unsafe.Slice(t.take(n), n)
 }
 
-// read returns the record of the block in r. Its texts and its private part are
-// those in the page: nothing is copied.
-func (b block) read(r *record, n *names) {
-	*r = record{}
+// standing is what a record has beside its session.
+type standing struct {
+	known, found, gone bool
+	rank               rank
+	from               uint8
+	longest, until     int64
+}
+
+func (r *record) standing() standing {
+	return standing{
+		known: r.known, found: r.found, gone: r.gone,
+		rank: r.rank, from: r.from, longest: r.longest, until: r.until,
+	}
+}
+
+func (r *record) stand(st *standing) {
+	r.known, r.found, r.gone = st.known, st.found, st.gone
+	r.rank, r.from, r.longest, r.until = st.rank, st.from, st.longest, st.until
+}
+
+// record reads the block into r, which is zero.
+func (b block) record(r *record, n *names) {
+	var st standing
+	b.read(&r.Session, &st, n)
+	r.stand(&st)
+}
+
+// read fills in the session of the block and the rest of its record, both zero.
+// Texts and the private part are those in the page: nothing is copied, and a
+// session is written only once, where the caller wants it.
+func (b block) read(s *Session, r *standing, n *names) {
 	flags := b.flags()
 	d := reader{b: b, i: atSeen}
-	r.SID = b.key().sid()
+	s.SID = b.key().sid()
 	r.known, r.found, r.gone = flags&hasState != 0, flags&isFound != 0, flags&isGone != 0
 	var user, sealed, by, reason, app, apiKey uint64
 	if r.known {
-		r.SeenAt = b.seen()
+		s.SeenAt = b.seen()
 		d.i = atBefore + 1
-		r.ExpiresAt, r.AbsoluteAt, r.CreatedAt = d.int(), d.int(), d.int()
-		r.CreatedSeq, r.StateSeq = d.word(), d.word()
-		r.longest = r.ExpiresAt
+		s.ExpiresAt, s.AbsoluteAt, s.CreatedAt = d.int(), d.int(), d.int()
+		s.CreatedSeq, s.StateSeq = d.word(), d.word()
+		r.longest = s.ExpiresAt
 		lengths := d.word()
 		user, sealed = lengths&(1<<32-1), lengths>>32
-		d.state(r, flags, n)
+		d.state(s, flags, n)
 	} else {
-		r.AbsoluteAt, user = d.int(), d.word()
+		s.AbsoluteAt, user = d.int(), d.word()
 	}
 	if flags&hasLongest != 0 {
 		r.longest = d.int()
 	}
 	if flags&hasRevoked != 0 {
-		r.RevokedAt, r.until = d.int(), d.int()
+		s.RevokedAt, r.until = d.int(), d.int()
 		w := d.word()
 		r.rank, r.from, by, reason = rank(w), uint8(w>>8), w>>16&(1<<24-1), w>>40
 	}
 	if flags&hasApp != 0 {
 		app = d.word()
 	} else {
-		r.App = n.text(uint16(*b.first >> 40))
+		s.App = n.text(uint16(*b.first >> 40))
 	}
 	if flags&hasBy != 0 {
 		apiKey = d.word()
 	}
 	t := texts{unsafe.Pointer(b.first), uint64(d.i) * 8}
-	r.User, r.Sealed = t.text(user), events.Sealed(t.bytes(sealed))
-	r.RevokedBy, r.RevokeReason = t.text(by), t.text(reason)
+	s.User, s.Sealed = t.text(user), events.Sealed(t.bytes(sealed))
+	s.RevokedBy, s.RevokeReason = t.text(by), t.text(reason)
 	if app != 0 {
-		r.App = t.text(app)
+		s.App = t.text(app)
 	}
 	if apiKey != 0 {
-		r.By = t.text(apiKey)
+		s.By = t.text(apiKey)
 	}
 }
 
 // state takes the words that only a state has.
-func (d *reader) state(r *record, flags uint64, n *names) {
+func (d *reader) state(s *Session, flags uint64, n *names) {
 	if flags&hasIdle != 0 {
 		w := d.word()
-		r.Idle = int64(w >> 16)
+		s.Idle = int64(w >> 16)
 		if by := uint16(w); by != 0 {
-			r.By = n.text(by)
+			s.By = n.text(by)
 		}
 	}
 	if flags&hasWide != 0 {
-		r.Idle = d.int()
+		s.Idle = d.int()
 	}
 	if flags&hasAuth != 0 {
-		r.AuthSeq = d.word()
+		s.AuthSeq = d.word()
 	}
 	if flags&hasUntil != 0 {
-		r.OriginalUntil = d.int()
+		s.OriginalUntil = d.int()
 	}
 	if flags&hasAlias1 == 0 {
 		return
 	}
 	for i, flag := range [...]uint64{hasAlias1, hasAlias2} {
 		if flags&flag != 0 {
-			r.Aliases[i] = events.Alias{Key: key{d.word(), d.word()}.sid(), Until: d.int()}
+			s.Aliases[i] = events.Alias{Key: key{d.word(), d.word()}.sid(), Until: d.int()}
 		}
 	}
 }

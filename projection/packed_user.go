@@ -52,7 +52,7 @@ func (p *packed) link(is *record, r ref) {
 
 func (p *packed) ident(r ref) (app, user string) {
 	var rec record
-	p.arena.block(r).read(&rec, &p.names)
+	p.arena.block(r).record(&rec, &p.names)
 	return rec.App, rec.User
 }
 

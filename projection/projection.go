@@ -3,7 +3,8 @@
 //
 // The fold is pure: no clock, no network, no goroutine, no log line. Time is an
 // argument. It is idempotent, in order per stream: a record applied twice
-// changes nothing, and a log compacted anywhere folds to the same state.
+// changes nothing, and a log compacted anywhere folds to the same state. Only
+// loading a snapshot uses goroutines, which end before it returns.
 //
 // Two things hold whatever comes in. Revoked is absorbing: nothing makes a
 // revoked session good again. And what is not authentic never grants; where it

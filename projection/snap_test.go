@@ -330,6 +330,15 @@ func TestSnapshotForeign(t *testing.T) {
 	if _, _, err := projection.ReadSnapshot(bytes.NewReader(file), other); !errors.Is(err, projection.ErrSnapshotForeign) {
 		t.Errorf("another key: %v", err)
 	}
+	if _, _, err := projection.ReadSnapshot(bytes.NewReader(file), other, other); !errors.Is(err, projection.ErrSnapshotForeign) {
+		t.Errorf("other keys: %v", err)
+	}
+	if _, _, err := projection.ReadSnapshot(bytes.NewReader(file)); !errors.Is(err, projection.ErrSnapshotForeign) {
+		t.Errorf("no key: %v", err)
+	}
+	if m, _, err := projection.ReadSnapshot(bytes.NewReader(file), other, snapKey, other); m == nil || err != nil {
+		t.Errorf("one of several keys: %v", err)
+	}
 	newer := slices.Clone(file)
 	newer[11]++
 	if _, _, err := projection.ReadSnapshot(bytes.NewReader(newer), snapKey); !errors.Is(err, projection.ErrSnapshotVersion) {
@@ -463,6 +472,8 @@ func TestSnapshotRepairsNothing(t *testing.T) {
 	}
 }
 
+// FuzzReadSnapshot is run with -fuzzminimizetime 1x: as blocks are loaded side by
+// side, no two runs cover quite the same, and making inputs smaller takes for ever.
 func FuzzReadSnapshot(f *testing.F) {
 	_, p := small(f)
 	f.Add(p.write(f, p.header(lastOf)))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"unique"
+	"unsafe"
 
 	"github.com/revocast/revocast/events"
 )
@@ -85,6 +86,9 @@ func (e snapEncoder) group(k groupKey) snapEncoder {
 type snapDecoder struct {
 	b   []byte
 	bad bool
+	// lent: texts and bytes are handed out as they stand in b, for as long as
+	// that is not written to.
+	lent bool
 }
 
 // end reports whether all was taken and fitted.
@@ -145,7 +149,13 @@ func (d *snapDecoder) sid() (s events.SID) {
 	return s
 }
 
-func (d *snapDecoder) text() string { return string(d.take(d.uint())) }
+func (d *snapDecoder) text() string {
+	b := d.take(d.uint())
+	if d.lent {
+		return unsafe.String(unsafe.SliceData(b), len(b))
+	}
+	return string(b)
+}
 
 // name takes a text of which there are few.
 func (d *snapDecoder) name() string {
@@ -159,8 +169,11 @@ func (d *snapDecoder) name() string {
 // bytes takes bytes; none are nil.
 func (d *snapDecoder) bytes() []byte {
 	b := d.take(d.uint())
-	if len(b) == 0 {
+	switch {
+	case len(b) == 0:
 		return nil
+	case d.lent:
+		return b
 	}
 	return slices.Clone(b)
 }
@@ -199,28 +212,27 @@ func (d *snapDecoder) rank() rank {
 	return r
 }
 
-func (d *snapDecoder) record() *record {
-	r := new(record)
+// record takes a record into r, which is zero.
+func (d *snapDecoder) record(r *record) {
 	r.SID = d.sid()
 	flags := d.flags(snapKnown | snapFound | snapGone)
 	r.known, r.found, r.gone = flags&snapKnown != 0, flags&snapFound != 0, flags&snapGone != 0
-	r.App, r.User, r.AbsoluteAt = d.name(), d.text(), d.int()
-	r.rank, r.from, r.RevokedAt, r.RevokedBy, r.RevokeReason = d.rank(), d.byte(), d.int(), d.name(), d.name()
+	r.App, r.User, r.AbsoluteAt = d.text(), d.text(), d.int()
+	r.rank, r.from, r.RevokedAt, r.RevokedBy, r.RevokeReason = d.rank(), d.byte(), d.int(), d.text(), d.text()
 	r.longest, r.until = d.int(), d.int()
 	if !r.known {
 		d.bad = d.bad || !r.revoked() // there is neither a state nor a tombstone
-		return r
+		return
 	}
 	r.CreatedAt, r.ExpiresAt, r.SeenAt, r.Idle = d.int(), d.int(), d.int(), d.int()
 	r.CreatedSeq, r.StateSeq, r.AuthSeq = d.uint(), d.uint(), d.uint()
-	r.OriginalUntil, r.By = d.int(), d.name()
+	r.OriginalUntil, r.By = d.int(), d.text()
 	n := int(d.byte())
 	d.bad = d.bad || n > len(r.Aliases)
 	for i := range r.Aliases[:min(n, len(r.Aliases))] {
 		r.Aliases[i] = events.Alias{Key: d.sid(), Until: d.int()}
 	}
 	r.Sealed = d.bytes()
-	return r
 }
 
 func (d *snapDecoder) mark(home uint8) *mark {

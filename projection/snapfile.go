@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/revocast/revocast/events"
 )
@@ -198,12 +199,15 @@ func (b *blockWriter) close() error {
 // blockReader reads what a blockWriter wrote.
 type blockReader struct {
 	r      io.Reader
-	mac    hash.Hash
+	macs   []hash.Hash // one for each key that may have authenticated it
 	totals snapTotals
 }
 
-func newBlockReader(r io.Reader, key []byte) (*blockReader, error) {
-	b := &blockReader{r: r, mac: hmac.New(sha256.New, key)}
+func newBlockReader(r io.Reader, keys [][]byte) (*blockReader, error) {
+	b := &blockReader{r: r}
+	for _, key := range keys {
+		b.macs = append(b.macs, hmac.New(sha256.New, key))
+	}
 	head := make([]byte, len(snapMagic)+4)
 	if err := b.read(head); err != nil {
 		return nil, err
@@ -228,12 +232,15 @@ func (b *blockReader) read(p []byte) error {
 		}
 		return fmt.Errorf("read snapshot: %w", err)
 	}
-	_, _ = b.mac.Write(p)
+	for _, mac := range b.macs {
+		_, _ = mac.Write(p)
+	}
 	return nil
 }
 
-// next returns the kind and the content of the next block.
-func (b *blockReader) next() (byte, []byte, error) {
+// next returns the kind and the content of the next block, in buf if that is large
+// enough.
+func (b *blockReader) next(buf []byte) (byte, []byte, error) {
 	var head [snapHead]byte
 	if err := b.read(head[:]); err != nil {
 		return 0, nil, err
@@ -242,11 +249,11 @@ func (b *blockReader) next() (byte, []byte, error) {
 	if n == 0 || n > snapBlockMax {
 		return 0, nil, fmt.Errorf("%w: block of %d bytes", ErrSnapshotDamaged, n)
 	}
-	body := make([]byte, n+4)
+	body := slices.Grow(buf[:0], int(n)+4)[:n+4]
 	if err := b.read(body); err != nil {
 		return 0, nil, err
 	}
-	content := body[:n:n]
+	content := body[:n]
 	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, content)
 	if sum != binary.BigEndian.Uint32(body[n:]) {
 		return 0, nil, fmt.Errorf("%w: checksum of a block of kind %d", ErrSnapshotDamaged, head[0])
@@ -264,18 +271,19 @@ func (b *blockReader) close(footer *snapDecoder) error {
 	if !footer.end() {
 		return fmt.Errorf("%w: its footer", ErrSnapshotDamaged)
 	}
-	want := b.mac.Sum(nil)
-	got := make([]byte, len(want)+1)
+	got := make([]byte, sha256.Size+1)
 	switch n, err := io.ReadFull(b.r, got); {
 	case err == nil:
 		return fmt.Errorf("%w: something follows it", ErrSnapshotDamaged)
 	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("read snapshot: %w", err)
-	case n != len(want):
+	case n != sha256.Size:
 		return fmt.Errorf("%w: it is cut short", ErrSnapshotDamaged)
 	}
-	if !hmac.Equal(want, got[:len(want)]) {
-		return fmt.Errorf("%w: it was not authenticated by this cluster's key", ErrSnapshotForeign)
+	for _, mac := range b.macs {
+		if hmac.Equal(mac.Sum(nil), got[:sha256.Size]) {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("%w: it was not authenticated by this cluster's key", ErrSnapshotForeign)
 }

@@ -1,49 +1,34 @@
 package projection
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/revocast/revocast/events"
 )
 
-// ReadSnapshot returns what WriteSnapshot wrote with the same key: a fresh Map
+// ReadSnapshot returns what WriteSnapshot wrote with one of the keys: a fresh Map
 // that stands at each stream's Seq, and from where the log is to be read on. It
-// reads r to its end. Errors are those of r, or one of ErrSnapshotDamaged,
+// reads r to its end, and uses all cores meanwhile. Errors are those of r, or one of ErrSnapshotDamaged,
 // ErrSnapshotVersion and ErrSnapshotForeign; then there is no Map.
 //
 // The Map is as old as the snapshot. Each stream is to be followed from its
 // Anchor; all that is redelivered up to High must be in Ring, or the log is not
 // the one that was applied. What is in Ring and not redelivered was compacted
 // away, and proves nothing; but without the anchor itself nothing is proved.
-func ReadSnapshot(r io.Reader, key []byte) (*Map, *SnapshotHeader, error) {
-	b, err := newBlockReader(r, key)
+func ReadSnapshot(r io.Reader, keys ...[]byte) (*Map, *SnapshotHeader, error) {
+	b, err := newBlockReader(r, keys)
 	if err != nil {
 		return nil, nil, err
 	}
 	l := snapLoader{m: new(Map)}
-	last := byte(0)
-	for {
-		kind, content, err := b.next()
-		if err != nil {
-			return nil, nil, err
-		}
-		d := &snapDecoder{b: content}
-		if (last == 0) != (kind == snapHeader) || kind > snapFooter {
-			return nil, nil, fmt.Errorf("%w: a block of kind %d after one of kind %d", ErrSnapshotDamaged, kind, last)
-		}
-		last = kind
-		if kind == snapFooter {
-			if err := b.close(d); err != nil {
-				return nil, nil, err
-			}
-			break
-		}
-		for !d.bad && len(d.b) > 0 {
-			l.item(kind, d)
-			b.totals[kind]++
-		}
-		if d.bad {
-			return nil, nil, fmt.Errorf("%w: a block of kind %d holds something else", ErrSnapshotDamaged, kind)
-		}
+	if err := l.load(b); err != nil {
+		return nil, nil, err
 	}
 	if err := l.finish(); err != nil {
 		return nil, nil, err
@@ -51,10 +36,110 @@ func ReadSnapshot(r io.Reader, key []byte) (*Map, *SnapshotHeader, error) {
 	return l.m, &l.h, nil
 }
 
+// snapLoaders is how many goroutines load records at most. More wait for the one
+// that authenticates what they load.
+const snapLoaders = 8
+
 // snapLoader fills a Map that nobody else has.
 type snapLoader struct {
 	m *Map
 	h SnapshotHeader
+
+	// blocks of records are on their way from who reads the file to those who
+	// load them; free is what those are done with.
+	blocks, free chan []byte
+	among        int
+	records      atomic.Uint64
+}
+
+// load reads the file to its end. Blocks are read and authenticated one after
+// the other; those of records, which are nearly all and know nothing of each
+// other, are loaded meanwhile on all cores.
+func (l *snapLoader) load(b *blockReader) error {
+	l.among = min(runtime.GOMAXPROCS(0), snapLoaders)
+	l.blocks, l.free = make(chan []byte, l.among), make(chan []byte, 2*l.among+1)
+	g, ctx := errgroup.WithContext(context.Background())
+	for range l.among {
+		g.Go(l.fill)
+	}
+	var footer []byte
+	g.Go(func() (err error) {
+		defer close(l.blocks)
+		footer, err = l.read(ctx, b)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	b.totals[snapRecords] = l.records.Load()
+	return b.close(&snapDecoder{b: footer})
+}
+
+// read returns the content of the footer. It hands blocks of records on, and
+// takes the others itself.
+func (l *snapLoader) read(ctx context.Context, b *blockReader) (footer []byte, err error) {
+	for last := byte(0); ; {
+		var buf []byte
+		select {
+		case buf = <-l.free:
+		default:
+		}
+		kind, content, err := b.next(buf)
+		if err != nil {
+			return nil, err
+		}
+		if (last == 0) != (kind == snapHeader) || kind > snapFooter {
+			return nil, fmt.Errorf("%w: a block of kind %d after one of kind %d", ErrSnapshotDamaged, kind, last)
+		}
+		last = kind
+		switch kind {
+		case snapFooter:
+			return content, nil
+		case snapRecords:
+			select {
+			case l.blocks <- content:
+			case <-ctx.Done():
+				return nil, ctx.Err() // whoever failed said why
+			}
+			continue
+		}
+		d := &snapDecoder{b: content}
+		for !d.bad && len(d.b) > 0 {
+			l.item(kind, d)
+			b.totals[kind]++
+		}
+		if d.bad {
+			return nil, badBlock(kind)
+		}
+	}
+}
+
+func badBlock(kind byte) error {
+	return fmt.Errorf("%w: a block of kind %d holds something else", ErrSnapshotDamaged, kind)
+}
+
+// fill loads blocks of records until there are no more.
+func (l *snapLoader) fill() error {
+	f := filler{p: &l.m.packed, among: l.among}
+	n := uint64(0)
+	for content := range l.blocks {
+		d := snapDecoder{b: content, lent: true}
+		for ; !d.bad && len(d.b) > 0; n++ {
+			l.record(&d, &f)
+		}
+		if d.bad {
+			return badBlock(snapRecords)
+		}
+		select {
+		case l.free <- content:
+		default:
+		}
+	}
+	f.done()
+	l.records.Add(n)
+	l.m.sessions.Add(f.sessions)
+	l.m.tombstones.Add(f.tombstones)
+	return nil
 }
 
 // item takes one item of the kind; what cannot be makes d bad.
@@ -70,8 +155,6 @@ func (l *snapLoader) item(kind byte, d *snapDecoder) {
 		if !d.bad {
 			*m.mark(key) = *k
 		}
-	case snapRecords:
-		l.record(d)
 	case snapTouches:
 		sid := d.sid()
 		m.keepTouch(sid, d.int())
@@ -101,26 +184,24 @@ func (l *snapLoader) header(d *snapDecoder) {
 	d.bad = d.bad || len(d.b) != 0
 }
 
-// record puts a record where readers find it. Where two sessions list one
-// alias, the newer state has it.
-func (l *snapLoader) record(d *snapDecoder) {
-	r := d.record()
-	m := l.m
-	d.bad = d.bad || m.get(r.SID) != nil
+// record puts a record, of which there may be only one, where readers find it.
+// Where two sessions list one alias, the newer state has it.
+func (l *snapLoader) record(d *snapDecoder, f *filler) {
+	var r record
+	d.record(&r)
+	d.bad = d.bad || !f.add(&r)
 	if d.bad {
 		return
 	}
-	m.update(r.SID, "", func(*record) *record { return r })
-	if !r.known {
-		return
-	}
+	l.m.list(r.SID, false, r.pending())
 	for _, a := range r.Aliases {
-		if sid, ok := m.alias(a.Key); ok {
-			if other := m.get(sid); other != nil && other.StateSeq >= r.StateSeq {
-				continue
-			}
+		if a.Key.IsZero() {
+			continue
 		}
-		m.addAlias(a.Key, r.SID)
+		f.p.claimAlias(a.Key, r.SID, func(holder events.SID) bool {
+			var s Session
+			return !f.p.load(holder, &s, new(standing)) || s.StateSeq < r.StateSeq
+		})
 	}
 }
 

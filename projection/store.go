@@ -43,15 +43,15 @@ type store interface {
 	tidy(slice, words int)
 }
 
-// load returns the record of sid in r. It does not allocate and waits for
-// nobody.
-func (m *Map) load(sid events.SID, r *record) bool {
+// load fills in the session of sid and the rest of its record, both zero. It does
+// not allocate and waits for nobody.
+func (m *Map) load(sid events.SID, s *Session, st *standing) bool {
 	if m.model == nil {
-		return m.packed.load(sid, r)
+		return m.packed.load(sid, s, st)
 	}
 	held := m.model.get(sid)
 	if held != nil {
-		*r = *held
+		*s, *st = held.Session, held.standing()
 	}
 	return held != nil
 }
@@ -72,13 +72,7 @@ func (m *Map) held() store {
 }
 
 // get returns the record of sid, nil for none.
-func (m *Map) get(sid events.SID) *record {
-	var r record
-	if !m.load(sid, &r) {
-		return nil
-	}
-	return clone(&r)
-}
+func (m *Map) get(sid events.SID) *record { return m.held().get(sid) }
 
 func clone(r *record) *record {
 	c := *r
