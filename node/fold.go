@@ -13,12 +13,18 @@ type sessionFold struct {
 	number uint8
 }
 
-func (f sessionFold) Apply(r events.Record) projection.Effect { return f.sessions().Apply(r) }
-func (f sessionFold) Rewind()                                 { f.sessions().Rewind(f.number) }
-func (f sessionFold) Adopt(gen uint32)                        { f.sessions().Adopt(f.number, gen) }
-func (f sessionFold) Reread()                                 { f.sessions().Reread(f.number) }
-func (f sessionFold) Position() (uint32, uint64)              { return f.sessions().Position(f.number) }
-func (f sessionFold) Digest(now int64) string                 { return f.sessions().Digest(f.number, now) }
+func (f sessionFold) Apply(r events.Record) projection.Effect {
+	if r.Subject.Kind == events.KindState && !f.keeps(f.number) {
+		r.Sealed = r.Sealed.Head()
+	}
+	return f.sessions().Apply(r)
+}
+
+func (f sessionFold) Rewind()                    { f.sessions().Rewind(f.number) }
+func (f sessionFold) Adopt(gen uint32)           { f.sessions().Adopt(f.number, gen) }
+func (f sessionFold) Reread()                    { f.sessions().Reread(f.number) }
+func (f sessionFold) Position() (uint32, uint64) { return f.sessions().Position(f.number) }
+func (f sessionFold) Digest(now int64) string    { return f.sessions().Digest(f.number, now) }
 
 func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
 	return f.sessions().Repair(s, seq, now)

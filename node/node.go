@@ -78,6 +78,12 @@ type Config struct {
 	// Beat is the time between heartbeats; 0 is DefaultBeat. It must be well
 	// below Lease.
 	Beat time.Duration
+	// Private says of which sessions the private part (token, device, factors,
+	// claims, metadata), sealed, is kept in memory and in snapshots; empty is
+	// PrivateMemory. What is not kept is read from the log whenever an answer needs
+	// it, and a session's home out of reach is then 503 for such an answer. The
+	// fewer nodes keep it, the fewer can repair a state that somebody overwrote.
+	Private string
 	// Solo says that no other process can reach the log, so what this node
 	// applied, every node applied.
 	Solo bool
@@ -191,6 +197,13 @@ func New(c Config) (*Node, error) {
 	}
 	if c.Beat > c.Lease/4 {
 		return nil, fmt.Errorf("time between heartbeats %v is more than a quarter of the lease %v", c.Beat, c.Lease)
+	}
+	switch c.Private {
+	case "":
+		c.Private = PrivateMemory
+	case PrivateMemory, PrivateHome, PrivateLog:
+	default:
+		return nil, fmt.Errorf("private parts %q: want %s, %s or %s", c.Private, PrivateMemory, PrivateHome, PrivateLog)
 	}
 	if c.Durability == nil {
 		c.Durability = func() string { return "unverified" }

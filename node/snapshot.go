@@ -122,7 +122,7 @@ func (n *Node) readSnapshot(f io.ReadSeeker) (m *projection.Map, h *projection.S
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return nil, nil, fmt.Errorf("read snapshot: %w", err)
 		}
-		m, h, err = projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), key)
+		m, h, err = projection.ReadSnapshotKeeping(bufio.NewReaderSize(f, 1<<20), key, n.keeps)
 		if !errors.Is(err, projection.ErrSnapshotForeign) {
 			break
 		}

@@ -15,11 +15,18 @@ import (
 // the one that was applied. What is in Ring and not redelivered was compacted
 // away, and proves nothing; but without the anchor itself nothing is proved.
 func ReadSnapshot(r io.Reader, key []byte) (*Map, *SnapshotHeader, error) {
+	return ReadSnapshotKeeping(r, key, func(uint8) bool { return true })
+}
+
+// ReadSnapshotKeeping is ReadSnapshot that keeps private parts only of the
+// streams for whose number keep is true: of others the Map holds their heads, as
+// if it had been given those.
+func ReadSnapshotKeeping(r io.Reader, key []byte, keep func(stream uint8) bool) (*Map, *SnapshotHeader, error) {
 	b, err := newBlockReader(r, key)
 	if err != nil {
 		return nil, nil, err
 	}
-	l := snapLoader{m: new(Map)}
+	l := snapLoader{m: new(Map), keep: keep}
 	last := byte(0)
 	for {
 		kind, content, err := b.next()
@@ -53,8 +60,9 @@ func ReadSnapshot(r io.Reader, key []byte) (*Map, *SnapshotHeader, error) {
 
 // snapLoader fills a Map that nobody else has.
 type snapLoader struct {
-	m *Map
-	h SnapshotHeader
+	m    *Map
+	h    SnapshotHeader
+	keep func(stream uint8) bool // private parts
 }
 
 // item takes one item of the kind; what cannot be makes d bad.
@@ -106,6 +114,9 @@ func (l *snapLoader) header(d *snapDecoder) {
 func (l *snapLoader) record(d *snapDecoder) {
 	r := d.record()
 	m := l.m
+	if !l.keep(r.SID.Stream()) {
+		r.Sealed = r.Sealed.Head()
+	}
 	d.bad = d.bad || m.get(r.SID) != nil
 	if d.bad {
 		return
