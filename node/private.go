@@ -81,10 +81,16 @@ func (n *Node) plain(ctx context.Context, a *answer) ([]byte, error) {
 // state, which readers are about to see, or an overwrite, and then the private
 // part is in the archive or with the nodes that will repair it.
 func (s *stream) fetch(ctx context.Context, a *answer) ([]byte, error) {
-	var sought error // the archive was searched once
+	var sought error // once the archive was searched
+	gone := func() error {
+		return fail(api.LogUnavailable, "the log does not hold the private part of the session: it was overwritten and is not yet repaired; ask again").because(sought)
+	}
 	for {
 		sealed, err := s.stands(ctx, a)
-		if err != nil {
+		switch {
+		case err != nil && sought != nil && ctx.Err() != nil:
+			return nil, gone()
+		case err != nil:
 			return nil, err
 		}
 		was := a.Sealed
@@ -105,7 +111,7 @@ func (s *stream) fetch(ctx context.Context, a *answer) ([]byte, error) {
 			return plain, nil
 		}
 		if !pause(ctx, fetchPause) {
-			return nil, fail(api.LogUnavailable, "the log does not hold the private part of the session: it was overwritten and is not yet repaired; ask again").because(sought)
+			return nil, gone()
 		}
 	}
 }

@@ -302,7 +302,7 @@ func TestPrivateMemory(t *testing.T) {
 		})
 	}
 	t.Logf("bytes a session: %v", sizes)
-	if sizes[node.PrivateHome] != sizes[node.PrivateMemory] || sizes[node.PrivateLog] > 600 || sizes[node.PrivateMemory] < 3000 {
+	if sizes[node.PrivateHome] < 3000 || sizes[node.PrivateLog] > 600 || sizes[node.PrivateMemory] < 3000 {
 		t.Errorf("bytes a session: %v; with a private part of 3 KB", sizes)
 	}
 }
