@@ -205,6 +205,9 @@ func revokedSince() *failure {
 
 // create writes the session and returns it as readers see it.
 func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
+	if err := n.memoryLeft(); err != nil {
+		return found{}, err
+	}
 	if n.home.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}

@@ -72,6 +72,14 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
+	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
+	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
+	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {
+		if n.memory.full.Load() {
+			return 1
+		}
+		return 0
+	})
 	return m
 }
 

@@ -100,6 +100,12 @@ type Config struct {
 	SnapshotDir   string
 	SnapshotEvery time.Duration
 
+	// Memory returns how much of the process's memory no collection of garbage
+	// gives back, and how much memory the process may take, in bytes; 0 or nil:
+	// that is not known, and creates are never refused for it. It is called ten
+	// times a second, from one goroutine.
+	Memory func() (used, limit uint64)
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -158,6 +164,7 @@ type Node struct {
 	logDead  atomic.Bool // the embedded log takes no writes: requests need not wait to learn it
 	metrics  *metrics
 	refusals refusals
+	memory   memory
 
 	jwtLives jwtLives
 	reseal   resealing
@@ -240,6 +247,7 @@ func New(c Config) (*Node, error) {
 // Run follows the streams, keeps the leases, writes touches and repairs, until
 // ctx ends. It returns when all it started has ended.
 func (n *Node) Run(ctx context.Context) error {
+	n.lookAtMemory()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
@@ -253,6 +261,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
+	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
