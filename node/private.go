@@ -102,8 +102,11 @@ func (s *stream) fetch(ctx context.Context, a *answer) ([]byte, error) {
 		}
 		if sealed == nil && sought == nil {
 			sealed, sought = s.archived(ctx, s.stateSubject(a), was)
+			if err := s.node.again(a); err != nil {
+				return nil, err
+			}
 		}
-		if sealed != nil {
+		if sealed != nil && a.Sealed.SameMessage(was) {
 			plain, err := s.node.conf.Keys.OpenVerified(sealed)
 			if err != nil {
 				return nil, fmt.Errorf("session %s: %w", a.SID, err)

@@ -385,7 +385,7 @@ func (n *Node) decorate(ctx context.Context, h http.Header, o *outcome, q *verif
 	ctx, cancel := context.WithTimeout(ctx, jwtPatience)
 	defer cancel()
 	jwt, _, err := n.mint(ctx, found{answer: o.answer, at: o.at}, nil, jwtOrder{})
-	if err != nil {
+	if err != nil && n.refusals.first(classify(err).kind, n.conf.Clock.Boot()) {
 		n.conf.Log.Error("no JWT for a verified session", "app", o.App, "error", err)
 	}
 	if jwt != "" {

@@ -52,7 +52,8 @@ func testMemoryLimit(t *testing.T, bin string) {
 			if ctx.Err() != nil || len(tokens) < 1000 {
 				t.Fatalf("%d sessions: %v", len(tokens), ctx.Err())
 			}
-			t.Logf("refused after %d sessions, peak %s", len(tokens), peak(s.cmd.Process.Pid))
+			t.Logf("refused after %d sessions; resident at most %s, now %s beside files", len(tokens),
+				resident(s.cmd.Process.Pid, "VmHWM"), resident(s.cmd.Process.Pid, "RssAnon"))
 			for i := 0; i < len(tokens); i += 1 + len(tokens)/200 {
 				if got := s.verify(t, client, tokens[i]); got != http.StatusNoContent {
 					t.Fatalf("verify of a session answered %d", got)
@@ -117,10 +118,13 @@ func (s *serving) createBig(ctx context.Context, c *http.Client, user string) (t
 	return "", fmt.Sprint(resp.StatusCode, " ", out.ErrorType)
 }
 
-// peak returns the most memory that the process ever had resident.
-func peak(pid int) string {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // of other systems it is not said
-	_, after, _ := strings.Cut(string(b), "VmHWM:")
+// resident returns what Linux says of the process's memory.
+func resident(pid int, what string) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, after, ok := strings.Cut(string(b), what+":")
+	if err != nil || !ok {
+		return "unknown"
+	}
 	line, _, _ := strings.Cut(after, "\n")
 	return strings.TrimSpace(line)
 }
