@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -65,8 +66,23 @@ func (s Sealed) Key() string {
 	return string(s[:keyIDLen])
 }
 
-// Empty reports whether the private part holds nothing.
+// Empty reports whether the private part holds nothing. That of a session holds
+// at least "{}", so an empty one is a Head.
 func (s Sealed) Empty() bool { return len(s) <= sealedMin }
+
+// Head returns the Sealed without what it holds. It still tells the message from
+// any other, and names the key. It shares the memory of s.
+func (s Sealed) Head() Sealed {
+	if s.Empty() {
+		return s
+	}
+	return s[:sealedMin:sealedMin]
+}
+
+// SameMessage reports whether both are of copies of one message.
+func (s Sealed) SameMessage(o Sealed) bool {
+	return s.Nonce() != nil && bytes.Equal(s.Nonce(), o.Nonce())
+}
 
 const sealVersion = "1."
 

@@ -240,6 +240,9 @@ func TestSealNonce(t *testing.T) {
 	if a, b := nonce(m), nonce(sealedState(t, testKeys)); bytes.Equal(a, b) {
 		t.Errorf("two messages have one nonce %x", a)
 	}
+	if s := events.Sealed(nil); s.Head() != nil || s.SameMessage(s) {
+		t.Error("what is not sealed is a copy of something")
+	}
 	if n := events.Sealed(nil).Nonce(); n != nil {
 		t.Errorf("nothing has nonce %x", n)
 	}

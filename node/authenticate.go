@@ -48,13 +48,13 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	}
 	token := events.Token(req.SessionToken)
 	if token == "" && app.Settings.ReturnToken {
-		p, err := n.private(&f.Session)
+		p, err := n.private(ctx, &f)
 		if err != nil {
 			return 0, nil, err
 		}
 		token = p.Token
 	}
-	out, err := n.answered(c, f, token)
+	out, err := n.answered(ctx, c, f, token)
 	return http.StatusOK, out, err
 }
 

@@ -252,7 +252,7 @@ func (t *transfer) read(ctx context.Context) (m *projection.Map, h *projection.S
 	g, ctx := errgroup.WithContext(ctx)
 	r, w := io.Pipe()
 	g.Go(func() (err error) {
-		m, h, err = projection.ReadSnapshot(bufio.NewReaderSize(r, 1<<20), t.snapshotKey())
+		m, h, err = projection.ReadSnapshotKeeping(bufio.NewReaderSize(r, 1<<20), t.keeps, t.snapshotKey())
 		_ = r.CloseWithError(err) // always nil
 		return err
 	})

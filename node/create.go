@@ -60,11 +60,11 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := n.private(&f.Session)
+	p, err := n.private(ctx, &f)
 	if err != nil {
 		return 0, nil, err
 	}
-	out, err := n.answered(c, f, p.Token)
+	out, err := n.answered(ctx, c, f, p.Token)
 	return http.StatusCreated, out, err
 }
 
@@ -205,6 +205,9 @@ func revokedSince() *failure {
 
 // create writes the session and returns it as readers see it.
 func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
+	if err := n.memoryLeft(); err != nil {
+		return found{}, err
+	}
 	if n.home.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}
@@ -212,7 +215,7 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if err != nil {
 		return found{}, err
 	}
-	f, err := n.written(d.state.App, d.state.SID, pos)
+	f, err := n.written(d, pos)
 	if err == nil && f.verdict == projection.Revoked {
 		return found{}, revokedSince()
 	}
@@ -257,7 +260,8 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 			return found{}, err
 		}
 		f := first.(found)
-		return f, n.sameRequest(f, hash)
+		err = n.sameRequest(ctx, &f, hash)
+		return f, err
 	}
 	return found{}, events.ErrConflict
 }
@@ -279,8 +283,8 @@ func (n *Node) createFirst(ctx context.Context, d *draft) (found, error) {
 }
 
 // sameRequest refuses another request under the key of an earlier one.
-func (n *Node) sameRequest(f found, hash string) error {
-	p, err := n.private(&f.Session)
+func (n *Node) sameRequest(ctx context.Context, f *found, hash string) error {
+	p, err := n.private(ctx, f)
 	if err != nil {
 		return err
 	}

@@ -32,9 +32,10 @@ var meaning = map[string]string{
 	api.HeaderTooLarge:     "A header that bears credentials is over 8 KiB.",
 	api.Internal:           "The node met something it did not foresee. Its log has the request id.",
 	api.NodeStale:          "This node cannot be sure that it knows all that was committed, so it does not answer. Nobody was logged out. Try again, or another node.",
-	api.LogUnavailable:     "The log gave no answer, so the change may or may not have been made. Repeat it.",
+	api.LogUnavailable:     "The log gave no answer, so the change may or may not have been made; or it does not hold what the answer needs until that is repaired. Repeat it.",
 	api.LogFull:            "The log has reached its budget. Verifying and revoking go on; creating does not.",
-	api.HomeUnreachable:    "The region in which the session lives cannot be reached from here. Try again.",
+	api.MemoryFull:         "The node is short of memory. Verifying, changing and revoking go on; creating does not. Try another node, or again once sessions have ended.",
+	api.HomeUnreachable:    "The region in which the session lives, or which keeps what the answer needs of it, cannot be reached from here. Nobody was logged out. Try again.",
 	api.HomeReauth:         "The region in which the session lives cannot be reached from here, and the app would rather have the user log in again.",
 	api.ConsistencyTimeout: "This node has not come as far as the request demands within the time, or could not make sure in time that there is no such session, app or key. Nobody was logged out. Try again.",
 }

@@ -38,6 +38,7 @@ var statusOf = map[string]int{
 	api.HomeUnreachable:    http.StatusServiceUnavailable,
 	api.LogUnavailable:     http.StatusServiceUnavailable,
 	api.LogFull:            http.StatusServiceUnavailable,
+	api.MemoryFull:         http.StatusServiceUnavailable,
 	api.ConsistencyTimeout: http.StatusServiceUnavailable,
 }
 

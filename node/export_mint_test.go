@@ -1,6 +1,10 @@
 package node
 
-import "github.com/revocast/revocast/events"
+import (
+	"context"
+
+	"github.com/revocast/revocast/events"
+)
 
 // MintAfter finds a session by its token, as a verify does, and mints a JWT for it
 // once pause has returned.
@@ -11,6 +15,6 @@ func (n *Node) MintAfter(token string, pause func()) (string, error) {
 		return "", err
 	}
 	pause()
-	jwt, _, err := n.mint(found{answer: a}, nil, jwtOrder{})
+	jwt, _, err := n.mint(context.Background(), found{answer: a}, nil, jwtOrder{})
 	return jwt, err
 }

@@ -14,6 +14,13 @@ type sessionFold struct {
 }
 
 func (f sessionFold) ApplyAll(rs []events.Record, effects []projection.Effect) {
+	if !f.keeps(f.number) {
+		for i := range rs {
+			if rs[i].Subject.Kind == events.KindState {
+				rs[i].Sealed = rs[i].Sealed.Head()
+			}
+		}
+	}
 	f.sessions().ApplyAll(rs, effects, appliers(), inParallel)
 }
 

@@ -6,12 +6,15 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"iter"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -22,6 +25,13 @@ import (
 const (
 	defaultLimit = 100
 	maxLimit     = 500
+)
+
+// Private parts that are not kept here are read for a page so many at a time, and
+// within that time.
+const (
+	listFetchers = 32
+	listTimeout  = 10 * time.Second
 )
 
 // listing is what GET /v1/sessions was asked for.
@@ -62,7 +72,7 @@ func parsePlace(text string) (*place, bool) {
 // listSessions answers GET /v1/sessions: those of a user, or without user_id of
 // the whole app, newest first. Listing an app looks at all its sessions for
 // each page; it holds up nobody, but it is not for every request.
-func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
+func (n *Node) listSessions(ctx context.Context, c *call) (int, any, error) {
 	want, err := parseListing(c.r.URL.RawQuery)
 	if err != nil {
 		return 0, nil, err
@@ -76,31 +86,94 @@ func (n *Node) listSessions(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	all := n.sessions().App(app.App, n.judged())
-	if want.user != "" {
-		all = n.sessions().User(app.App, want.user, n.judged())
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	for {
+		page, total := n.page(within(n.all(app.App, want.user), known), &want)
+		out := &api.SessionList{
+			Freshness: found{answer: answer{staleness: staleness}, at: at}.freshness(), Total: total, Incomplete: missing,
+		}
+		if len(page) > want.limit {
+			page = page[:want.limit]
+			out.NextCursor = placeOf(&page[want.limit-1].Session).String()
+		}
+		out.Sessions, err = n.views(ctx, page)
+		apart, ok := errors.AsType[*apartError](err)
+		if !ok || apart.number == n.home.number {
+			return http.StatusOK, out, err
+		}
+		// What cannot be shown is not listed at all.
+		delete(known, apart.number)
+		missing = append(missing, apart.region)
+		slices.Sort(missing)
 	}
-	page, total := n.page(within(all, known), &want)
-	out := &api.SessionList{
-		Freshness: found{answer: answer{staleness: staleness}, at: at}.freshness(),
-		Sessions:  make([]api.Session, 0, len(page)), Total: total, Incomplete: missing,
+}
+
+// all yields the sessions of the user, or without one those of the app.
+func (n *Node) all(app, user string) iter.Seq2[projection.Session, projection.Verdict] {
+	if user != "" {
+		return n.sessions().User(app, user, n.judged())
 	}
-	if len(page) > want.limit {
-		page = page[:want.limit]
-		out.NextCursor = placeOf(&page[want.limit-1].Session).String()
+	return n.sessions().App(app, n.judged())
+}
+
+// apartError says that a private part is out of reach, and where.
+type apartError struct {
+	number uint8
+	region string
+	cause  error
+}
+
+func (e *apartError) Error() string { return "region " + e.region + ": " + e.cause.Error() }
+func (e *apartError) Unwrap() error { return e.cause }
+
+// views returns the sessions as the API shows them. Those that left the log with
+// their private part since they were looked up are left out.
+func (n *Node) views(ctx context.Context, page []answer) ([]api.Session, error) {
+	shown := make([]*api.Session, len(page))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(listFetchers)
+	show := func(i int) error {
+		f := found{answer: page[i]}
+		p, err := n.private(ctx, &f)
+		switch failed, ok := errors.AsType[*failure](err); {
+		case ok && failed.kind == api.SessionNotFound:
+			return nil
+		case ok && failed.kind == api.HomeUnreachable:
+			return &apartError{f.SID.Stream(), n.regionOf(f.SID.Stream()), err}
+		case err != nil:
+			return err
+		}
+		s, err := n.view(&f.Session, f.verdict, p)
+		shown[i] = &s
+		return err
 	}
 	for i := range page {
-		p, err := n.private(&page[i].Session)
-		if err != nil {
-			return 0, nil, err
+		if page[i].Sealed.Empty() {
+			g.Go(func() error { return show(i) })
+		} else if err := show(i); err != nil {
+			g.Go(func() error { return err })
+			break
 		}
-		s, err := n.view(&page[i].Session, page[i].verdict, p)
-		if err != nil {
-			return 0, nil, err
-		}
-		out.Sessions = append(out.Sessions, s)
 	}
-	return http.StatusOK, out, nil
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := make([]api.Session, 0, len(page))
+	for _, s := range shown {
+		if s != nil {
+			out = append(out, *s)
+		}
+	}
+	return out, nil
+}
+
+// regionOf returns the region whose stream has the number.
+func (n *Node) regionOf(number uint8) string {
+	if s := n.stream(number); s != nil {
+		return s.region
+	}
+	return strconv.Itoa(int(number))
 }
 
 // listable returns the numbers of the streams on which this node holds a lease,

@@ -20,7 +20,7 @@ type metrics struct {
 
 	transfers *prometheus.CounterVec // of snapshots between nodes, by result
 
-	beats, beatFailures, rebuilds, overwrites, repairs, resealed, digestMismatches *prometheus.CounterVec // by stream
+	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
 
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
 }
@@ -46,6 +46,7 @@ func newMetrics(n *Node) *metrics {
 		rebuilds:         vec("rebuilds_total", "Times a stream was read again from its beginning.", "stream"),
 		overwrites:       vec("overwrites_total", "Events that this cluster did not write where they stand.", "stream"),
 		repairs:          vec("repairs_total", "Events appended again over an overwrite or after a loss.", "stream"),
+		unrepaired:       vec("repairs_left_total", "Overwritten states left as they are, because their private part is neither kept here nor in the archive.", "stream"),
 		resealed:         vec("resealed_total", "Events appended again to be sealed with another cluster key.", "stream"),
 		digestMismatches: vec("digest_mismatch_total", "Named positions at which nodes made different things of a stream.", "stream"),
 
@@ -62,7 +63,7 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{transferLent, transferLoaded, transferGivenUp} {
 		m.transfers.WithLabelValues(r)
 	}
-	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.resealed, m.digestMismatches,
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
@@ -71,6 +72,14 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
+	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
+	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
+	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {
+		if n.memory.full.Load() {
+			return 1
+		}
+		return 0
+	})
 	return m
 }
 
@@ -78,7 +87,7 @@ func newMetrics(n *Node) *metrics {
 func (m *metrics) follow(s *stream) {
 	// A counter that appears only with its first event hides that event from
 	// whoever asks by how much it grew.
-	for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.resealed, m.digestMismatches} {
+	for _, v := range []*prometheus.CounterVec{m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches} {
 		v.WithLabelValues(s.region)
 	}
 	labels := prometheus.Labels{"stream": s.region}

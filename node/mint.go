@@ -27,7 +27,7 @@ type jwtOrder struct {
 // none, and the JWT is empty. A node without a lease mints nothing.
 //
 // p is the session's private part; nil: it is opened if it is needed.
-func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
+func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
 	if f.stale != "" {
 		return "", time.Time{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 	}
@@ -67,8 +67,12 @@ func (n *Node) mint(f found, p *events.Private, o jwtOrder) (jwt string, expires
 		return "", time.Time{}, nil
 	}
 	if p == nil {
-		if p, err = n.private(&f.Session); err != nil {
+		newest := f.StateSeq
+		if p, err = n.private(ctx, &f); err != nil {
 			return "", time.Time{}, err
+		}
+		if f.StateSeq != newest {
+			return n.mint(ctx, f, p, o)
 		}
 	}
 	c, err := n.claims(f, p, shape, o.template.Claims)
@@ -230,7 +234,7 @@ func (n *Node) mintToken(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	jwt, expires, err := n.mint(f, nil, o)
+	jwt, expires, err := n.mint(ctx, f, nil, o)
 	switch {
 	case errors.Is(err, signer.ErrTooLarge):
 		return 0, nil, fail(api.ClaimsTooLarge, "the JWT would be over %d bytes", signer.MaxJWT).because(err)

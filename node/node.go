@@ -78,6 +78,12 @@ type Config struct {
 	// Beat is the time between heartbeats; 0 is DefaultBeat. It must be well
 	// below Lease.
 	Beat time.Duration
+	// Private says of which sessions the private part (token, device, factors,
+	// claims, metadata), sealed, is kept in memory and in snapshots; empty is
+	// PrivateMemory. What is not kept is read from the log whenever an answer needs
+	// it, and a session's home out of reach is then 503 for such an answer. The
+	// fewer nodes keep it, the fewer can repair a state that somebody overwrote.
+	Private string
 	// Solo says that no other process can reach the log, so what this node
 	// applied, every node applied.
 	Solo bool
@@ -93,6 +99,12 @@ type Config struct {
 	// is written when Run ends.
 	SnapshotDir   string
 	SnapshotEvery time.Duration
+
+	// Memory returns how much of the process's memory no collection of garbage
+	// gives back, and how much memory the process may take, in bytes; 0 or nil:
+	// that is not known, and creates are never refused for it. It is called ten
+	// times a second, from one goroutine.
+	Memory func() (used, limit uint64)
 
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
@@ -152,6 +164,7 @@ type Node struct {
 	logDead  atomic.Bool // the embedded log takes no writes: requests need not wait to learn it
 	metrics  *metrics
 	refusals refusals
+	memory   memory
 
 	jwtLives jwtLives
 	reseal   resealing
@@ -192,6 +205,13 @@ func New(c Config) (*Node, error) {
 	if c.Beat > c.Lease/4 {
 		return nil, fmt.Errorf("time between heartbeats %v is more than a quarter of the lease %v", c.Beat, c.Lease)
 	}
+	switch c.Private {
+	case "":
+		c.Private = PrivateMemory
+	case PrivateMemory, PrivateHome, PrivateLog:
+	default:
+		return nil, fmt.Errorf("private parts %q: want %s, %s or %s", c.Private, PrivateMemory, PrivateHome, PrivateLog)
+	}
 	if c.Durability == nil {
 		c.Durability = func() string { return "unverified" }
 	}
@@ -227,6 +247,7 @@ func New(c Config) (*Node, error) {
 // Run follows the streams, keeps the leases, writes touches and repairs, until
 // ctx ends. It returns when all it started has ended.
 func (n *Node) Run(ctx context.Context) error {
+	n.lookAtMemory()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
@@ -240,6 +261,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
+	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()

@@ -27,7 +27,7 @@ func (n *Node) getSession(ctx context.Context, c *call) (int, any, error) {
 	if f.StateSeq == 0 { // unknown, or only its revocation is known
 		return 0, nil, notFound(f.verdict)
 	}
-	p, err := n.private(&f.Session)
+	p, err := n.private(ctx, &f)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -65,7 +65,7 @@ func (n *Node) patchSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	out, err := n.answered(c, f, "")
+	out, err := n.answered(ctx, c, f, "")
 	return http.StatusOK, out, err
 }
 

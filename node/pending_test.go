@@ -24,6 +24,8 @@ type continents struct {
 	us    *testClock // of all of us
 	first *harness
 	nodes map[string]*continental
+	// adjust, if not nil, changes the configuration of the node of the name.
+	adjust func(name string, conf *node.Config)
 }
 
 // continental is a node of one of them: links to both streams and to CONFIG.
@@ -36,9 +38,11 @@ type continental struct {
 var otherRegion = map[string]string{"eu": "us", "us": "eu"}
 
 // newContinents starts eu1, eu2 and us1.
-func newContinents(t *testing.T) *continents {
+func newContinents(t *testing.T) *continents { return adjustedContinents(t, nil) }
+
+func adjustedContinents(t *testing.T, adjust func(name string, conf *node.Config)) *continents {
 	t.Helper()
-	c := &continents{t: t, net: new(events.MemoryMesh), logs: map[string]*events.Memory{}, nodes: map[string]*continental{}}
+	c := &continents{t: t, adjust: adjust, net: new(events.MemoryMesh), logs: map[string]*events.Memory{}, nodes: map[string]*continental{}}
 	c.us = &testClock{begin: time.Now()}
 	c.first = newHarness(t, func(conf *node.Config) { conf.Solo = false })
 	c.keys = c.first.keys
@@ -74,6 +78,9 @@ func (c *continents) start(names ...string) {
 			}
 			conf.Settings, conf.Home, conf.Archive = n.links[events.ConfigRegion], n.links[n.region], c.logs[n.region]
 			conf.Open = func(_ context.Context, r *events.Region) (events.Log, error) { return n.links[r.Region], nil }
+			if c.adjust != nil {
+				c.adjust(name, conf)
+			}
 		})
 		n.harness.start()
 		c.nodes[name] = n

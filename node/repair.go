@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -58,9 +59,15 @@ func (s *stream) signalLocked() {
 // repair appends again, until ctx ends, what others overwrote, and after the
 // log went backwards the revocations it lost.
 func (s *stream) repair(ctx context.Context) error {
+	again := time.NewTicker(unheldEvery)
+	defer again.Stop()
 	for {
 		select {
 		case <-s.wake:
+		case <-again.C:
+			if !s.retake() {
+				continue
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -178,8 +185,10 @@ func (s *stream) repairOne(ctx context.Context, text string, seq uint64) {
 // then, 0 when that is not known.
 func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e events.Expectation) uint64 {
 	keys := s.node.conf.Keys
-	private, err := keys.OpenVerified(fix.Sealed)
-	if err != nil {
+	private, err := s.privateOf(ctx, fix)
+	if errors.Is(err, errNotHeld) {
+		return s.leave(ctx, fix, e.Seq)
+	} else if err != nil {
 		s.node.conf.Log.Error("overwrite cannot be repaired", "stream", s.region, "error", err)
 		return 0
 	}
@@ -196,11 +205,13 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 		cancel()
 		if err == nil {
 			s.node.metrics.repairs.WithLabelValues(s.region).Inc()
+			s.settled(m.Subject)
 			return seq
 		}
 		if errors.Is(err, events.ErrConflict) {
 			var stands events.Entry
 			if stands, err = s.log.Last(ctx, m.Subject); err == nil {
+				s.settled(m.Subject)
 				return stands.Seq
 			}
 			if errors.Is(err, events.ErrNotFound) && e.Seq != 0 {
@@ -214,4 +225,95 @@ func (s *stream) repairAppend(ctx context.Context, fix projection.Repair, e even
 		wait(ctx, time.Second)
 	}
 	return 0
+}
+
+const (
+	// unheldEvery is the time until a repair is tried again that lacks the private
+	// part: the archive may be out of reach, or a moment behind.
+	unheldEvery = 10 * time.Second
+	// unheldTries is how often it is tried until it is left to other nodes.
+	unheldTries = 4
+	// archivePatience is how long a repair looks for it: others wait.
+	archivePatience = time.Second
+)
+
+// unheld are overwrites of states whose private part this node does not keep and
+// could not find: by subject, how often it was tried.
+type unheld map[string]unheldState
+
+type unheldState struct {
+	seq   uint64 // of the overwrite
+	tries int
+}
+
+// privateOf returns what is to be sealed into the repair. A session's state is
+// never written without its private part: who reads it would hold less than the
+// session has, without a token or claims.
+func (s *stream) privateOf(ctx context.Context, fix projection.Repair) ([]byte, error) {
+	sealed := fix.Sealed
+	if st, ok := fix.Event.(*events.State); ok && sealed.Empty() {
+		ctx, cancel := context.WithTimeout(ctx, archivePatience)
+		defer cancel()
+		var err error
+		if sealed, err = s.archived(ctx, st.Subject(s.region).String(), fix.Sealed); err != nil {
+			return nil, fmt.Errorf("%w: %w", errNotHeld, err)
+		}
+	}
+	return s.node.conf.Keys.OpenVerified(sealed)
+}
+
+// leave notes an overwrite at the sequence that cannot be repaired now, unless
+// something else stands there by now: it returns the sequence of that.
+func (s *stream) leave(ctx context.Context, fix projection.Repair, seq uint64) uint64 {
+	at := fix.Event.Subject(s.region)
+	subject := at.String()
+	ctx, cancel := context.WithTimeout(ctx, archivePatience)
+	defer cancel()
+	if stands, err := s.log.Last(ctx, subject); err == nil && stands.Seq != seq {
+		s.settled(subject)
+		return stands.Seq
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.unheld[subject]
+	if u.seq != seq {
+		u = unheldState{seq: seq}
+	}
+	if u.tries++; u.tries < unheldTries {
+		if s.unheld == nil {
+			s.unheld = unheld{}
+		}
+		if len(s.unheld) < maxBroken {
+			s.unheld[subject] = u
+		}
+		return 0
+	}
+	delete(s.unheld, subject)
+	s.node.metrics.unrepaired.WithLabelValues(s.region).Inc()
+	if now := s.node.conf.Clock.Wall(); now.Sub(s.warnedUnheld) >= warnEvery {
+		s.warnedUnheld = now
+		s.node.conf.Log.Error("an overwritten state is left as it is: its private part is neither kept on this node nor in the archive; nodes that keep it repair it, and where none does, what else the session had is lost",
+			"stream", s.region, "sid", at.ID, "seq", seq)
+	}
+	return 0
+}
+
+// settled forgets that the subject could not be repaired.
+func (s *stream) settled(subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unheld, subject)
+}
+
+// retake makes the repairs that were left be tried again, and reports whether
+// there are any.
+func (s *stream) retake() (any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for subject, u := range s.unheld {
+		if _, newer := s.broken[subject]; !newer {
+			s.broken[subject], any = u.seq, true
+		}
+	}
+	return any
 }

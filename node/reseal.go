@@ -385,9 +385,14 @@ func (s *stream) resealed(e events.Entry) (m events.Message, ok bool, err error)
 		if !ok {
 			return m, false, nil
 		}
-		again, sealed = fix.Event, fix.Sealed
+		if again = fix.Event; !fix.Sealed.SameMessage(r.Sealed) {
+			sealed = fix.Sealed
+		}
 	}
 	if st, ok := again.(*events.State); ok {
+		if sealed.Empty() {
+			return m, false, nil // it stands over a state of which this node holds no more than the head
+		}
 		st.Reason = events.ReasonResealed
 	}
 	private, err := keys.OpenVerified(sealed)

@@ -50,11 +50,11 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := n.private(&f.Session)
+	p, err := n.private(ctx, &f)
 	if err != nil {
 		return 0, nil, err
 	}
-	out, err := n.answered(c, f, p.Token)
+	out, err := n.answered(ctx, c, f, p.Token)
 	return http.StatusOK, out, err
 }
 

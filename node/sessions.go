@@ -23,6 +23,8 @@ import (
 type found struct {
 	answer
 	at events.Position
+	// plain is the private part if it is at hand, opened.
+	plain []byte
 }
 
 // find looks a session up for an app. What belongs to another app, and what no
@@ -216,22 +218,6 @@ func (n *Node) checkJWT(app, jwt string, when jwtTime) (signer.Verified, error) 
 	return v, err
 }
 
-// private opens the private part of a session.
-func (n *Node) private(s *projection.Session) (*events.Private, error) {
-	plain, err := n.conf.Keys.OpenVerified(s.Sealed)
-	if err != nil {
-		return nil, fmt.Errorf("session %s: %w", s.SID, err)
-	}
-	p := new(events.Private)
-	if len(plain) == 0 {
-		return p, nil
-	}
-	if err := json.Unmarshal(plain, p); err != nil {
-		return nil, fmt.Errorf("session %s: private part: %w", s.SID, err)
-	}
-	return p, nil
-}
-
 // view returns the session as the API shows it.
 func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Private) (api.Session, error) {
 	out := api.Session{
@@ -273,8 +259,8 @@ func object(raw json.RawMessage) json.RawMessage {
 }
 
 // answered is the answer about one session: create, authenticate, rotate, patch.
-func (n *Node) answered(c *call, f found, token events.Token) (*api.SessionAnswer, error) {
-	p, err := n.private(&f.Session)
+func (n *Node) answered(ctx context.Context, c *call, f found, token events.Token) (*api.SessionAnswer, error) {
+	p, err := n.private(ctx, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +275,7 @@ func (n *Node) answered(c *call, f found, token events.Token) (*api.SessionAnswe
 	if f.stale != "" {
 		return out, nil // a fenced node mints nothing
 	}
-	jwt, _, err := n.mint(f, p, jwtOrder{})
+	jwt, _, err := n.mint(ctx, f, p, jwtOrder{})
 	switch {
 	case errors.Is(err, signer.ErrTooLarge):
 		// The session is good and its token works; only its JWT does not exist.
@@ -316,6 +302,7 @@ func (c *call) warnLong(jwt string) {
 type draft struct {
 	state   events.State
 	private events.Private
+	plain   []byte // the private part as it was written
 }
 
 // attempts is how often a change is computed anew when others change the same.
@@ -338,9 +325,13 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if err := f.active(); err != nil {
 			return found{}, err
 		}
-		p, err := n.private(&f.Session)
+		newest := f.StateSeq
+		p, err := n.private(ctx, &f)
 		if err != nil {
 			return found{}, err
+		}
+		if f.StateSeq != newest {
+			continue // the token shown may not be of the newer state
 		}
 		d := &draft{state: stateOf(&f.Session, n.wall()), private: *p}
 		d.state.By = c.caller.keyID
@@ -363,7 +354,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		} else if err != nil {
 			return found{}, err
 		}
-		if f, err = n.written(d.state.App, d.state.SID, pos); err != nil {
+		if f, err = n.written(d, pos); err != nil {
 			return found{}, err
 		}
 		return f, f.active()
@@ -371,9 +362,9 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 	return found{}, events.ErrConflict
 }
 
-// written returns a session after a write to it at pos, good or not.
-func (n *Node) written(app string, sid events.SID, pos events.Position) (found, error) {
-	f, err := n.findSID(app, sid)
+// written returns the draft's session after it was written at pos, good or not.
+func (n *Node) written(d *draft, pos events.Position) (found, error) {
+	f, err := n.findSID(d.state.App, d.state.SID)
 	if err != nil {
 		return found{}, err
 	}
@@ -383,6 +374,9 @@ func (n *Node) written(app string, sid events.SID, pos events.Position) (found, 
 		return found{}, fmt.Errorf("%w: nothing is known of what was written at %s", events.ErrUnavailable, pos)
 	}
 	f.at = pos
+	if s := n.stream(f.SID.Stream()); s != nil && s.at(f.StateSeq) == pos {
+		f.plain = d.plain
+	}
 	return f, nil
 }
 
@@ -415,7 +409,9 @@ func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) 
 	if err != nil {
 		return events.Position{}, err
 	}
-	return s.write(ctx, &d.state, private, n.life(d.state.ExpiresAt), ex)
+	pos, err := s.write(ctx, &d.state, private, n.life(d.state.ExpiresAt), ex)
+	d.plain = private
+	return pos, err
 }
 
 // homeOf returns the stream in which the session lives, and to which every

@@ -50,6 +50,17 @@ func TestSimulationRegions(t *testing.T) {
 		"use valid", "use invalid", "use fenced", "revoke ok", "revoke_user ok", "receipt complete", "probe ok", "pending", "pending, later complete")
 }
 
+// TestSimulationPrivate is the same with nodes that keep private parts for
+// different sessions, in each of their lives.
+func TestSimulationPrivate(t *testing.T) {
+	modes, lives := [...]string{node.PrivateLog, node.PrivateHome, node.PrivateMemory}, 0
+	simulation(t, nodetest.Plan{Config: nodetest.Config{Regions: 2, Adjust: func(_ int, _ *nodetest.Member, c *node.Config) {
+		c.Private = modes[lives%len(modes)]
+		lives++
+	}}}, 10*time.Second,
+		"use valid", "use invalid", "use fenced", "revoke ok", "revoke_user ok", "receipt complete", "probe ok", "pending")
+}
+
 // TestSimulationElections: with the default lease, no election of a leader fences
 // a node.
 func TestSimulationElections(t *testing.T) {

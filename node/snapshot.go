@@ -121,7 +121,7 @@ func (n *Node) readSnapshot(f io.Reader) (*projection.Map, *projection.SnapshotH
 			keys = append(keys, key)
 		}
 	}
-	return projection.ReadSnapshot(bufio.NewReaderSize(f, 1<<20), keys...)
+	return projection.ReadSnapshotKeeping(bufio.NewReaderSize(f, 1<<20), n.keeps, keys...)
 }
 
 // identity returns which cluster and which creation of its stream the log is

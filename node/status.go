@@ -28,6 +28,7 @@ func (n *Node) status() api.NodeStatus {
 		st.ConfigStaleMS = age.Milliseconds()
 	}
 	st.Sessions, st.Tombstones = n.sessions().Len()
+	st.Memory = n.memoryState()
 	for _, s := range n.streams() {
 		state := s.state()
 		st.Ready = st.Ready && (state.Fresh || !s.vital())
@@ -167,6 +168,10 @@ func (n *Node) problems() (all []api.Problem) {
 	}
 	if n.logDead.Load() {
 		add(api.ProblemLogDead, "", "the log takes no writes: make space on its disk")
+	}
+	if st := n.memoryState(); st != nil && st.Full {
+		add(api.ProblemMemoryFull, "", "%d of %d bytes of memory are used by what cannot be freed: new sessions are refused; give the node more memory, or end sessions",
+			st.UsedBytes, st.LimitBytes)
 	}
 	for _, region := range n.unopened() {
 		why, _ := n.openErrors.Load(region)

@@ -55,6 +55,8 @@ type stream struct {
 	reads   *barrier // shared by all whose answer depends on what this node may not have heard
 	missing negative // what was asked for and is not in the stream
 
+	fetching chan struct{} // holds one for each private part that is being read
+
 	bytes, maxBytes atomic.Uint64 // newest size seen
 	overwrites      atomic.Uint64
 
@@ -78,7 +80,10 @@ type stream struct {
 	caught  bool                    // everything there was at the start of Follow is applied
 	lost    bool                    // the log went backwards, and what it lost is not yet appended again
 	warned  time.Time               // when an overwrite was last logged
-	unread  unread                  // what fences with the reason format
+	// warnedUnheld is when one that is left as it is was last logged.
+	warnedUnheld time.Time
+	unread       unread // what fences with the reason format
+	unheld       unheld // overwrites that this node could not repair
 
 	doomed atomic.Bool // the current Follow is to apply nothing more
 	behind atomic.Bool // unread holds something; lets the applier skip the lock
@@ -114,7 +119,8 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 	s := &stream{
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
-		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
+		fetching: make(chan struct{}, fetchers),
+		waiters:  map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
 	}
 	s.doubts.wake = make(chan struct{}, 1)
 	s.digest.Store(&map[string]string{})
@@ -204,7 +210,7 @@ func (s *stream) begin(newKey bool) {
 	if newKey {
 		s.broken = map[string]uint64{} // it was no overwrite
 	}
-	s.strange, s.firstBeat, s.unread = nil, 0, unread{}
+	s.strange, s.firstBeat, s.unread, s.unheld = nil, 0, unread{}, nil
 	s.behind.Store(false)
 }
 

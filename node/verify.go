@@ -351,7 +351,7 @@ func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *ve
 		set(4, "X-Session-User", headerText(o.User))
 		set(5, "X-Session-App", o.App)
 		set(6, "X-Session-Expires", strconv.FormatInt(o.ExpiresAt/1000, 10))
-		n.decorate(h, o, q)
+		n.decorate(r.Context(), h, o, q)
 	} else {
 		h["X-Session-Id"], h["X-Session-User"], h["X-Session-App"], h["X-Session-Expires"] = dash, dash, dash, dash
 	}
@@ -374,15 +374,18 @@ func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *ve
 }
 
 // decorate adds to a good answer what is seldom asked for or seldom true.
-func (n *Node) decorate(h http.Header, o *outcome, q *verifyQuery) {
+func (n *Node) decorate(ctx context.Context, h http.Header, o *outcome, q *verifyQuery) {
 	if o.stale != "" {
 		h["X-Session-Freshness"] = []string{staleHeader(o.answer)}
 	}
 	if !q.jwt || o.stale != "" {
 		return
 	}
-	jwt, _, err := n.mint(found{answer: o.answer, at: o.at}, nil, jwtOrder{})
-	if err != nil {
+	// A verify does not wait for a private part as long as other answers do.
+	ctx, cancel := context.WithTimeout(ctx, jwtPatience)
+	defer cancel()
+	jwt, _, err := n.mint(ctx, found{answer: o.answer, at: o.at}, nil, jwtOrder{})
+	if err != nil && n.refusals.first(classify(err).kind, n.conf.Clock.Boot()) {
 		n.conf.Log.Error("no JWT for a verified session", "app", o.App, "error", err)
 	}
 	if jwt != "" {

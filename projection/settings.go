@@ -128,7 +128,7 @@ func (n *Snapshot) apply(r *events.Record) Effect {
 	had := held.event != nil && held.seq != 0
 	event := r.Event
 	switch {
-	case had && sameMessage(held.sealed, r.Sealed):
+	case had && held.sealed.SameMessage(r.Sealed):
 		next.seq = r.Seq
 		n.objects = n.objects.with(r.Subject, &next)
 		return Applied

@@ -22,11 +22,18 @@ import (
 // the one that was applied. What is in Ring and not redelivered was compacted
 // away, and proves nothing; but without the anchor itself nothing is proved.
 func ReadSnapshot(r io.Reader, keys ...[]byte) (*Map, *SnapshotHeader, error) {
+	return ReadSnapshotKeeping(r, func(uint8) bool { return true }, keys...)
+}
+
+// ReadSnapshotKeeping is ReadSnapshot that keeps private parts only of the
+// streams for whose number keep is true: of others the Map holds their heads, as
+// if it had been given those. Several goroutines call keep.
+func ReadSnapshotKeeping(r io.Reader, keep func(stream uint8) bool, keys ...[]byte) (*Map, *SnapshotHeader, error) {
 	b, err := newBlockReader(r, keys)
 	if err != nil {
 		return nil, nil, err
 	}
-	l := snapLoader{m: new(Map)}
+	l := snapLoader{m: new(Map), keep: keep}
 	if err := l.load(b); err != nil {
 		return nil, nil, err
 	}
@@ -42,8 +49,9 @@ const snapLoaders = 8
 
 // snapLoader fills a Map that nobody else has.
 type snapLoader struct {
-	m *Map
-	h SnapshotHeader
+	m    *Map
+	h    SnapshotHeader
+	keep func(stream uint8) bool // private parts
 
 	// blocks of records are on their way from who reads the file to those who
 	// load them; free is what those are done with.
@@ -189,6 +197,9 @@ func (l *snapLoader) header(d *snapDecoder) {
 func (l *snapLoader) record(d *snapDecoder, f *filler) {
 	var r record
 	d.record(&r)
+	if !l.keep(r.SID.Stream()) {
+		r.Sealed = r.Sealed.Head()
+	}
 	d.bad = d.bad || !f.add(&r)
 	if d.bad {
 		return

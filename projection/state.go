@@ -1,7 +1,6 @@
 package projection
 
 import (
-	"bytes"
 	"cmp"
 	"unique"
 
@@ -60,7 +59,7 @@ func (m *Map) foldState(held *record, r *events.Record, e *events.State) (*recor
 	had := held != nil && held.known
 	if had {
 		switch {
-		case sameMessage(held.Sealed, r.Sealed):
+		case held.Sealed.SameMessage(r.Sealed):
 			return m.foldCopy(held, r, e)
 		case held.App != e.App || held.User != e.User:
 			// One token was made a session of two users: two creates under
@@ -135,10 +134,6 @@ func earlier(a, b uint64) uint64 {
 // that began when the stream stood at AuthSeq knew of an "all" at AuthSeq, and
 // not of one at AuthSeq + 1; so it counts as AuthSeq itself.
 func (s *Session) birth() uint64 { return earlier(s.CreatedSeq, s.AuthSeq) }
-
-func sameMessage(a, b events.Sealed) bool {
-	return a.Nonce() != nil && bytes.Equal(a.Nonce(), b.Nonce())
-}
 
 func (m *Map) addAlias(key, sid events.SID) {
 	if !key.IsZero() {

@@ -35,6 +35,8 @@ type serveCmd struct {
 	Join           string   `placeholder:"REGION" help:"Region that began the cluster, if it is not this node's own; its JetStream domain is called the same. With --init the node's region is added to that cluster (default: the node's own region began it)."`
 	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
 	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
+	Private        string   `enum:"memory,home,log" default:"memory" help:"Where the sealed private part of sessions (token, device, factors, claims, metadata) is kept: memory, on this node; home, on this node only for sessions of its own region; log, nowhere but in the log. What is not kept is read from the session's region when an answer needs it (default: memory)."`
+	MemoryLimit    byteSize `placeholder:"SIZE" help:"Memory that the process may take, such as 2GiB; above 85 % of it no sessions are created (default: the least of GOMEMLIMIT and its cgroups; without these, what the machine has)."`
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
 }
@@ -58,6 +60,8 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	limit := limitMemory(c.MemoryLimit, os.DirFS("/"))
+	s.log.Debug("memory", "limit_bytes", limit.bytes, "from", limit.from)
 	// Ports first: nothing is made on disk by a start that cannot succeed.
 	if s.listener, err = listen("listen", c.Listen); err != nil {
 		return err
@@ -95,7 +99,7 @@ func (c *serveCmd) Run(e *env) error {
 	}
 	if s.node, err = s.store.newNode(node.Config{
 		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.embedded(),
-		SnapshotDir: s.dir.snapshotDir(), Log: s.log,
+		SnapshotDir: s.dir.snapshotDir(), Private: c.Private, Memory: memoryReader(limit), Log: s.log,
 	}); err != nil {
 		return err
 	}

@@ -47,6 +47,9 @@ func (s *statusCmd) Run(e *env) error {
 		}
 		row(w, "sessions", out.Sessions)
 		row(w, "tombstones", out.Tombstones)
+		if mem := out.Memory; mem != nil {
+			row(w, "memory", fmt.Sprintf("%v of %v", byteSize(mem.UsedBytes), byteSize(mem.LimitBytes)))
+		}
 		fmt.Fprintln(w)
 		row(w, "STREAM", "POSITION", "FRESH", "LEASE", "STALENESS", "USED", "BUDGET", "OVERWRITES", "DIGEST")
 		for _, st := range out.Streams {

@@ -42,6 +42,7 @@ const (
 	NodeStale          = "node_stale"                   // 503: no lease
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
+	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs

@@ -28,8 +28,19 @@ type NodeStatus struct {
 	Streams       []StreamState `json:"streams"`
 	Sessions      int           `json:"sessions"`
 	Tombstones    int           `json:"tombstones"`
+	// Memory is what the process takes of what it may; absent: no limit is known.
+	Memory *MemoryState `json:"memory,omitempty"`
 	// Problems are what is wrong, or soon will be; absent: nothing.
 	Problems []Problem `json:"problems,omitempty"`
+}
+
+// MemoryState says how much memory a node has left.
+type MemoryState struct {
+	// UsedBytes is what no collection of garbage gives back.
+	UsedBytes  uint64 `json:"used_bytes"`
+	LimitBytes uint64 `json:"limit_bytes"`
+	// Full: sessions are not created.
+	Full bool `json:"full"`
 }
 
 // Problem is one thing that is wrong with a node.
@@ -51,6 +62,7 @@ const (
 	ProblemDigest       = "digest_mismatch" // nodes made different things of a stream
 	ProblemLogDead      = "log_dead"        // the embedded log takes no writes
 	ProblemLogFull      = "log_full"        // a stream is above the share of its budget at which creates are refused
+	ProblemMemoryFull   = "memory_full"     // the node's memory is above the share of its limit at which creates are refused
 )
 
 // States of a Node.
