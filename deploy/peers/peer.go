@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+
+	"github.com/alexedwards/scs/v2"
 )
 
 // peer is one alternative to Revocast.
@@ -28,12 +30,14 @@ var peers = []peer{
 	{"bare", nothing, startBare},
 	{"go-redis", missingRedis, startGoRedis},
 	{"go-redis-auto", missingRedis, startGoRedisAuto},
-	{"scs", missingRedis, startSCS},
+	{"scs", missingRedis, startSCS(jsonCodec{})},
+	{"scs-gob", missingRedis, startSCS(scs.GobCodec{})},
 	{"pgx", missingPostgres, startPGX},
 	{"jwt-rs256", nothing, startJWT("RS256")},
 	{"jwt-es256", nothing, startJWT("ES256")},
 	{"jwt-eddsa", nothing, startJWT("EdDSA")},
 	{"express-session", missingExpress, startExpress},
+	{"kratos", missingKratos, startKratos},
 }
 
 // nothing is missing for a peer that is all in this program.

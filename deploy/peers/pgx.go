@@ -54,7 +54,7 @@ func startPGX(ctx context.Context, s *stage) (service, error) {
 	if err := connectAll(ctx, db); err != nil {
 		return v, err
 	}
-	if v.backends, err = server.backends(ctx, db); err != nil {
+	if v.backends, err = server.backends(ctx); err != nil {
 		return v, err
 	}
 	v.url, err = s.serve(bearer(func(ctx context.Context, token string) ([]byte, error) {

@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5"
 )
 
 func missingPostgres(context.Context, io.Writer) string {
@@ -100,7 +100,7 @@ func startPostgres(ctx context.Context, s *stage, sharedBuffers int) (*postgresS
 		"listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200",
 		"shared_buffers=" + strconv.Itoa(sharedBuffers) + "MB",
 		"fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_wal_size=8GB",
-		"jit=off", "log_min_messages=fatal", "track_activities=on",
+		"jit=off", "autovacuum=off", "log_min_messages=fatal",
 	} {
 		args = append(args, "-c", setting)
 	}
@@ -108,12 +108,11 @@ func startPostgres(ctx context.Context, s *stage, sharedBuffers int) (*postgresS
 		return nil, err
 	}
 	return p, p.await(ctx, func(ctx context.Context) error {
-		db, err := pgxpool.New(ctx, p.url)
+		db, err := pgx.Connect(ctx, p.url)
 		if err != nil {
 			return err
 		}
-		defer db.Close()
-		return db.Ping(ctx)
+		return db.Close(ctx)
 	})
 }
 
@@ -143,10 +142,15 @@ func (s *stage) initDB(ctx context.Context, as func(string, ...string) *exec.Cmd
 }
 
 // backends are the process ids of the server: the first one, those of its
-// connections, and its helpers.
-func (p *postgresServer) backends(ctx context.Context, db *pgxpool.Pool) ([]int, error) {
+// connections, and its helpers; but not that of the connection that asks.
+func (p *postgresServer) backends(ctx context.Context) ([]int, error) {
+	db, err := pgx.Connect(ctx, p.url)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	defer db.Close(ctx)
 	pids := []int{p.pid()}
-	rows, err := db.Query(ctx, "select pid from pg_stat_activity")
+	rows, err := db.Query(ctx, "select pid from pg_stat_activity where pid <> pg_backend_pid()")
 	if err != nil {
 		return nil, fmt.Errorf("ask for processes: %w", err)
 	}

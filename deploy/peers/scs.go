@@ -35,13 +35,17 @@ func (jsonCodec) Decode(b []byte) (time.Time, map[string]any, error) {
 // startSCS starts a server whose sessions alexedwards/scs keeps in Redis.
 // Without an idle timeout, with which each request would write, and with keys
 // that are not hashed: both are scs's defaults.
-func startSCS(ctx context.Context, s *stage) (service, error) {
+func startSCS(codec scs.Codec) func(context.Context, *stage) (service, error) {
+	return func(ctx context.Context, s *stage) (service, error) { return startSCSWith(ctx, s, codec) }
+}
+
+func startSCSWith(ctx context.Context, s *stage, codec scs.Codec) (service, error) {
 	server, err := startRedis(ctx, s)
 	if err != nil {
 		return service{}, err
 	}
 	manager := scs.New()
-	manager.Codec = jsonCodec{}
+	manager.Codec = codec
 	v := service{pid: os.Getpid(), backends: []int{server.pid()}}
 	v.bytesPerSession, err = server.load(ctx, s, func(i int) (string, []byte, error) {
 		token := newToken()
