@@ -120,9 +120,12 @@ func (p *started) clean(t *testing.T) {
 	}
 }
 
-// each runs a test on every peer that can run here.
-func each(t *testing.T, test func(*testing.T, string)) {
+// each runs a test on every peer that can run here, but for what is left out.
+func each(t *testing.T, without []string, test func(*testing.T, string)) {
 	for _, p := range peers {
+		if slices.Contains(without, p.name) {
+			continue
+		}
 		t.Run(p.name, func(t *testing.T) {
 			if why := p.missing(t.Context(), os.Stderr); why != "" {
 				fmt.Fprintf(os.Stderr, "SKIPPED: %s: %s\n", t.Name(), why)
@@ -169,7 +172,7 @@ func TestMissing(t *testing.T) {
 	t.Setenv("PATH", path)
 	for _, p := range peers {
 		why := p.missing(t.Context(), io.Discard)
-		local := p.name == "bare" || strings.HasPrefix(p.name, "jwt-")
+		local := slices.Contains(noBackend, p.name)
 		// Debian's PostgreSQL is not on the PATH.
 		if p.name != "pgx" && local != (why == "") {
 			t.Errorf("%s with an empty PATH: missing is %q", p.name, why)
@@ -177,10 +180,16 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// The JWT peers have no process but their own, as bare.
+var (
+	asBare    = []string{"jwt-rs256", "jwt-es256", "jwt-eddsa"}
+	noBackend = append([]string{"bare"}, asBare...)
+)
+
 // TestServes is the contract of a peer that runs: what it prints, what it
 // answers, and that nothing is left once its standard input is closed.
 func TestServes(t *testing.T) {
-	each(t, func(t *testing.T, name string) {
+	each(t, nil, func(t *testing.T, name string) {
 		p := start(t, name)
 		if p.Name != name || p.Status != http.StatusOK || !running(p.PID) {
 			t.Errorf("wrong line: %+v", p.line)
@@ -273,10 +282,7 @@ func get(t *testing.T, url, header, value string) (int, string) {
 
 // TestTerminated sends SIGTERM while a request's connection is still open.
 func TestTerminated(t *testing.T) {
-	each(t, func(t *testing.T, name string) {
-		if strings.HasPrefix(name, "jwt-") {
-			t.Skip("as bare")
-		}
+	each(t, asBare, func(t *testing.T, name string) {
 		p := start(t, name)
 		get(t, p.URL, "Authorization", "garbage")
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -289,10 +295,7 @@ func TestTerminated(t *testing.T) {
 // TestUnwanted closes standard input while the peer is still being prepared:
 // as soon as it has a temporary file, and a while after that.
 func TestUnwanted(t *testing.T) {
-	each(t, func(t *testing.T, name string) {
-		if strings.HasPrefix(name, "jwt-") || name == "bare" {
-			t.Skip("it has no process that could be left")
-		}
+	each(t, noBackend, func(t *testing.T, name string) {
 		for _, begun := range []string{"*", "*/*/base/1/PG_VERSION", "*/redis.conf"} {
 			if strings.Contains(begun, "redis") == (name == "pgx" || name == "kratos") && begun != "*" {
 				continue // the other kind's
@@ -324,16 +327,33 @@ func TestKilled(t *testing.T) {
 		fmt.Fprintln(os.Stderr, "SKIPPED: TestKilled: only Linux can end a process together with its parent")
 		t.Skip("NOT TESTED on this machine: it has no /proc")
 	}
-	each(t, func(t *testing.T, name string) {
-		if strings.HasPrefix(name, "jwt-") {
-			t.Skip("as bare")
-		}
+	each(t, asBare, func(t *testing.T, name string) {
 		p := start(t, name)
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = p.cmd.Wait() // it was killed
 		p.gone(t)
+	})
+}
+
+// TestBackendEnds ends the backend: a peer without it must not be
+// measured any further.
+func TestBackendEnds(t *testing.T) {
+	each(t, noBackend, func(t *testing.T, name string) {
+		p := start(t, name)
+		if err := syscall.Kill(p.BackendPIDs[0], syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.ReadAll(p.stdout) // until it ends
+		var exit *exec.ExitError
+		if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(p.stderr.String(), " ended: ") {
+			t.Errorf("it ended with %v, want 1 and a reason\n%s", err, &p.stderr)
+		}
+		p.gone(t)
+		if left, err := os.ReadDir(p.temp); len(left) > 0 || err != nil {
+			t.Errorf("left in the temporary directory: %v, %v", left, err)
+		}
 	})
 }
 

@@ -21,7 +21,7 @@ const (
 	// poolSize is how many connections to Redis a peer holds, pgxConns how many
 	// to PostgreSQL, where each is a process.
 	poolSize = 64
-	pgxConns = 32
+	pgxConns = 16
 
 	readyWithin = 60 * time.Second // how long a backend may take to start
 	stopWithin  = 5 * time.Second  // how long it may take to end before it is killed
