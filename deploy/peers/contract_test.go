@@ -364,7 +364,7 @@ func TestRefused(t *testing.T) {
 		{"run", "bare", "--body-bytes", "0"}, {"run", "bare", "--unknown"}, {"run", "bare", "more"},
 	} {
 		var stdout bytes.Buffer
-		if err := run(t.Context(), args, strings.NewReader(""), &stdout, io.Discard); err == nil || stdout.Len() > 0 {
+		if err := run(t.Context(), args, strings.NewReader(""), &stdout, io.Discard); !errors.Is(err, errUsage) || stdout.Len() > 0 {
 			t.Errorf("%q: %v, printed %q", args, err, &stdout)
 		}
 	}

@@ -98,7 +98,7 @@ func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout, std
 		}
 	}
 	if p == nil {
-		return fmt.Errorf("no peer %q: see list", args[0])
+		return fmt.Errorf("no peer %q: see list\n%w", args[0], errUsage)
 	}
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -108,7 +108,7 @@ func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout, std
 		return errUsage
 	}
 	if *sessions < 1 || *body < 1 || *body > 1<<16 {
-		return fmt.Errorf("--sessions must be at least 1, --body-bytes from 1 to %d", 1<<16)
+		return fmt.Errorf("--sessions must be at least 1, --body-bytes from 1 to %d\n%w", 1<<16, errUsage)
 	}
 
 	// Whoever started this process holds its standard input open for as long
