@@ -180,10 +180,12 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// The JWT peers have no process but their own, as bare.
+// Some peers differ from another one only in how they verify; the JWT peers, as
+// bare, have no process but their own.
 var (
-	asBare    = []string{"jwt-rs256", "jwt-es256", "jwt-eddsa"}
-	noBackend = append([]string{"bare"}, asBare...)
+	noBackend   = []string{"bare", "jwt-rs256", "jwt-es256", "jwt-eddsa"}
+	alike       = append([]string{"go-redis-auto", "scs-gob"}, noBackend[1:]...)
+	alikeOrBare = append([]string{"bare"}, alike...)
 )
 
 // TestServes is the contract of a peer that runs: what it prints, what it
@@ -282,7 +284,7 @@ func get(t *testing.T, url, header, value string) (int, string) {
 
 // TestTerminated sends SIGTERM while a request's connection is still open.
 func TestTerminated(t *testing.T) {
-	each(t, asBare, func(t *testing.T, name string) {
+	each(t, alike, func(t *testing.T, name string) {
 		p := start(t, name)
 		get(t, p.URL, "Authorization", "garbage")
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -295,7 +297,7 @@ func TestTerminated(t *testing.T) {
 // TestUnwanted closes standard input while the peer is still being prepared:
 // as soon as it has a temporary file, and a while after that.
 func TestUnwanted(t *testing.T) {
-	each(t, noBackend, func(t *testing.T, name string) {
+	each(t, alikeOrBare, func(t *testing.T, name string) {
 		for _, begun := range []string{"*", "*/*/base/1/PG_VERSION", "*/redis.conf"} {
 			if strings.Contains(begun, "redis") == (name == "pgx" || name == "kratos") && begun != "*" {
 				continue // the other kind's
@@ -327,7 +329,7 @@ func TestKilled(t *testing.T) {
 		fmt.Fprintln(os.Stderr, "SKIPPED: TestKilled: only Linux can end a process together with its parent")
 		t.Skip("NOT TESTED on this machine: it has no /proc")
 	}
-	each(t, asBare, func(t *testing.T, name string) {
+	each(t, alike, func(t *testing.T, name string) {
 		p := start(t, name)
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -340,7 +342,7 @@ func TestKilled(t *testing.T) {
 // TestBackendEnds ends the backend: a peer without it must not be
 // measured any further.
 func TestBackendEnds(t *testing.T) {
-	each(t, noBackend, func(t *testing.T, name string) {
+	each(t, alikeOrBare, func(t *testing.T, name string) {
 		p := start(t, name)
 		if err := syscall.Kill(p.BackendPIDs[0], syscall.SIGINT); err != nil {
 			t.Fatal(err)
@@ -389,10 +391,15 @@ func TestPicked(t *testing.T) {
 // TestSessionSize checks that a session has the size asked for.
 func TestSessionSize(t *testing.T) {
 	for _, size := range []int{1, 200, 400, 560, 599, 4000} {
-		s := &stage{body: size, now: time.Now().UTC().Truncate(time.Second)}
-		s.expires = s.now.Add(time.Hour)
-		_, text, err := s.session(7)
-		if err != nil || checked(text) != nil || size >= 200 && len(text) != size || len(text) > max(size, 200) {
+		now := time.Now().UTC().Truncate(time.Second)
+		tmpl, err := newTemplate(now, now.Add(time.Hour), size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		user, text := tmpl.session(7)
+		var got session
+		err = json.Unmarshal(text, &got)
+		if err != nil || checked(text) != nil || got.UserID != user || size >= 200 && len(text) != size || len(text) > max(size, 200) {
 			t.Errorf("asked for %d bytes: %d, %v: %s", size, len(text), err, text)
 		}
 	}

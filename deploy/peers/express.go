@@ -116,10 +116,7 @@ func expressSession(s *stage, i int) ([]byte, error) {
 		HTTPOnly bool   `json:"httpOnly"`
 		Path     string `json:"path"`
 	}
-	_, text, err := s.session(i)
-	if err != nil {
-		return nil, err
-	}
+	_, text := s.session(i)
 	value, err := json.Marshal(struct {
 		Cookie  cookie          `json:"cookie"`
 		Session json.RawMessage `json:"session"`

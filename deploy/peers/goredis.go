@@ -38,8 +38,8 @@ func goRedis(ctx context.Context, s *stage, via func(*redis.Client) (getter, err
 		if s.picked(i) {
 			v.credentials = append(v.credentials, "Authorization: Bearer "+token)
 		}
-		_, text, err := s.session(i)
-		return redisKey(token), text, err
+		_, text := s.session(i)
+		return redisKey(token), text, nil
 	})
 	if err != nil {
 		return v, err

@@ -76,7 +76,7 @@ func jwtKey(alg string) (crypto.Signer, error) {
 func jwtMint(s *stage, i int, alg string, key crypto.Signer) (string, error) {
 	c := claims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: jwtIssuer, Subject: fmt.Sprintf("user-%08d@example.com", i), Audience: jwt.ClaimStrings{jwtAudience},
+			Issuer: jwtIssuer, Subject: userID(i), Audience: jwt.ClaimStrings{jwtAudience},
 			IssuedAt: jwt.NewNumericDate(s.now), NotBefore: jwt.NewNumericDate(s.now.Add(-10 * time.Second)),
 			ExpiresAt: jwt.NewNumericDate(s.expires), ID: base64.RawURLEncoding.EncodeToString(random(16)),
 		},

@@ -89,7 +89,7 @@ func kratosLoad(ctx context.Context, s *stage, db *pgx.Conn) ([]string, error) {
 	_, err := db.CopyFrom(ctx, pgx.Identifier{"identities"},
 		[]string{"id", "schema_id", "traits", "created_at", "updated_at", "nid", "state", "state_changed_at", "available_aal"},
 		each(func(i int) []any {
-			traits := fmt.Sprintf(`{"email":"user-%08d@example.com"}`, i)
+			traits := `{"email":"` + userID(i) + `"}`
 			return []any{kratosUUID('i', i), "default", traits, s.now, s.now, network, "active", s.now, "aal1"}
 		}))
 	if err != nil {

@@ -86,9 +86,9 @@ func pgxLoad(ctx context.Context, s *stage, db *pgxpool.Pool) ([]string, error) 
 		if s.picked(i) {
 			credentials = append(credentials, "Authorization: Bearer "+token)
 		}
-		ses, text, err := s.session(i)
+		user, text := s.session(i)
 		i++
-		return []any{hashed(token), ses.UserID, ses.ExpiresAt, text}, err
+		return []any{hashed(token), user, s.expires, text}, nil
 	})
 	if _, err := db.CopyFrom(ctx, pgx.Identifier{"sessions"}, []string{"token_hash", "user_id", "expires_at", "data"}, next); err != nil {
 		return nil, err

@@ -52,11 +52,8 @@ func startSCSWith(ctx context.Context, s *stage, codec scs.Codec) (service, erro
 		if s.picked(i) {
 			v.credentials = append(v.credentials, "Cookie: "+manager.Cookie.Name+"="+token)
 		}
-		ses, text, err := s.session(i)
-		if err != nil {
-			return "", nil, err
-		}
-		value, err := manager.Codec.Encode(s.expires, map[string]any{"user_id": ses.UserID, "session": string(text)})
+		user, text := s.session(i)
+		value, err := manager.Codec.Encode(s.expires, map[string]any{"user_id": user, "session": string(text)})
 		if err != nil {
 			err = fmt.Errorf("encode session: %w", err)
 		}

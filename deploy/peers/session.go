@@ -37,32 +37,49 @@ type device struct {
 	UserAgent string `json:"user_agent"`
 }
 
-// session returns the i-th session and its JSON of s.body bytes; when that is
-// too few to hold everything, only what a session cannot do without.
-func (s *stage) session(i int) (session, []byte, error) {
+// template is the JSON of a session, of which each one has its own ids.
+type template struct {
+	text     []byte
+	id, user int // where they begin
+}
+
+// newTemplate returns a template of size bytes; when that is too few to hold
+// everything, with only what a session cannot do without.
+func newTemplate(now, expires time.Time, size int) (template, error) {
 	v := session{
-		SessionID: base64.RawURLEncoding.EncodeToString(random(16)),
-		UserID:    fmt.Sprintf("user-%08d@example.com", i),
-		ExpiresAt: s.expires,
-		CreatedAt: &s.now, LastAccessedAt: &s.now,
-		Factors:    []factor{{"password", s.now}, {"totp", s.now}},
+		SessionID: base64.RawURLEncoding.EncodeToString(make([]byte, 16)),
+		UserID:    userID(0),
+		ExpiresAt: expires,
+		CreatedAt: &now, LastAccessedAt: &now,
+		Factors:    []factor{{"password", now}, {"totp", now}},
 		Device:     &device{"203.0.113.7", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"},
 		Attributes: map[string]string{"plan": "team", "note": ""},
 	}
 	text, err := json.Marshal(v)
-	if err == nil && len(text) > s.body {
+	if err == nil && len(text) > size {
 		v = session{SessionID: v.SessionID, UserID: v.UserID, ExpiresAt: v.ExpiresAt, Attributes: v.Attributes}
 		text, err = json.Marshal(v)
 	}
-	if err == nil && len(text) < s.body {
-		v.Attributes["note"] = filler(s.body - len(text))
+	if err == nil && len(text) < size {
+		v.Attributes["note"] = filler(size - len(text))
 		text, err = json.Marshal(v)
 	}
 	if err != nil {
-		return v, nil, fmt.Errorf("encode session: %w", err)
+		return template{}, fmt.Errorf("encode session: %w", err)
 	}
-	return v, text, nil
+	return template{text, bytes.Index(text, []byte(v.SessionID)), bytes.Index(text, []byte(v.UserID))}, nil
 }
+
+// session returns the user and the JSON of the i-th session.
+func (t *template) session(i int) (user string, text []byte) {
+	user, text = userID(i), bytes.Clone(t.text)
+	base64.RawURLEncoding.Encode(text[t.id:], random(16))
+	copy(text[t.user:], user)
+	return user, text
+}
+
+// userID is of the same length for each of a hundred million.
+func userID(i int) string { return fmt.Sprintf("user-%08d@example.com", i%1e8) }
 
 // filler is n bytes of text.
 func filler(n int) string {

@@ -33,6 +33,7 @@ type stage struct {
 	dir            string // 0711: a backend may run as another user
 	sessions, body int
 	now, expires   time.Time // of all sessions
+	template
 
 	// failed gets the first thing that ended by itself.
 	failed chan error
@@ -43,18 +44,20 @@ type stage struct {
 }
 
 func newStage(sessions, body int) (*stage, error) {
-	dir, err := os.MkdirTemp("", "revocast-peer-")
+	now := time.Now().UTC().Truncate(time.Second)
+	s := &stage{sessions: sessions, body: body, now: now, expires: now.Add(24 * time.Hour), failed: make(chan error, 1)}
+	var err error
+	if s.template, err = newTemplate(s.now, s.expires, body); err != nil {
+		return nil, err
+	}
+	s.dir, err = os.MkdirTemp("", "revocast-peer-")
 	if err != nil {
 		return nil, fmt.Errorf("make temporary directory: %w", err)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil {
-		return nil, errors.Join(fmt.Errorf("open temporary directory: %w", err), os.RemoveAll(dir))
+	if err := os.Chmod(s.dir, 0o711); err != nil {
+		return nil, errors.Join(fmt.Errorf("open temporary directory: %w", err), os.RemoveAll(s.dir))
 	}
-	now := time.Now().UTC().Truncate(time.Second)
-	return &stage{
-		dir: dir, sessions: sessions, body: body, now: now, expires: now.Add(24 * time.Hour),
-		failed: make(chan error, 1),
-	}, nil
+	return s, nil
 }
 
 // close ends everything that was started, last first.
