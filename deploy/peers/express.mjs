@@ -38,5 +38,5 @@ const server = app.listen(0, '127.0.0.1', (e) => {
   if (e) throw e
   console.log(server.address().port)
 })
-// As the Go servers do: a connection stays for as long as the client wants it.
-server.keepAliveTimeout = 0
+// As long as the Go servers: a connection that waits for its turn is not closed.
+server.keepAliveTimeout = 90_000

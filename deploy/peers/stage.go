@@ -82,14 +82,22 @@ func (s *stage) fail(err error) {
 	}
 }
 
-// serve serves h on a free port and returns the URL. There are no timeouts,
-// which would set a timer on each request: the peers get their best case.
+// serve serves h on a free port and returns the URL. The limits are those of a
+// node's listener: they cost each request some microseconds, and a server that
+// others reach cannot be without.
 func (s *stage) serve(h http.Handler) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
-	s.server = &http.Server{Handler: h}
+	s.server = &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+	}
 	s.wg.Go(func() {
 		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.fail(fmt.Errorf("serve: %w", err))
