@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks a checkout: format, vet, staticcheck, tests, real processes under faults,
 # tests under the race detector, and the tests that need other programs
-# (deploy/compat), where they are there. Runs on a clean checkout and changes nothing in it.
+# (deploy/compat, deploy/peers), where they are there. Runs on a clean checkout and changes nothing in it.
 #
 #   deploy/ci/check.sh            all steps
 #   deploy/ci/check.sh vet race   only these
@@ -55,7 +55,18 @@ compat() {
 	deploy/compat/run
 }
 
-steps=(format vet static model tests processes race compat)
+# What bench --peers measures beside a node: that each peer serves, and leaves
+# nothing behind. Its libraries are no part of the product, so a machine that
+# cannot get them is none the worse.
+peers() {
+	if ! (cd deploy/peers && go mod download); then
+		echo "SKIPPED: peers: NOT TESTED on this machine: the modules of deploy/peers cannot be downloaded"
+		return
+	fi
+	(cd deploy/peers && go vet ./... && go test -count=1 -v ./...)
+}
+
+steps=(format vet static model tests processes race compat peers)
 chosen=("$@")
 [ $# -eq 0 ] && chosen=("${steps[@]}")
 for step in "${chosen[@]}"; do
