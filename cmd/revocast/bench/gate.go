@@ -1,0 +1,93 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+)
+
+// gate is one row of the targets.
+type gate struct {
+	row    string
+	figure string // its id
+	// atLeast or atMost is the target; the other is 0.
+	atLeast, atMost float64
+	// from and to bound the number of sessions for which the row counts; 0: any.
+	from, to int
+}
+
+// million is in what the targets count sessions.
+const million = 1_000_000
+
+// gates are the targets.
+var gates = []gate{
+	{row: "verify GET, requests", figure: "verify/rps", atLeast: 0.95},
+	{row: "verify GET, CPU", figure: "verify/cpu", atMost: 1.10},
+	{row: "verify POST, requests", figure: "post/rps", atLeast: 0.93},
+	{row: "verify POST, CPU", figure: "post/cpu", atMost: 1.10},
+	{row: "verify JWT, requests", figure: "jwt/rps", atLeast: 0.95},
+	{row: "verify JWT, CPU", figure: "jwt/cpu", atMost: 1.10},
+}
+
+// Verdict is what came of a gate.
+type Verdict struct {
+	Row    string  `json:"row"`
+	Figure float64 `json:"figure"`
+	Target string  `json:"target"`
+	OK     bool    `json:"ok"`
+	// Refused says why there is no figure to judge.
+	Refused string `json:"refused,omitempty"`
+}
+
+// String is the line that scripts look for.
+func (v Verdict) String() string {
+	switch {
+	case v.Refused != "":
+		return fmt.Sprintf("GATE %s MISSED (%s) want %s", v.Row, v.Refused, v.Target)
+	case v.OK:
+		return fmt.Sprintf("GATE %s ok %s want %s", v.Row, number(v.Figure), v.Target)
+	}
+	return fmt.Sprintf("GATE %s MISSED %s want %s", v.Row, number(v.Figure), v.Target)
+}
+
+// Judge holds what was measured against the targets, and returns an error that
+// names those that were missed. A figure that was refused is missed; what was
+// not asked for is not judged.
+func (r *Report) Judge() error {
+	var missed []string
+	for _, g := range gates {
+		v, ok := g.judge(r)
+		if !ok {
+			continue
+		}
+		r.Gates = append(r.Gates, v)
+		if !v.OK {
+			missed = append(missed, v.Row)
+		}
+	}
+	switch {
+	case len(r.Gates) == 0:
+		return fmt.Errorf("no target was measured")
+	case len(missed) > 0:
+		return fmt.Errorf("%d of %d targets are missed: %s", len(missed), len(r.Gates), strings.Join(missed, "; "))
+	}
+	return nil
+}
+
+// judge returns the verdict, and false when the row was not measured.
+func (g *gate) judge(r *Report) (Verdict, bool) {
+	f, ok := r.find(g.figure)
+	if !ok || r.Sessions < g.from || g.to > 0 && r.Sessions > g.to {
+		return Verdict{}, false
+	}
+	v := Verdict{Row: g.row, Figure: f.Value, Refused: f.Refused}
+	if g.atLeast > 0 {
+		v.Target, v.OK = "at least "+number(g.atLeast), f.Value >= g.atLeast
+	} else {
+		v.Target, v.OK = "at most "+number(g.atMost), f.Value <= g.atMost
+	}
+	if f.Unit != "x" {
+		v.Target += " " + f.Unit
+	}
+	v.OK = v.OK && f.Refused == ""
+	return v, true
+}
