@@ -31,6 +31,7 @@ type benchCmd struct {
 	Tokens   string        `env:"-" placeholder:"FILE" help:"With --url: a file with the token or the JWT of a session on each line."`
 	PID      int           `env:"-" name:"pid" placeholder:"N" help:"With --url: the process of the node, whose CPU is to be counted."`
 	Gate     bool          `env:"-" help:"Hold what was measured against the targets, and exit with 1 if one is missed."`
+	Growth   counts        `env:"-" placeholder:"N,…" help:"Measure the projection with these numbers of sessions, such as 10k,100k,1M,10M."`
 	JSON     string        `env:"-" name:"json" placeholder:"FILE" help:"Write everything to this file as JSON."`
 }
 
@@ -66,7 +67,7 @@ func (c *benchCmd) Run(e *env) error {
 func (c *benchCmd) config(e *env) (bench.Config, error) {
 	conf := bench.Config{
 		Version: programVersion(), Sessions: int(c.Sessions), Only: c.Only, Rounds: c.Rounds, Duration: c.Duration,
-		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Progress: e.stderr,
+		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Growth: c.Growth, Progress: e.stderr,
 	}
 	path, err := os.Executable()
 	if err != nil {
@@ -143,6 +144,25 @@ func (*benchBareCmd) Run(e *env) error {
 		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	})
+}
+
+// counts are several of them, joined by commas.
+type counts []int
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (c *counts) UnmarshalText(text []byte) error {
+	*c = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		var n count
+		if err := n.UnmarshalText([]byte(part)); err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("number %q: want at least 1", part)
+		}
+		*c = append(*c, int(n))
+	}
+	return nil
 }
 
 var _ kong.HelpProvider = (*benchCmd)(nil)

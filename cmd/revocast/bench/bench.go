@@ -69,6 +69,16 @@ var scenarios = []scenario{
 	{"post", "verify by token, POST of JSON", true, (*runner).verifyPost},
 	{"jwt", "verify by JWT", true, (*runner).verifyJWT},
 	{"garbage", "verify with as many garbage tokens mixed in", true, (*runner).garbage},
+	{"mint", "minting beside the bare signature, and over HTTP", false, (*runner).mint},
+	{"create", "creates, each on disk before it is answered", false, (*runner).create},
+	{"revoke", "from a revoke until every one of three nodes denies, under load", false, (*runner).revoke},
+	{"lean", "verify on the listeners of --verify-listen", false, (*runner).lean},
+	{"busy", "verify while 2,000 events/s are applied and snapshots are written", false, (*runner).busy},
+	{"tail", "p99 during key rotation, a user-wide revoke, snapshots and a replay", false, (*runner).tail},
+	{"memory", "memory of the process", false, (*runner).memory},
+	{"start", "from the start of the process to the first right answer", false, (*runner).begin},
+	{"inprocess", "the projection alone: lookup, memory, collector, snapshot", false, (*runner).inprocess},
+	{"apply", "events applied a second, from memory and from the log", false, (*runner).apply},
 }
 
 // Scenarios returns the names of all scenarios, in the order in which they run.
@@ -183,7 +193,7 @@ func (r *runner) all(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return nil
+	return r.grow(ctx)
 }
 
 // say tells what is being done.
@@ -201,10 +211,7 @@ func (r *runner) start(ctx context.Context) (*system, error) {
 	if r.system, err = startSystem(ctx, r.Program, r.dir, r.Sessions); err != nil {
 		return nil, err
 	}
-	if err := r.system.load(ctx); err != nil {
-		return nil, err
-	}
-	r.say("loaded in %s", r.system.loadedIn.Round(time.Millisecond))
+	r.say("written in %s, read by the node in %s", r.system.loadedIn.Round(time.Millisecond), r.system.readIn.Round(time.Millisecond))
 	return r.system, nil
 }
 

@@ -11,6 +11,8 @@ type gate struct {
 	figure string // its id
 	// atLeast or atMost is the target; the other is 0.
 	atLeast, atMost float64
+	// none: the figure is to be 0.
+	none bool
 	// from and to bound the number of sessions for which the row counts; 0: any.
 	from, to int
 }
@@ -26,6 +28,26 @@ var gates = []gate{
 	{row: "verify POST, CPU", figure: "post/cpu", atMost: 1.10},
 	{row: "verify JWT, requests", figure: "jwt/rps", atLeast: 0.95},
 	{row: "verify JWT, CPU", figure: "jwt/cpu", atMost: 1.10},
+	{row: "verify while busy, requests", figure: "busy/rps", atLeast: 0.80},
+	{row: "verify-listen, requests", figure: "lean/rps", atLeast: 1.5},
+	{row: "in-process verify", figure: "inprocess/ns", atMost: 400, to: million},
+	{row: "in-process verify", figure: "inprocess/ns", atMost: 600, from: million + 1},
+	{row: "in-process verify, allocations", figure: "inprocess/allocs", none: true},
+	{row: "memory beside the private part", figure: "memory/beside", atMost: 200},
+	{row: "memory in all", figure: "memory/session", atMost: 440},
+	{row: "memory returned", figure: "memory/returned", atLeast: 0.8},
+	{row: "collector, one cycle", figure: "gc/cycle", atMost: 5},
+	{row: "collector, longest pause", figure: "gc/pause", atMost: 1},
+	{row: "tail during snapshots", figure: "tail/snapshot", atMost: 2},
+	{row: "tail during a user-wide revoke", figure: "tail/revoke", atMost: 2},
+	{row: "tail during key rotation", figure: "tail/rotation", atMost: 2},
+	{row: "tail during a replay", figure: "tail/replay", atMost: 2},
+	{row: "apply from the log", figure: "apply/log", atLeast: 150_000},
+	{row: "apply from memory", figure: "apply/memory", atLeast: 500_000},
+	{row: "start from a snapshot", figure: "start", atMost: 3, to: million},
+	{row: "start from a snapshot", figure: "start", atMost: 20, from: million + 1},
+	{row: "mint ES256", figure: "mint/ES256", atMost: 1.25},
+	{row: "mint EdDSA", figure: "mint/EdDSA", atMost: 1.25},
 }
 
 // Verdict is what came of a gate.
@@ -80,12 +102,14 @@ func (g *gate) judge(r *Report) (Verdict, bool) {
 		return Verdict{}, false
 	}
 	v := Verdict{Row: g.row, Figure: f.Value, Refused: f.Refused}
-	if g.atLeast > 0 {
+	if g.none {
+		v.Target, v.OK = "none", f.Value == 0
+	} else if g.atLeast > 0 {
 		v.Target, v.OK = "at least "+number(g.atLeast), f.Value >= g.atLeast
 	} else {
 		v.Target, v.OK = "at most "+number(g.atMost), f.Value <= g.atMost
 	}
-	if f.Unit != "x" {
+	if f.Unit != "x" && f.Unit != "" && !g.none {
 		v.Target += " " + f.Unit
 	}
 	v.OK = v.OK && f.Refused == ""

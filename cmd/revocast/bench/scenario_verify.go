@@ -3,8 +3,9 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/revocast/revocast/events"
 )
@@ -46,7 +47,7 @@ func (r *runner) tokens(ctx context.Context) (all []string, err error) {
 		return nil, err
 	}
 	for range min(credentialCount, s.sessions) {
-		all = append(all, token(s.log.Number(), rand.IntN(s.sessions)).Reveal())
+		all = append(all, token(s.log.Number(), s.anySession()).Reveal())
 	}
 	return all, nil
 }
@@ -147,7 +148,7 @@ func (r *runner) jwts(ctx context.Context) (all []string, err error) {
 		var out struct {
 			JWT string `json:"session_jwt"`
 		}
-		body := map[string]string{"session_token": token(s.log.Number(), rand.IntN(s.sessions)).Reveal()}
+		body := map[string]string{"session_token": token(s.log.Number(), s.anySession()).Reveal()}
 		if err := s.call(ctx, "POST", "/v1/sessions/authenticate", s.access.APIKey, body, &out); err != nil {
 			return nil, fmt.Errorf("mint: %w", err)
 		}
@@ -156,9 +157,12 @@ func (r *runner) jwts(ctx context.Context) (all []string, err error) {
 	return all, nil
 }
 
+// garbageCount is how many garbage tokens take turns: a flood of one sender.
+const garbageCount = 1000
+
 // garbage measures good tokens alone, the same with as many unknown tokens mixed
-// in, and unknown ones alone. Each unknown token comes again after some thousand
-// others, as in a flood of one sender.
+// in, and unknown ones alone. The node has been shown each of them before: the
+// first time it makes sure that it is not behind, which takes a heartbeat.
 func (r *runner) garbage(ctx context.Context) error {
 	tokens, err := r.tokens(ctx)
 	if err != nil || len(tokens) == 0 {
@@ -170,10 +174,11 @@ func (r *runner) garbage(ctx context.Context) error {
 	}
 	good := getting(tokens)
 	var mixed, bad []Request
-	for _, g := range good {
-		junk := Request{getVerify("/v1/verify", events.NewToken(key.Stream()).Reveal()), 401}
-		bad = append(bad, junk)
-		mixed = append(mixed, g, junk)
+	for range garbageCount {
+		bad = append(bad, Request{getVerify("/v1/verify", events.NewToken(key.Stream()).Reveal()), 401})
+	}
+	for i, g := range good {
+		mixed = append(mixed, g, bad[i%len(bad)])
 	}
 	var targets []*Target
 	for _, kind := range []struct {
@@ -186,6 +191,9 @@ func (r *runner) garbage(ctx context.Context) error {
 		}
 		targets = append(targets, t)
 	}
+	if err := showAll(targets[2]); err != nil {
+		return err
+	}
 	c, err := r.held(ctx, "garbage", "verify of good tokens", targets...)
 	if err != nil {
 		return err
@@ -193,4 +201,28 @@ func (r *runner) garbage(ctx context.Context) error {
 	r.report.ratio("garbage/half", "verify with half garbage, requests a second to those without", ratio(c.Targets[2], c.Targets[1], c.Targets[0], rps))
 	r.report.ratio("garbage/reject", "rejecting garbage, CPU to that of accepting", ratio(c.Targets[3], c.Targets[1], c.Targets[0], cpu))
 	return nil
+}
+
+// showAll sends each request of the target once, all of them at about the same
+// time, until it was answered as it should be.
+func showAll(t *Target) error {
+	var g errgroup.Group
+	g.SetLimit(250)
+	for _, r := range t.Requests {
+		g.Go(func() error {
+			w, err := t.connect()
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			for range 10 { // 503: so many waited that this one was not to be kept waiting
+				status, err := w.do(r.Bytes)
+				if err != nil || status == r.Want {
+					return err
+				}
+			}
+			return fmt.Errorf("%s: not answered with %d in 10 attempts", t.Name, r.Want)
+		})
+	}
+	return g.Wait()
 }

@@ -9,20 +9,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/revocast/revocast/events"
 )
 
-// region is the region of a system that bench makes.
-const region = "bench"
+// The region of a system that bench makes, its JetStream domain, and the region
+// that is added to it.
+const (
+	region = "bench"
+	domain = "bench"
+	other  = "other"
+)
 
 // system is what is measured: a NATS server that holds the log, as deployed (each
 // acknowledgement is on disk), and a node, as processes of their own.
@@ -36,9 +44,13 @@ type system struct {
 	conn     *events.Conn
 	log      *events.JetStream
 	access   access
-	listen   string // of the node, the same in all its lives
-	loadedIn time.Duration
-	empty    int64 // memory of the node before it held sessions; 0: not known
+	// listen is where the node answers, nats where the server does, the same in
+	// all their lives.
+	listen, nats string
+	loadedIn     time.Duration // by the log
+	readIn       time.Duration // from the log, by the node
+	fed          atomic.Int64  // sessions that were added while something was measured
+	empty        int64         // memory of the node before it held sessions; 0: not known
 }
 
 // access is what bootstrap.json says.
@@ -50,11 +62,12 @@ type access struct {
 
 // brokerConfig is the configuration of the NATS server.
 const brokerConfig = `server_name: bench
-listen: "127.0.0.1:-1"
+listen: %q
 jetstream {
   store_dir: %q
   max_file: 1T
   sync_interval: %s
+  domain: bench
 }
 ping_max: 2
 `
@@ -62,29 +75,98 @@ ping_max: 2
 // startTimeout bounds how long a process may take until it answers.
 const startTimeout = 5 * time.Minute
 
-// startSystem starts server and node below dir. The caller closes what is
-// returned, also with an error.
+// startSystem makes a server and a node below dir, and loads the sessions. The
+// caller closes what is returned, also with an error.
+//
+// Sessions are written while no node follows and the server does not sync: that
+// takes a tenth of the time. Before anything is measured the server begins
+// another life, in which it syncs before each acknowledgement as deployed ones
+// do, and the node reads what was written.
 func startSystem(ctx context.Context, program Program, dir string, sessions int) (*system, error) {
 	s := &system{program: program, dir: dir, sessions: sessions}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	var err error
-	if s.broker, err = startBroker(ctx, program, dir, "always"); err != nil {
-		return s, err
+	err := s.make(ctx)
+	if err == nil {
+		begun := time.Now()
+		err = s.load(ctx)
+		s.loadedIn = time.Since(begun)
 	}
-	if s.listen, err = freeAddr(); err != nil {
-		return s, err
+	if err == nil {
+		err = s.begin(ctx)
 	}
-	size := strconv.Itoa(4*sessions/1000+512) + "MiB"
-	if err := s.startNode(ctx, "--init", "--replicas", "1", "--max-bytes", size); err != nil {
-		return s, err
-	}
-	return s, s.open(ctx)
+	return s, err
 }
 
-func startBroker(ctx context.Context, program Program, dir, sync string) (*child, error) {
-	file := filepath.Join(dir, "nats-"+sync+".conf")
-	conf := fmt.Sprintf(brokerConfig, filepath.Join(dir, "nats-"+sync), sync)
+// make makes the streams and the first keys.
+func (s *system) make(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if s.listen, err = freeAddr(); err != nil {
+		return err
+	}
+	if s.nats, err = freeAddr(); err != nil {
+		return err
+	}
+	if s.broker, err = startBroker(ctx, s.program, s.dir, s.nats, "1h"); err != nil {
+		return err
+	}
+	size := strconv.FormatInt(s.budget(), 10)
+	if err := s.startNode(ctx, "--init", "--replicas", "1", "--max-bytes", size); err != nil {
+		return err
+	}
+	if s.empty, err = residentOf(s.node.pid()); err != nil && !errors.Is(err, errNoProc) {
+		return err
+	}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	return s.node.end()
+}
+
+// budget is how many bytes a stream may take: far more than it will.
+func (s *system) budget() int64 { return int64(s.sessions)*4096 + 512<<20 }
+
+// addRegion makes the stream of another region and writes n sessions to it, and
+// returns its number.
+func (s *system) addRegion(ctx context.Context, n int) (uint8, error) {
+	err := events.CreateCluster(ctx, s.conn, events.ClusterConfig{
+		Cluster: s.log.Cluster(), Region: other, Keys: s.keys, MaxBytes: s.budget(), Join: domain,
+	})
+	if err != nil {
+		return 0, err
+	}
+	log, err := events.Open(ctx, s.conn, events.StreamConfig{Region: other})
+	if err != nil {
+		return 0, err
+	}
+	return log.Number(), s.appendAll(ctx, other, n, func(i int) (events.Event, []byte) {
+		return newSession(log.Number(), s.access.App, "other-"+strconv.Itoa(i*2/3), i, time.Now().UnixMilli())
+	})
+}
+
+// begin begins the life of server and node in which they are measured.
+func (s *system) begin(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.broker.end(); err != nil {
+		return err
+	}
+	if s.broker, err = startBroker(ctx, s.program, s.dir, s.nats, "always"); err != nil {
+		return err
+	}
+	begun := time.Now()
+	if err := s.startNode(ctx); err != nil {
+		return err
+	}
+	if err := s.awaitSessions(ctx, s.listen); err != nil {
+		return err
+	}
+	s.readIn = time.Since(begun)
+	return nil
+}
+
+func startBroker(ctx context.Context, program Program, dir, listen, sync string) (*child, error) {
+	file := filepath.Join(dir, "nats.conf")
+	conf := fmt.Sprintf(brokerConfig, listen, filepath.Join(dir, "nats"), sync)
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return nil, fmt.Errorf("configure NATS server: %w", err)
 	}
@@ -158,64 +240,77 @@ func (s *system) close() {
 	s.broker.kill()
 }
 
-// loaders is how many events are on their way at once while sessions are loaded:
-// the log commits them in batches of 500.
-const loaders = 1024
+// loaders is how many events are on their way at once in each of lanes while
+// sessions are loaded. A lane commits them in batches of 500, one at a time.
+const (
+	loaders = 512
+	lanes   = 2
+)
 
-// load writes the sessions to the log, and returns once the node has them.
+// load writes the sessions to the log.
 func (s *system) load(ctx context.Context) error {
-	s.empty, _ = residentOf(s.node.pid()) // 0: it is not known
-	begun := time.Now()
-	if err := s.appendAll(ctx, s.sessions, func(i int) (events.Event, []byte) {
-		return s.session(i)
-	}); err != nil {
+	if err := s.appendAll(ctx, region, s.sessions, s.session); err != nil {
 		return fmt.Errorf("load sessions: %w", err)
 	}
-	if s.sessions > 0 {
-		last := s.verifyRequest(s.sessions - 1)
-		if err := until(ctx, startTimeout, func() error { return probe(ctx, "tcp", s.listen, last) }); err != nil {
-			return fmt.Errorf("wait for the node to have them: %w", err)
-		}
-	}
-	s.loadedIn = time.Since(begun)
 	return nil
 }
 
+// session is the creation of session i. Three sessions have two users, but for
+// those of the crowd.
+func (s *system) session(i int) (events.Event, []byte) {
+	user := "user-" + strconv.Itoa(i*2/3)
+	if i >= s.revoked() && i < s.revoked()+s.crowded() {
+		user = crowd
+	}
+	return newSession(s.log.Number(), s.access.App, user, i, time.Now().UnixMilli())
+}
+
+// revoked and crowded return how many sessions are for those scenarios.
+func (s *system) revoked() int { return min(revokedMost, s.sessions/4) }
+func (s *system) crowded() int { return min(crowdMost, s.sessions/4) }
+
+// anySession draws one that stays good.
+func (s *system) anySession() int {
+	kept := s.revoked() + s.crowded()
+	return kept + rand.IntN(s.sessions-kept)
+}
+
 // appendAll appends n events, many at a time.
-func (s *system) appendAll(ctx context.Context, n int, event func(i int) (events.Event, []byte)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	next := make(chan int)
-	var working sync.WaitGroup
-	for range min(loaders, n) {
-		working.Go(func() {
-			for i := range next {
-				e, private := event(i)
-				if err := s.append(ctx, e, private); err != nil {
-					cancel(err)
+func (s *system) appendAll(ctx context.Context, region string, n int, event func(i int) (events.Event, []byte)) error {
+	logs := make([]*events.JetStream, min(lanes, n))
+	for i := range logs {
+		var err error
+		if logs[i], err = events.Open(ctx, s.conn, events.StreamConfig{Region: region}); err != nil {
+			return err
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for i := range min(lanes*loaders, n) {
+		g.Go(func() error {
+			for {
+				k := int(next.Add(1)) - 1
+				if k >= n || ctx.Err() != nil {
+					return nil
+				}
+				e, private := event(k)
+				if err := s.append(ctx, logs[i%len(logs)], e, private); err != nil {
+					return err
 				}
 			}
 		})
 	}
-	for i := range n {
-		if ctx.Err() != nil {
-			break
-		}
-		next <- i
-	}
-	close(next)
-	working.Wait()
-	return context.Cause(ctx)
+	return g.Wait()
 }
 
-func (s *system) append(ctx context.Context, e events.Event, private []byte) error {
-	m, err := s.keys.Encode(region, e, private, sessionLife)
+func (s *system) append(ctx context.Context, log events.Log, e events.Event, private []byte) error {
+	m, err := s.keys.Encode(log.Region(), e, private, sessionLife)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_, err = s.log.Append(ctx, m, events.Expectation{})
+	_, err = log.Append(ctx, m, events.Expectation{})
 	return err
 }
 
@@ -224,10 +319,12 @@ const (
 	sessionLife = 48 * time.Hour
 	// privateBytes is the size of the private part of each session.
 	privateBytes = 225
-	// crowd is the user who has many sessions, all logged out at once by the
-	// scenario "tail"; crowdMost is how many at most.
-	crowd     = "crowd"
-	crowdMost = 100_000
+	// revokedMost is how many of the first sessions the scenario "revoke" takes;
+	// the next crowdMost are of one user, whom the scenario "tail" logs out
+	// everywhere. Neither takes more than a quarter of all.
+	revokedMost = 400
+	crowdMost   = 100_000
+	crowd       = "crowd"
 )
 
 // token returns the token of session i, the same each time.
@@ -251,13 +348,6 @@ func newSession(stream uint8, app, user string, i int, now int64) (*events.State
 		ExpiresAt: now + (sessionLife / 2).Milliseconds(), AbsoluteAt: now + sessionLife.Milliseconds(),
 		Idle: 6 * 3600, AuthSeq: 1, By: "key_0123456789",
 	}, private
-}
-
-// userOf returns the user of session i: three sessions have two users.
-func userOf(i int) string { return "user-" + strconv.Itoa(i*2/3) }
-
-func (s *system) session(i int) (events.Event, []byte) {
-	return newSession(s.log.Number(), s.access.App, userOf(i), i, time.Now().UnixMilli())
 }
 
 // host is what requests say.
