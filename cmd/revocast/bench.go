@@ -32,6 +32,7 @@ type benchCmd struct {
 	PID      int           `env:"-" name:"pid" placeholder:"N" help:"With --url: the process of the node, whose CPU is to be counted."`
 	Gate     bool          `env:"-" help:"Hold what was measured against the targets, and exit with 1 if one is missed."`
 	Growth   counts        `env:"-" placeholder:"N,…" help:"Measure the projection with these numbers of sessions, such as 10k,100k,1M,10M."`
+	Nodes    counts        `env:"-" placeholder:"N,…" help:"Measure so many nodes on one log, such as 1,4,16,64."`
 	JSON     string        `env:"-" name:"json" placeholder:"FILE" help:"Write everything to this file as JSON."`
 }
 
@@ -67,7 +68,7 @@ func (c *benchCmd) Run(e *env) error {
 func (c *benchCmd) config(e *env) (bench.Config, error) {
 	conf := bench.Config{
 		Version: programVersion(), Sessions: int(c.Sessions), Only: c.Only, Rounds: c.Rounds, Duration: c.Duration,
-		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Growth: c.Growth, Progress: e.stderr,
+		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Growth: c.Growth, Nodes: c.Nodes, Progress: e.stderr,
 	}
 	path, err := os.Executable()
 	if err != nil {

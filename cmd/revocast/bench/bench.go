@@ -193,7 +193,10 @@ func (r *runner) all(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return r.grow(ctx)
+	if err := r.grow(ctx); err != nil {
+		return err
+	}
+	return r.fleets(ctx)
 }
 
 // say tells what is being done.

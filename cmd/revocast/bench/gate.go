@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -33,9 +35,9 @@ var gates = []gate{
 	{row: "in-process verify", figure: "inprocess/ns", atMost: 400, to: million},
 	{row: "in-process verify", figure: "inprocess/ns", atMost: 600, from: million + 1},
 	{row: "in-process verify, allocations", figure: "inprocess/allocs", none: true},
-	{row: "memory beside the private part", figure: "memory/beside", atMost: 200},
-	{row: "memory in all", figure: "memory/session", atMost: 440},
-	{row: "memory returned", figure: "memory/returned", atLeast: 0.8},
+	{row: "memory beside the private part", figure: "memory/beside", atMost: 200, from: 100_000},
+	{row: "memory in all", figure: "memory/session", atMost: 440, from: 100_000},
+	{row: "memory returned", figure: "memory/returned", atLeast: 0.8, from: 100_000},
 	{row: "collector, one cycle", figure: "gc/cycle", atMost: 5},
 	{row: "collector, longest pause", figure: "gc/pause", atMost: 1},
 	{row: "tail during snapshots", figure: "tail/snapshot", atMost: 2},
@@ -75,43 +77,52 @@ func (v Verdict) String() string {
 // names those that were missed. A figure that was refused is missed; what was
 // not asked for is not judged.
 func (r *Report) Judge() error {
+	r.judge(r.Figures, r.Sessions, "")
+	for _, z := range r.Growth {
+		r.judge(z.figures(), z.Sessions, fmt.Sprintf(" (%d sessions)", z.Sessions))
+	}
 	var missed []string
-	for _, g := range gates {
-		v, ok := g.judge(r)
-		if !ok {
-			continue
-		}
-		r.Gates = append(r.Gates, v)
+	for _, v := range r.Gates {
 		if !v.OK {
 			missed = append(missed, v.Row)
 		}
 	}
 	switch {
 	case len(r.Gates) == 0:
-		return fmt.Errorf("no target was measured")
+		return errors.New("no target was measured")
 	case len(missed) > 0:
 		return fmt.Errorf("%d of %d targets are missed: %s", len(missed), len(r.Gates), strings.Join(missed, "; "))
 	}
 	return nil
 }
 
-// judge returns the verdict, and false when the row was not measured.
-func (g *gate) judge(r *Report) (Verdict, bool) {
-	f, ok := r.find(g.figure)
-	if !ok || r.Sessions < g.from || g.to > 0 && r.Sessions > g.to {
-		return Verdict{}, false
+// judge adds the verdicts on the figures, which are of so many sessions.
+func (r *Report) judge(figures []Figure, sessions int, where string) {
+	for _, g := range gates {
+		i := slices.IndexFunc(figures, func(f Figure) bool { return f.ID == g.figure })
+		if i < 0 || sessions < g.from || g.to > 0 && sessions > g.to {
+			continue
+		}
+		v := g.verdict(&figures[i])
+		v.Row += where
+		r.Gates = append(r.Gates, v)
 	}
+}
+
+// verdict holds the figure against the target.
+func (g *gate) verdict(f *Figure) Verdict {
 	v := Verdict{Row: g.row, Figure: f.Value, Refused: f.Refused}
-	if g.none {
+	switch {
+	case g.none:
 		v.Target, v.OK = "none", f.Value == 0
-	} else if g.atLeast > 0 {
+	case g.atLeast > 0:
 		v.Target, v.OK = "at least "+number(g.atLeast), f.Value >= g.atLeast
-	} else {
+	default:
 		v.Target, v.OK = "at most "+number(g.atMost), f.Value <= g.atMost
 	}
 	if f.Unit != "x" && f.Unit != "" && !g.none {
 		v.Target += " " + f.Unit
 	}
 	v.OK = v.OK && f.Refused == ""
-	return v, true
+	return v
 }

@@ -23,7 +23,7 @@ import (
 // a private part of 225 bytes each.
 type Size struct {
 	Sessions int `json:"sessions"`
-	// Bytes and Beside are for each session: all, and without the private part.
+	// Bytes and Beside are for each session: all, and without the sealed private part.
 	Bytes  float64 `json:"bytes_per_session"`
 	Beside float64 `json:"bytes_beside_private"`
 	// Lookup is a verify by a random token: hash, clock, lookup; Clock is reading
@@ -91,7 +91,7 @@ func measureSize(ctx context.Context, n int, dir string) (z Size, err error) {
 	}
 	held := resident() - before
 	z.Bytes = held / float64(n)
-	z.Beside = z.Bytes - privateBytes
+	z.Beside = z.Bytes - privateBytes - sealedHead
 	z.GC = collect()
 	if z.Lookup, z.Allocs, err = lookups(m, n); err != nil {
 		return z, err
@@ -284,7 +284,7 @@ func (z *Size) figures() []Figure {
 		{ID: "inprocess/clock", What: "reading the clock once, CPU", Value: z.Clock, Unit: "ns"},
 		{ID: "inprocess/allocs", What: "verify in process, allocations", Value: z.Allocs, Unit: "allocs"},
 		{ID: "memory/session", What: of("memory of each of %d sessions"), Value: z.Bytes, Unit: "B"},
-		{ID: "memory/beside", What: "the same beside the private part", Value: z.Beside, Unit: "B"},
+		{ID: "memory/beside", What: "the same beside the sealed private part", Value: z.Beside, Unit: "B"},
 		{ID: "memory/returned", What: "share of it that comes back when nine of ten have ended", Value: z.Returned, Unit: ""},
 		{ID: "gc/cycle", What: "one cycle of the collector, CPU", Value: z.GC, Unit: "ms"},
 		{ID: "gc/pause", What: "longest pause of the collector", Value: z.Pause, Unit: "ms"},

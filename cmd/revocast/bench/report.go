@@ -65,16 +65,6 @@ func (r *Report) skip(scenario, why string, args ...any) {
 	r.Skipped = append(r.Skipped, Skipped{scenario, fmt.Sprintf(why, args...)})
 }
 
-// find returns the figure of the id.
-func (r *Report) find(id string) (Figure, bool) {
-	for _, f := range r.Figures {
-		if f.ID == id {
-			return f, true
-		}
-	}
-	return Figure{}, false
-}
-
 // WriteJSON writes the report to the file.
 func (r *Report) WriteJSON(file string) error {
 	text, err := json.MarshalIndent(r, "", "  ")

@@ -140,7 +140,7 @@ func (s *system) snapshots() (names []string, err error) {
 }
 
 // feeders is how many events are on their way at once.
-const feeders = 64
+const feeders = 512
 
 // feed appends events at the rate while during runs, and returns at which rate
 // it did: new sessions and uses of old ones by turns.
@@ -209,8 +209,18 @@ func (r *runner) tail(ctx context.Context) error {
 	if l.Rate == 0 {
 		l.Rate = max(100, Load{Conns: r.Conns, Duration: time.Second}.Run(ctx, t).Rate()/4)
 	}
+	// An app's next key can be published once only: each round is another app's.
+	apps := []string{s.access.App}
+	for i := range r.Rounds - 1 {
+		apps = append(apps, fmt.Sprintf("rotated-%d", i))
+		if err := s.call(ctx, "POST", "/v1/apps", s.access.Admin, map[string]string{"app_id": apps[i+1]}, nil); err != nil {
+			return err
+		}
+	}
 	rotate := func() error {
-		return s.call(ctx, "POST", "/v1/apps/"+s.access.App+"/keys/rotate", s.access.Admin, struct{}{}, nil)
+		app := apps[0]
+		apps = apps[1:]
+		return s.call(ctx, "POST", "/v1/apps/"+app+"/keys/rotate", s.access.Admin, struct{}{}, nil)
 	}
 	if err := r.tailOf(ctx, "rotation", "a key rotation", r.Rounds, l, t, rotate); err != nil {
 		return err
