@@ -33,6 +33,7 @@ type benchCmd struct {
 	Gate     bool          `env:"-" help:"Hold what was measured against the targets, and exit with 1 if one is missed."`
 	Growth   counts        `env:"-" placeholder:"N,…" help:"Measure the projection with these numbers of sessions, such as 10k,100k,1M,10M."`
 	Nodes    counts        `env:"-" placeholder:"N,…" help:"Measure so many nodes on one log, such as 1,4,16,64."`
+	Peers    peersFlag     `env:"-" placeholder:"PROGRAM" help:"Measure what others use instead, which this program starts (default, when no program is given: deploy/peers/run)."`
 	JSON     string        `env:"-" name:"json" placeholder:"FILE" help:"Write everything to this file as JSON."`
 }
 
@@ -68,7 +69,7 @@ func (c *benchCmd) Run(e *env) error {
 func (c *benchCmd) config(e *env) (bench.Config, error) {
 	conf := bench.Config{
 		Version: programVersion(), Sessions: int(c.Sessions), Only: c.Only, Rounds: c.Rounds, Duration: c.Duration,
-		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Growth: c.Growth, Nodes: c.Nodes, Progress: e.stderr,
+		Conns: c.Conns, Rate: c.Rate, PID: c.PID, Growth: c.Growth, Nodes: c.Nodes, Peers: string(c.Peers), Progress: e.stderr,
 	}
 	path, err := os.Executable()
 	if err != nil {
@@ -163,6 +164,22 @@ func (c *counts) UnmarshalText(text []byte) error {
 		}
 		*c = append(*c, int(n))
 	}
+	return nil
+}
+
+// peersFlag is a program; the flag may stand alone.
+type peersFlag string
+
+// Decode implements [kong.MapperValue].
+func (p *peersFlag) Decode(ctx *kong.DecodeContext) error {
+	*p = bench.DefaultPeers
+	next := ctx.Scan.Peek()
+	text, ok := next.Value.(string)
+	if !ok || next.IsEOL() || next.Type != kong.FlagValueToken && strings.HasPrefix(text, "-") {
+		return nil
+	}
+	ctx.Scan.Pop()
+	*p = peersFlag(text)
 	return nil
 }
 

@@ -193,10 +193,12 @@ func (r *runner) all(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	if err := r.grow(ctx); err != nil {
-		return err
+	for _, part := range []func(context.Context) error{r.peers, r.grow, r.fleets} {
+		if err := part(ctx); err != nil {
+			return err
+		}
 	}
-	return r.fleets(ctx)
+	return nil
 }
 
 // say tells what is being done.

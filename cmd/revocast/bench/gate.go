@@ -50,6 +50,14 @@ var gates = []gate{
 	{row: "start from a snapshot", figure: "start", atMost: 20, from: million + 1},
 	{row: "mint ES256", figure: "mint/ES256", atMost: 1.25},
 	{row: "mint EdDSA", figure: "mint/EdDSA", atMost: 1.25},
+	{row: "CPU beside go-redis", figure: "peer/go-redis/cpu", atMost: 1.0 / 4},
+	{row: "CPU beside pgx", figure: "peer/pgx/cpu", atMost: 1 / 5.5},
+	{row: "CPU beside scs", figure: "peer/scs/cpu", atMost: 1.0 / 5},
+	{row: "CPU beside express-session", figure: "peer/express-session/cpu", atMost: 1.0 / 15},
+	{row: "CPU beside Kratos whoami", figure: "peer/kratos/cpu", atMost: 1.0 / 50},
+	{row: "CPU beside golang-jwt RS256", figure: "peer/jwt-rs256/cpu", atMost: 1 / 3.5},
+	{row: "CPU beside golang-jwt ES256", figure: "peer/jwt-es256/cpu", atMost: 1.0 / 6},
+	{row: "memory beside Redis", figure: "peer/go-redis/memory", atMost: 0.5, from: 100_000},
 }
 
 // Verdict is what came of a gate.

@@ -143,7 +143,7 @@ func (s *system) quiet(ctx context.Context, f *Fleet) error {
 	if err != nil {
 		return err
 	}
-	server, process, begun := newMeter([]int{s.broker.pid()}), newMeter([]int{os.Getpid()}), time.Now()
+	server, process, begun := newMeter([]int{s.broker.pid()}, nil), newMeter([]int{os.Getpid()}, []int{s.broker.pid()}), time.Now()
 	if err := sleep(ctx, fleetQuiet); err != nil {
 		return err
 	}

@@ -158,8 +158,9 @@ var errNoProc = errors.New("not measured here: there is no /proc")
 const userHz = 100
 
 // cpuOf returns the CPU time that the processes and all their descendants have
-// had, those that have ended included.
-func cpuOf(pids []int) (time.Duration, error) {
+// had, those that have ended included, but not those of other processes that are
+// among them.
+func cpuOf(pids, not []int) (time.Duration, error) {
 	all, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil || len(all) == 0 {
 		return 0, errNoProc
@@ -185,11 +186,12 @@ func cpuOf(pids []int) (time.Duration, error) {
 	}
 	var ticks int64
 	for pid, p := range table {
-		for at, hops := pid, 0; at > 1 && hops < 64; at, hops = table[at].parent, hops+1 {
-			if slices.Contains(pids, at) {
-				ticks += p.ticks
-				break
-			}
+		at := pid
+		for hops := 0; at > 1 && hops < 64 && !slices.Contains(pids, at) && !slices.Contains(not, at); hops++ {
+			at = table[at].parent
+		}
+		if slices.Contains(pids, at) {
+			ticks += p.ticks
 		}
 	}
 	return time.Duration(ticks) * (time.Second / userHz), nil

@@ -78,7 +78,7 @@ func compare(ctx context.Context, scenario string, rounds int, l Load, targets [
 
 // measure is one round of the target.
 func (m *Measured) measure(ctx context.Context, l Load, t *Target) {
-	server, backend := newMeter(t.Server), newMeter(t.Backend)
+	server, backend := newMeter(t.Server, t.Backend), newMeter(t.Backend, nil)
 	r := l.Run(ctx, t)
 	m.Rounds = append(m.Rounds, Round{
 		RPS: r.Rate(), CPU: server.each(r.Done), Backend: backend.each(r.Done),
@@ -87,28 +87,29 @@ func (m *Measured) measure(ctx context.Context, l Load, t *Target) {
 	m.histogram.Merge(&r.Latency)
 }
 
-// meter measures the CPU of processes from when it was made.
+// meter measures the CPU of processes and their descendants, without others and
+// theirs, from when it was made.
 type meter struct {
 	pids  []int
+	not   []int
 	begun time.Duration
 	err   error
 }
 
-func newMeter(pids []int) *meter {
-	m := &meter{pids: pids}
+func newMeter(pids, not []int) *meter {
+	m := &meter{pids: pids, not: not}
 	if len(pids) > 0 {
-		m.begun, m.err = cpuOf(pids)
+		m.begun, m.err = cpuOf(pids, not)
 	}
 	return m
 }
 
-// each returns the microseconds for one of n; -1: it is not known. No processes
-// had no time.
+// each returns the microseconds for one of n; -1: it is not known.
 func (m *meter) each(n int64) float64 {
 	if len(m.pids) == 0 {
 		return -1
 	}
-	now, err := cpuOf(m.pids)
+	now, err := cpuOf(m.pids, m.not)
 	if err != nil || m.err != nil || n == 0 {
 		return -1
 	}

@@ -279,7 +279,25 @@ func (r *runner) noteTail(id, what string, idle, during *Measured) {
 		m.Latency = quantiles(&m.histogram)
 	}
 	r.report.Comparisons = append(r.report.Comparisons, &Comparison{Scenario: "tail/" + id, Targets: []*Measured{idle, during}})
-	r.report.ratio("tail/"+id, "p99 of a verify during "+what+" to that while idle", ratio(during, idle, idle, p99))
+	r.report.ratio("tail/"+id, "p99 of a verify during "+what+" to that while idle", tailRatio(during, idle))
+}
+
+// tailNoise is how many times the p99 of one idle round may be that of another:
+// beyond it, as much could be the machine's as the targets allow the node.
+const tailNoise = 2
+
+// tailRatio returns the p99 of all rounds to that of all idle ones.
+func tailRatio(during, idle *Measured) Ratio {
+	for _, m := range []*Measured{during, idle} {
+		if t := m.trouble(); t != "" {
+			return Ratio{Refused: fmt.Sprintf("failed: %s: %s", m.Name, t)}
+		}
+	}
+	all, _ := idle.values(p99) // each round has one
+	if x := slices.Max(all) / slices.Min(all); x > tailNoise {
+		return Ratio{Refused: fmt.Sprintf("noisy: the p99 of idle rounds differ by a factor of %.1f", x)}
+	}
+	return Ratio{Value: during.Latency.P99 / idle.Latency.P99}
 }
 
 // tailInLives measures a node that writes snapshots all the time, beside one
