@@ -193,10 +193,13 @@ type sender struct {
 	wire   *wire
 }
 
-// unpaced sends one request after the other until the end has come.
+// unpaced sends one request after the other until the end has come, at least
+// one.
 func (s *sender) unpaced(ctx context.Context, end time.Time) {
-	for last := time.Now(); last.Before(end) && ctx.Err() == nil; {
-		last = s.one(ctx, last)
+	for last := time.Now(); ctx.Err() == nil; {
+		if last = s.one(ctx, last); !last.Before(end) {
+			return
+		}
 	}
 }
 
