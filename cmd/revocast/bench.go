@@ -35,6 +35,7 @@ type benchCmd struct {
 	Nodes    counts        `env:"-" placeholder:"N,…" help:"Measure so many nodes on one log, such as 1,4,16,64."`
 	Peers    peersFlag     `env:"-" placeholder:"PROGRAM" help:"Measure what others use instead, which this program starts (default, when no program is given: deploy/peers/run)."`
 	JSON     string        `env:"-" name:"json" placeholder:"FILE" help:"Write everything to this file as JSON."`
+	Picture  string        `env:"-" placeholder:"FILE" help:"Draw latency, and cost against the numbers of sessions and nodes, into this file: .svg or .html."`
 }
 
 // Help is shown by "bench --help".
@@ -63,6 +64,9 @@ func (c *benchCmd) Run(e *env) error {
 	if c.JSON != "" {
 		err = errors.Join(err, report.WriteJSON(c.JSON))
 	}
+	if c.Picture != "" {
+		err = errors.Join(err, report.WritePicture(c.Picture))
+	}
 	return errors.Join(err, missed)
 }
 
@@ -76,6 +80,9 @@ func (c *benchCmd) config(e *env) (bench.Config, error) {
 		return conf, fmt.Errorf("find this program: %w", err)
 	}
 	conf.Program = bench.Program{Path: path, Name: filepath.Base(os.Args[0])}
+	if ext := filepath.Ext(c.Picture); c.Picture != "" && ext != ".svg" && ext != ".html" {
+		return conf, &usageError{fmt.Errorf("--picture %q: want a name that ends in .svg or .html", c.Picture)}
+	}
 	if c.URL != "" {
 		if conf.Network, conf.Addr, err = listenerOf(c.URL); err != nil {
 			return conf, &usageError{err}

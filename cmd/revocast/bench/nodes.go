@@ -181,8 +181,8 @@ func (s *system) fanOut(ctx context.Context, nodes []*node.Node, first int, f *F
 		}
 		request.Header.Set("Authorization", "Bearer "+token(s.log.Number(), i).Reveal())
 		for k, h := range handlers {
-			if got := ask(h, request); got != http.StatusNoContent {
-				return fmt.Errorf("node %d: session %d: status %d, want 204", k, i, got)
+			if got, reason := ask(h, request); got != http.StatusNoContent {
+				return fmt.Errorf("node %d: session %d: status %d (%s), want 204", k, i, got, reason)
 			}
 		}
 		e, _ := s.session(i)
@@ -217,13 +217,13 @@ func denials(nodes []http.Handler, request *http.Request, begun time.Time) ([]ti
 			if took[k] != 0 {
 				continue
 			}
-			switch got := ask(h, request); got {
+			switch got, reason := ask(h, request); got {
 			case http.StatusUnauthorized:
 				took[k] = max(time.Since(begun), 1)
 				left--
 			case http.StatusNoContent:
 			default:
-				return nil, fmt.Errorf("node %d: status %d", k, got)
+				return nil, fmt.Errorf("node %d: status %d (%s), want 204 and then 401", k, got, reason)
 			}
 		}
 		runtime.Gosched() // the nodes are in this process
@@ -231,11 +231,11 @@ func denials(nodes []http.Handler, request *http.Request, begun time.Time) ([]ti
 	return took, nil
 }
 
-// ask returns the status of the answer.
-func ask(h http.Handler, r *http.Request) int {
+// ask returns the status of the answer, and the reason that it gives.
+func ask(h http.Handler, r *http.Request) (status int, reason string) {
 	w := statusOnly{header: http.Header{}}
 	h.ServeHTTP(&w, r)
-	return w.status
+	return w.status, w.header.Get("X-Session-Reason")
 }
 
 // statusOnly takes an answer of which only the status is wanted.
