@@ -2,10 +2,12 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -73,10 +75,9 @@ func (r *Report) charts() (all []chart) {
 func (c *Comparison) chart() chart {
 	out := chart{title: c.Scenario, x: "share of requests", y: "answered within, ms"}
 	place := func(q float64) float64 { return -math.Log10(1 - q) }
-	for _, q := range []float64{0.1, 0.5, 0.9, 0.99, 0.999, 0.9999} {
-		out.ticks = append(out.ticks, tick{place(q), number(100*q) + " %"})
+	for _, t := range []tick{{0.5, "50 %"}, {0.9, "90 %"}, {0.99, "99 %"}, {0.999, "99.9 %"}, {0.9999, "99.99 %"}} {
+		out.ticks = append(out.ticks, tick{place(t.at), t.text})
 	}
-	out.ticks[4].text, out.ticks[5].text = "99.9 %", "99.99 %"
 	for _, m := range c.Targets {
 		l := line{name: m.Name}
 		for i, us := range m.Latency.Curve {
@@ -165,7 +166,7 @@ func (r *Report) nodeCharts() []chart {
 
 // Sizes of a picture, in pixels.
 const (
-	chartWide, chartHigh = 560, 330
+	chartWide, chartHigh = 610, 330
 	plotLeft, plotTop    = 64, 40
 	plotWide, plotHigh   = 320, 230
 	headHigh             = 44
@@ -258,30 +259,26 @@ func (l *line) draw(b *bytes.Buffer, colour string, x, y func(float64) float64) 
 	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="1.8"/>`+"\n", path.String(), colour)
 }
 
-// places returns at which height each line's name stands: beside its end, but
-// never on another name.
+// places returns at which height each line's name stands: beside its end, in
+// the order of the ends, but never on another name.
 func (c *chart) places(y func(float64) float64) []float64 {
 	const apart = 16
-	out := make([]float64, len(c.lines))
-	var taken []float64
+	out, order := make([]float64, len(c.lines)), []int(nil)
 	for i, l := range c.lines {
-		if len(l.points) == 0 {
-			continue
+		if len(l.points) > 0 {
+			out[i] = y(l.points[len(l.points)-1][1])
+			order = append(order, i)
 		}
-		at := y(l.points[len(l.points)-1][1])
-		for step := 0; ; step++ {
-			// By turns below and above, ever further away.
-			try := at + float64(step/2+step%2)*apart/2*float64(1-step%2*2)
-			free := try >= plotTop && try <= plotTop+plotHigh
-			for _, t := range taken {
-				free = free && math.Abs(t-try) >= apart
-			}
-			if free || step > 200 {
-				out[i] = try
-				taken = append(taken, try)
-				break
-			}
-		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(out[a], out[b]) })
+	for k, i := range order[min(1, len(order)):] {
+		out[i] = max(out[i], out[order[k]]+apart)
+	}
+	// What went below the plot pushes the others up.
+	floor := float64(plotTop + plotHigh)
+	for _, i := range slices.Backward(order) {
+		out[i] = min(out[i], floor)
+		floor = out[i] - apart
 	}
 	return out
 }

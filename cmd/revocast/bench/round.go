@@ -220,7 +220,7 @@ type Quantiles struct {
 }
 
 // curveAt are the quantiles of a picture: half, and then ever nearer to all.
-var curveAt = []float64{0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999}
+var curveAt = []float64{0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999}
 
 func quantiles(h *Histogram) Quantiles {
 	q := Quantiles{
