@@ -22,7 +22,7 @@ import (
 // benchCmd measures a node.
 type benchCmd struct {
 	Sessions count         `env:"-" default:"100k" placeholder:"N" help:"Sessions to load before anything is measured, such as 100k or 1M (default: 100k)."`
-	Only     []string      `env:"-" placeholder:"NAME,…" help:"What to measure (default: all of the list below)."`
+	Only     []string      `env:"-" placeholder:"NAME,…" help:"What to measure (default: all of the list above)."`
 	Rounds   int           `env:"-" default:"3" placeholder:"N" help:"Rounds of each comparison; figures are medians (default: 3)."`
 	Duration time.Duration `env:"-" default:"3s" placeholder:"D" help:"How long each target is asked in each round (default: 3s)."`
 	Conns    int           `env:"-" default:"64" placeholder:"N" help:"Connections (default: 64)."`
@@ -40,7 +40,12 @@ type benchCmd struct {
 
 // Help is shown by "bench --help".
 func (*benchCmd) Help() string {
-	return "Starts a NATS server and a node as processes of their own, in a temporary directory and on free ports, loads sessions, and measures them beside a bare handler of net/http that gives the same answers. Targets take turns in each round. No ratio is printed when anything was not answered as it should be, or when the rounds of the bare handler differ by more than 30 %.\n\n" + bench.ScenarioHelp()
+	return `Starts a NATS server and a node as processes of their own, in a temporary directory and on free ports, loads sessions, and measures them beside a bare handler of net/http that gives the same answers. Targets take turns in each round. No ratio is printed when anything was not answered as it should be, or when the rounds of the bare handler differ by more than 30 %. CPU is that of the processes, and is measured on Linux only.
+
+Without --only all of these are measured; with --growth, --nodes or --peers only what --only names:
+
+` + bench.ScenarioHelp() + `
+With --url those that need a token or a JWT and nothing else: verify, post, jwt, garbage.`
 }
 
 // Run implements the command.

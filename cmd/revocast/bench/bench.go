@@ -89,11 +89,11 @@ func Scenarios() (names []string) {
 	return names
 }
 
-// ScenarioHelp returns a line for each scenario.
+// ScenarioHelp returns an indented line for each scenario.
 func ScenarioHelp() string {
 	var b strings.Builder
 	for _, s := range scenarios {
-		fmt.Fprintf(&b, "%s: %s\n", s.name, s.help)
+		fmt.Fprintf(&b, "    %-10s %s\n", s.name, s.help)
 	}
 	return b.String()
 }

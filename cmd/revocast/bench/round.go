@@ -78,7 +78,7 @@ func compare(ctx context.Context, scenario string, rounds int, l Load, targets [
 
 // measure is one round of the target.
 func (m *Measured) measure(ctx context.Context, l Load, t *Target) {
-	server, backend := newMeter(t.Server, t.Backend), newMeter(t.Backend, nil)
+	server, backend := newMeter(t.Server, t.Backend), newMeter(t.Backend, t.Server)
 	r := l.Run(ctx, t)
 	m.Rounds = append(m.Rounds, Round{
 		RPS: r.Rate(), CPU: server.each(r.Done), Backend: backend.each(r.Done),
