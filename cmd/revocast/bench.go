@@ -40,7 +40,7 @@ type benchCmd struct {
 
 // Help is shown by "bench --help".
 func (*benchCmd) Help() string {
-	return `Starts a NATS server and a node as processes of their own, in a temporary directory and on free ports, loads sessions, and measures them beside a bare handler of net/http that gives the same answers. Targets take turns in each round. No ratio is printed when anything was not answered as it should be, or when the rounds of the bare handler differ by more than 30 %. CPU is that of the processes, and is measured on Linux only.
+	return `Starts a NATS server and a node as processes of their own, in a temporary directory (below TMPDIR, which should be on a disk) and on free ports, loads sessions, and measures them beside a bare handler of net/http that gives the same answers. Targets take turns in each round. No ratio is printed when anything was not answered as it should be, or when the rounds of the bare handler differ by more than 30 %. CPU is that of the processes, and is measured on Linux only.
 
 Without --only all of these are measured; with --growth, --nodes or --peers only what --only names:
 

@@ -51,8 +51,8 @@ type Size struct {
 // hour later.
 const (
 	sizeTime   int64 = 1_750_000_000_000
-	hour             = 3_600_000
-	sizeStream       = 2
+	hour       int64 = 3_600_000
+	sizeStream uint8 = 2
 )
 
 // sizeRecord is the creation of session i.
@@ -83,6 +83,9 @@ var errLost = errors.New("a session that was applied is not found")
 func measureSize(ctx context.Context, n int, dir string) (z Size, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// As serve does: garbage must not come to as much as the sessions take. Two
+	// copies of them are held while a snapshot is loaded.
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	z.Sessions = n
 	before, pauses := resident(), readPauses()
 	m := new(projection.Map)

@@ -225,21 +225,7 @@ func (r *runner) tail(ctx context.Context) error {
 	if err := r.tailOf(ctx, "rotation", "a key rotation", r.Rounds, l, t, rotate); err != nil {
 		return err
 	}
-	everywhere := func() error {
-		var out struct {
-			Revoked int `json:"revoked"`
-		}
-		body := map[string]string{"user_id": crowd}
-		if err := s.call(ctx, "POST", "/v1/sessions/revoke", s.access.APIKey, body, &out); err != nil {
-			return err
-		}
-		r.report.figure("tail/revoked", "sessions of the user who was logged out everywhere", float64(out.Revoked), "")
-		if out.Revoked == 0 {
-			return errors.New("the user had no session")
-		}
-		return nil
-	}
-	if err := r.tailOf(ctx, "revoke", "a user-wide revoke", 1, l, t, everywhere); err != nil {
+	if err := r.tailOf(ctx, "revoke", "a user-wide revoke", 1, l, t, func() error { return r.everywhere(ctx) }); err != nil {
 		return err
 	}
 	before, err := s.snapshots()
@@ -255,6 +241,22 @@ func (r *runner) tail(ctx context.Context) error {
 		r.refuse("tail/snapshot", "failed: no snapshot was written")
 	}
 	return r.replay(ctx, l, requests)
+}
+
+// everywhere logs the user with many sessions out.
+func (r *runner) everywhere(ctx context.Context) error {
+	var out struct {
+		Revoked int `json:"revoked"`
+	}
+	s := r.system
+	if err := s.call(ctx, "POST", "/v1/sessions/revoke", s.access.APIKey, map[string]string{"user_id": crowd}, &out); err != nil {
+		return err
+	}
+	r.report.figure("tail/revoked", "sessions of the user who was logged out everywhere", float64(out.Revoked), "")
+	if out.Revoked != s.crowded() {
+		return fmt.Errorf("%d of the user's %d sessions were revoked", out.Revoked, s.crowded())
+	}
+	return nil
 }
 
 // tailOf measures rounds of idleness and of trouble by turns, and notes the

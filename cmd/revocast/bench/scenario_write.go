@@ -158,50 +158,64 @@ func (r *runner) revoke(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	target := func(addr string) *Target {
-		return &Target{Name: addr, Network: "tcp", Addr: addr, Requests: getting(tokens)}
+	var lag, whole Histogram
+	whileLoaded := func() error {
+		end := time.Now().Add(time.Duration(r.Rounds) * r.Duration)
+		for i := 0; i < s.revoked() && time.Now().Before(end); i++ {
+			if err := s.revokeOnce(addrs, i, &lag, &whole); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	most := Load{Conns: r.Conns, Duration: time.Second}.Run(ctx, target(s.listen)).Rate()
+	trouble, err := r.loaded(ctx, addrs, getting(tokens), whileLoaded)
+	if err != nil {
+		return err
+	}
+	r.noteLag("accepted", len(addrs), &lag, trouble)
+	r.noteLag("asked", len(addrs), &whole, trouble)
+	return nil
+}
+
+// loaded puts half of the load that the first of the nodes can bear on all of
+// them together while during runs, and returns what was not answered as it
+// should be.
+func (r *runner) loaded(ctx context.Context, addrs []string, requests []Request, during func() error) (trouble string, err error) {
+	target := func(addr string) *Target {
+		return &Target{Name: addr, Network: "tcp", Addr: addr, Requests: requests}
+	}
+	most := Load{Conns: r.Conns, Duration: time.Second}.Run(ctx, target(addrs[0])).Rate()
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	var load sync.WaitGroup
 	results := make([]*Result, len(addrs))
 	for i, addr := range addrs {
 		load.Go(func() {
-			l := Load{Conns: max(1, r.Conns/4), Rate: most / 2 / float64(len(addrs)), Duration: time.Duration(r.Rounds)*r.Duration + time.Second}
+			l := Load{Conns: max(1, r.Conns/4), Rate: max(1, most/2/float64(len(addrs))), Duration: time.Duration(r.Rounds)*r.Duration + time.Second}
 			results[i] = l.Run(loading, target(addr))
 		})
 	}
-	var lag, whole Histogram
-	end := time.Now().Add(time.Duration(r.Rounds) * r.Duration)
-	for i := 0; i < s.revoked() && time.Now().Before(end); i++ {
-		if err := s.revokeOnce(addrs, i, &lag, &whole); err != nil {
-			return err
-		}
-	}
+	err = during()
 	stop()
 	load.Wait()
-	refused := ""
 	for _, one := range results {
 		if one.Failed+one.Broken > 0 {
-			refused = "failed: " + one.trouble()
+			trouble = "failed: " + one.trouble()
 		}
 	}
-	for _, one := range []struct {
-		id string
-		h  *Histogram
-	}{{"accepted", &lag}, {"asked", &whole}} {
-		for _, q := range []struct {
-			name string
-			at   float64
-		}{{"p50", 0.5}, {"p99", 0.99}, {"max", 1}} {
-			r.report.Figures = append(r.report.Figures, Figure{
-				ID: "revoke/" + one.id + "/" + q.name, Unit: "ms", Value: micros(one.h.Quantile(q.at)) / 1000, Refused: refused,
-				What: fmt.Sprintf("revoke, from %s until all of %d nodes deny, %s of %d", one.id, len(addrs), q.name, one.h.Count()),
-			})
-		}
+	return trouble, err
+}
+
+func (r *runner) noteLag(since string, nodes int, h *Histogram, refused string) {
+	for _, q := range []struct {
+		name string
+		at   float64
+	}{{"p50", 0.5}, {"p99", 0.99}, {"max", 1}} {
+		r.report.Figures = append(r.report.Figures, Figure{
+			ID: "revoke/" + since + "/" + q.name, Unit: "ms", Value: micros(h.Quantile(q.at)) / 1000, Refused: refused,
+			What: fmt.Sprintf("revoke, from %s until all of %d nodes deny, %s of %d", since, nodes, q.name, h.Count()),
+		})
 	}
-	return nil
 }
 
 // awaitSessions waits until the node at the address has all sessions.
