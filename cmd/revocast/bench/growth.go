@@ -99,7 +99,7 @@ func measureSize(ctx context.Context, n int, dir string) (z Size, err error) {
 	if z.Lookup, z.Allocs, err = lookups(m, n); err != nil {
 		return z, err
 	}
-	z.Clock = clockReads()
+	z.Clock = clockReads(lookupsOf(n))
 	if err := z.snapshot(m, filepath.Join(dir, "growth.snap")); err != nil {
 		return z, err
 	}
@@ -143,13 +143,16 @@ func applySize(ctx context.Context, m *projection.Map, n int) (float64, error) {
 	return float64(n) / max(took.Seconds(), 1e-9), nil
 }
 
-// lookupRounds is how many lookups are timed.
+// lookupRounds is how many lookups are timed, fewer of fewer sessions.
 const lookupRounds = 1_000_000
+
+func lookupsOf(n int) int { return min(lookupRounds, 50*n) }
 
 // lookups returns how long a verify takes in process: hash the token, read the
 // clock, look up; and how often it allocates.
 func lookups(m *projection.Map, n int) (ns, allocs float64, err error) {
-	tokens := make([]events.Token, lookupRounds)
+	rounds := lookupsOf(n)
+	tokens := make([]events.Token, rounds)
 	for i := range tokens {
 		tokens[i] = token(sizeStream, rand.IntN(n))
 	}
@@ -166,20 +169,20 @@ func lookups(m *projection.Map, n int) (ns, allocs float64, err error) {
 	}
 	took := threadTime() - begun
 	runtime.ReadMemStats(&after)
-	return float64(took) / lookupRounds, float64((after.Mallocs - before.Mallocs) / lookupRounds), nil
+	return float64(took) / float64(rounds), float64((after.Mallocs - before.Mallocs) / uint64(rounds)), nil
 }
 
 // clockReads returns how long reading the clock takes, in ns.
-func clockReads() float64 {
+func clockReads(rounds int) float64 {
 	var clock events.SystemClock
 	var sum time.Duration
 	begun := threadTime()
-	for range lookupRounds {
+	for range rounds {
 		sum += clock.Boot()
 	}
 	took := threadTime() - begun
 	runtime.KeepAlive(sum)
-	return float64(took) / lookupRounds
+	return float64(took) / float64(rounds)
 }
 
 // collect returns what one garbage collection costs, in ms of CPU.

@@ -191,7 +191,7 @@ func (r *runner) garbage(ctx context.Context) error {
 		}
 		targets = append(targets, t)
 	}
-	if err := showAll(targets[2]); err != nil {
+	if err := showAll(ctx, targets[2]); err != nil {
 		return err
 	}
 	c, err := r.held(ctx, "garbage", "verify of good tokens", targets...)
@@ -203,11 +203,11 @@ func (r *runner) garbage(ctx context.Context) error {
 	return nil
 }
 
-// showAll sends each request of the target once, all of them at about the same
-// time, until it was answered as it should be.
-func showAll(t *Target) error {
-	var g errgroup.Group
-	g.SetLimit(250)
+// showAll sends each request of the target until it was answered as it should
+// be, many of them at a time.
+func showAll(ctx context.Context, t *Target) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(200)
 	for _, r := range t.Requests {
 		g.Go(func() error {
 			w, err := t.connect()
@@ -215,13 +215,13 @@ func showAll(t *Target) error {
 				return err
 			}
 			defer w.close()
-			for range 10 { // 503: so many waited that this one was not to be kept waiting
+			return until(ctx, startTimeout, func() error {
 				status, err := w.do(r.Bytes)
-				if err != nil || status == r.Want {
-					return err
+				if err == nil && status != r.Want { // 503: so many wait that this one is not to be kept waiting
+					err = fmt.Errorf("%s: status %d, want %d", t.Name, status, r.Want)
 				}
-			}
-			return fmt.Errorf("%s: not answered with %d in 10 attempts", t.Name, r.Want)
+				return err
+			})
 		})
 	}
 	return g.Wait()
