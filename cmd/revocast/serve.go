@@ -22,22 +22,23 @@ import (
 // serveCmd runs a node, with its log in the same process or on NATS servers.
 type serveCmd struct {
 	natsFlags      `embed:""`
-	NatsConfig     string        `name:"nats-config" placeholder:"FILE" help:"Run a NATS server in this process, as this file of nats-server says: a member of a cluster that holds the log (default: none)."`
-	NatsUser       string        `name:"nats-user" placeholder:"NAME" help:"User of the --nats-config file that the node is (default: node, or nobody where the file has no users). To make streams (--init) it takes one that may."`
-	Data           string        `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
-	Listen         string        `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
-	MetricsListen  string        `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
-	PublicURL      string        `name:"public-url" placeholder:"URL" help:"Base URL under which clients reach this service: the issuer of JWTs (default: http:// and the address of --listen)."`
-	Node           string        `placeholder:"NAME" help:"Name of this node, unique in the cluster (default: made from the host's name)."`
-	Region         string        `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
-	ClusterKeyFile string        `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory). The key itself can be in REVOCAST_CLUSTER_KEY instead."`
-	NatsListen     string        `name:"nats-listen" placeholder:"ADDR" help:"Address on which the embedded NATS server takes clients, who need no password (default: none)."`
-	Join           string        `placeholder:"REGION" help:"Region that began the cluster, if it is not this node's own; its JetStream domain is called the same. With --init the node's region is added to that cluster (default: the node's own region began it)."`
-	Replicas       int           `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
-	MaxBytes       byteSize      `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
-	SnapshotEvery  time.Duration `placeholder:"D" default:"5m" help:"Time between two snapshots of the sessions, from which a start goes on (default: 5m)."`
-	Init           bool          `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
+	NatsConfig     string   `name:"nats-config" placeholder:"FILE" help:"Run a NATS server in this process, as this file of nats-server says: a member of a cluster that holds the log (default: none)."`
+	NatsUser       string   `name:"nats-user" placeholder:"NAME" help:"User of the --nats-config file that the node is (default: node, or nobody where the file has no users). To make streams (--init) it takes one that may."`
+	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
+	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
+	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
+	PublicURL      string   `name:"public-url" placeholder:"URL" help:"Base URL under which clients reach this service: the issuer of JWTs (default: http:// and the address of --listen)."`
+	Node           string   `placeholder:"NAME" help:"Name of this node, unique in the cluster (default: made from the host's name)."`
+	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
+	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory). The key itself can be in REVOCAST_CLUSTER_KEY instead."`
+	NatsListen     string   `name:"nats-listen" placeholder:"ADDR" help:"Address on which the embedded NATS server takes clients, who need no password (default: none)."`
+	Join           string   `placeholder:"REGION" help:"Region that began the cluster, if it is not this node's own; its JetStream domain is called the same. With --init the node's region is added to that cluster (default: the node's own region began it)."`
+	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
+	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
+	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
+
+	SnapshotEvery time.Duration `placeholder:"D" default:"5m" help:"Time between two snapshots of the sessions, from which a start goes on (default: 5m)."`
 }
 
 // Help is shown by "serve --help".
