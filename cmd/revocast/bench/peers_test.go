@@ -40,6 +40,14 @@ func TestPeerTarget(t *testing.T) {
 	}
 }
 
+func TestProgramThatIsNotThere(t *testing.T) {
+	c, err := Program{Path: filepath.Join(t.TempDir(), "none"), Name: "none"}.start("list")
+	if err == nil || c.end() != nil {
+		t.Errorf("got %v", err)
+	}
+	c.kill() // callers do, whatever became of it
+}
+
 func TestListPeers(t *testing.T) {
 	for name, tt := range map[string]struct{ script, want string }{
 		"good":    {`echo '{"name":"a","available":true}{"name":"b","why":"gone"}'`, ""},

@@ -62,6 +62,9 @@ func (c *child) begin() error {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
+// started reports whether there ever was a process.
+func (c *child) started() bool { return c != nil && c.cmd.Process != nil }
+
 // await waits until what the process has printed satisfies ready.
 func (c *child) await(ctx context.Context, ready func(out string) bool) error {
 	tick := time.NewTicker(time.Millisecond)
@@ -98,7 +101,7 @@ const endTimeout = 3 * time.Minute
 
 // end asks the process to end and waits until it has.
 func (c *child) end() error {
-	if c == nil {
+	if !c.started() {
 		return nil
 	}
 	_ = c.stdin.Close()
@@ -118,7 +121,7 @@ func (c *child) end() error {
 
 // kill ends the process at once.
 func (c *child) kill() {
-	if c == nil {
+	if !c.started() {
 		return
 	}
 	_ = c.stdin.Close()
