@@ -48,6 +48,8 @@ var gates = []gate{
 	{row: "apply from memory", figure: "apply/memory", atLeast: 500_000},
 	{row: "start from a snapshot", figure: "start", atMost: 3, to: million},
 	{row: "start from a snapshot", figure: "start", atMost: 20, from: million + 1},
+	{row: "load of a snapshot", figure: "snapshot/load", atMost: 3, to: million},
+	{row: "load of a snapshot", figure: "snapshot/load", atMost: 20, from: million + 1},
 	{row: "mint ES256", figure: "mint/ES256", atMost: 1.25},
 	{row: "mint EdDSA", figure: "mint/EdDSA", atMost: 1.25},
 	{row: "CPU beside go-redis", figure: "peer/go-redis/cpu", atMost: 1.0 / 4},

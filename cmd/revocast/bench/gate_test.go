@@ -42,11 +42,11 @@ func TestJudge(t *testing.T) {
 // TestJudgeGrowth checks that each size is judged by its own row.
 func TestJudgeGrowth(t *testing.T) {
 	r := &Report{Sessions: 1, Growth: []Size{
-		{Sessions: million, Lookup: 700, Clock: 100, Bytes: 430, Beside: 170, Returned: 0.9, GC: 1},
-		{Sessions: 10 * million, Lookup: 700, Clock: 100, Bytes: 430, Beside: 170, Returned: 0.9, GC: 1},
+		{Sessions: million, Lookup: 700, Clock: 100, Bytes: 430, Beside: 170, Returned: 0.9, GC: 1, Load: 2},
+		{Sessions: 10 * million, Lookup: 700, Clock: 100, Bytes: 430, Beside: 170, Returned: 0.9, GC: 1, Load: 19},
 	}}
 	err := r.Judge()
-	if err == nil || err.Error() != "1 of 14 targets are missed: in-process verify (1000000 sessions)" {
+	if err == nil || err.Error() != "1 of 16 targets are missed: in-process verify (1000000 sessions)" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -68,7 +68,7 @@ func TestGates(t *testing.T) {
 		if n != 1 {
 			t.Errorf("%s has %d targets", g.row, n)
 		}
-		for _, of := range []string{"inprocess/", "memory/", "gc/"} {
+		for _, of := range []string{"inprocess/", "memory/", "gc/", "snapshot/"} {
 			if strings.HasPrefix(g.figure, of) && !known[g.figure] {
 				t.Errorf("%s: no figure %s", g.row, g.figure)
 			}
