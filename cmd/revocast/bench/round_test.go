@@ -123,6 +123,15 @@ func TestTailRatio(t *testing.T) {
 	}
 }
 
+func TestStarved(t *testing.T) {
+	if got := starved(0.78); got != "" {
+		t.Errorf("got %q, but it had a core for nearly all of the time", got)
+	}
+	if got, want := starved(0.5), "noisy: the thread had a core for 50 % of the time"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestParseStat(t *testing.T) {
 	const line = "42 (a (b) c) S 7 42 42 0 -1 4194304 100 0 0 0 11 22 33 44 20 0 8 0 100 0 0"
 	if pid, parent, ticks, ok := parseStat(line); !ok || pid != 42 || parent != 7 || ticks != 110 {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -82,9 +83,10 @@ func (r *runner) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var fromMemory, fromLog, logged []float64
+	var fromMemory, shares, fromLog, logged []float64
 	for range r.Rounds {
-		fromMemory = append(fromMemory, applyMemory(min(r.Sessions, applyMost)))
+		rate, share := applyMemory(min(r.Sessions, applyMost))
+		fromMemory, shares = append(fromMemory, rate), append(shares, share)
 		rate, read, err := s.applyLog(ctx)
 		if err != nil {
 			return err
@@ -92,29 +94,45 @@ func (r *runner) apply(ctx context.Context) error {
 		fromLog, logged = append(fromLog, rate), append(logged, read)
 	}
 	r.report.figure("apply/memory", "events applied from memory", median(fromMemory), "/s")
+	if why := starved(median(shares)); why != "" {
+		r.refuse("apply/memory", why)
+	}
 	r.report.figure("apply/log", "events read from the log, opened and applied", median(fromLog), "/s")
 	r.report.figure("apply/log/read", "events read from the log and dropped: what the log can", median(logged), "/s")
 	return nil
 }
 
 // applyMemory returns how many creations a second a projection applies, without
-// making them.
-func applyMemory(n int) float64 {
+// making them, and what share of that time the thread had a core.
+func applyMemory(n int) (rate, share float64) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	m := new(projection.Map)
-	var took time.Duration
+	var took, had time.Duration
 	records := make([]events.Record, 0, 10_000)
 	for i := 0; i < n; {
 		records = records[:0]
 		for ; len(records) < cap(records) && i < n; i++ {
 			records = append(records, sizeRecord(i))
 		}
-		begun := time.Now()
+		begun, before := time.Now(), threadTime()
 		for k := range records {
 			m.Apply(records[k])
 		}
 		took += time.Since(begun)
+		had += threadTime() - before
 	}
-	return float64(n) / took.Seconds()
+	return float64(n) / took.Seconds(), had.Seconds() / took.Seconds()
+}
+
+// starved says why a figure in seconds means nothing, when a thread that never
+// waits had a core for less than the time that the rounds of a bare handler may
+// differ by; else "".
+func starved(share float64) string {
+	if share >= 1/(1+noisy) {
+		return ""
+	}
+	return fmt.Sprintf("noisy: the thread had a core for %.0f %% of the time", 100*share)
 }
 
 // applyLog reads the log from its beginning, with and without a fold.
