@@ -34,7 +34,10 @@ type cli struct {
 	Events     eventsCmd     `cmd:"" help:"What the log holds."`
 	Node       nodeCmd       `cmd:"" help:"The nodes of the cluster."`
 	Status     statusCmd     `cmd:"" help:"How a node is."`
+	Bench      benchCmd      `cmd:"" help:"Measure a node, beside a bare handler and what others use."`
 	Version    versionCmd    `cmd:"" help:"The program's version."`
+
+	BenchBare benchBareCmd `cmd:"" name:"bench-bare" hidden:"" help:"A process of bench."`
 }
 
 // env is what a command may touch of the process.
@@ -88,7 +91,7 @@ func helpFor(args []string) string {
 	}
 	// Only the command's own words: a mistyped one has no help.
 	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "user": true, "app": true, "apikey": true, "key": true,
-		"cluster-key": true, "template": true, "events": true, "status": true, "version": true}
+		"cluster-key": true, "template": true, "events": true, "status": true, "bench": true, "version": true}
 	if len(words) == 0 || !known[words[0]] {
 		return "--help"
 	}

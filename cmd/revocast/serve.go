@@ -39,6 +39,8 @@ type serveCmd struct {
 	MemoryLimit    byteSize `placeholder:"SIZE" help:"Memory that the process may take, such as 2GiB; above 85 % of it no sessions are created (default: the least of GOMEMLIMIT and its cgroups; without these, what the machine has)."`
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
+
+	SnapshotEvery time.Duration `placeholder:"D" default:"5m" help:"Time between two snapshots of the sessions, from which a start goes on (default: 5m)."`
 }
 
 // Help is shown by "serve --help".
@@ -99,7 +101,8 @@ func (c *serveCmd) Run(e *env) error {
 	}
 	if s.node, err = s.store.newNode(node.Config{
 		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.embedded(),
-		SnapshotDir: s.dir.snapshotDir(), Private: c.Private, Memory: memoryReader(limit), Log: s.log,
+		SnapshotDir: s.dir.snapshotDir(), SnapshotEvery: c.SnapshotEvery,
+		Private: c.Private, Memory: memoryReader(limit), Log: s.log,
 	}); err != nil {
 		return err
 	}
@@ -130,6 +133,8 @@ func (c *serveCmd) check() error {
 		return &usageError{errors.New("--join with --init adds a region: name it with --region")}
 	case c.embedded() && c.Replicas != 0:
 		return &usageError{errors.New("--replicas needs --nats or --nats-config: an embedded log is one copy")}
+	case c.SnapshotEvery < time.Second:
+		return &usageError{fmt.Errorf("--snapshot-every %s: want at least 1s", c.SnapshotEvery)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return &usageError{fmt.Errorf("--replicas %d: want 1 to 5", c.Replicas)}
 	}
