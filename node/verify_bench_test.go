@@ -29,7 +29,7 @@ import (
 	"github.com/revocast/revocast/node"
 )
 
-var benchSessions = flag.Int("sessions", 10_000, "sessions that the node of BenchmarkVerify and BenchmarkVerifyInProcess holds")
+var benchSessions = flag.Int("verify-sessions", 10_000, "sessions that the node of BenchmarkVerify and BenchmarkVerifyInProcess holds")
 
 // Limits of the servers, those that serve gives them: deadlines cost something.
 const (
