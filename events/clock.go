@@ -1,10 +1,6 @@
 package events
 
-import (
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "time"
 
 // Clock is the seam through which all time enters a node.
 type Clock interface {
@@ -21,13 +17,7 @@ type Clock interface {
 type SystemClock struct{}
 
 // Boot implements [Clock] by CLOCK_BOOTTIME.
-func (SystemClock) Boot() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(bootClock, &ts); err != nil {
-		panic(err) // the clock id is a constant every supported kernel has
-	}
-	return time.Duration(ts.Nano())
-}
+func (SystemClock) Boot() time.Duration { return boot() }
 
 // Wall implements [Clock].
 func (SystemClock) Wall() time.Time { return time.Now() }

@@ -41,6 +41,7 @@ var theirs = map[string]func(pkg, file string) bool{
 	"github.com/nats-io/":             in("events", "events/broker"),
 	"github.com/golang-jwt/":          in("signer", "node/client"),
 	"github.com/prometheus/":          func(_, file string) bool { return file == "metrics.go" },
+	"github.com/valyala/fasthttp":     func(pkg, file string) bool { return pkg == "node" && file == "lean.go" },
 	"github.com/alecthomas/kong":      in("cmd/revocast"),
 	"github.com/anishathalye/":        in("node/nodetest"), // no part of the program
 }

@@ -34,7 +34,10 @@ func TestMain(m *testing.M) {
 	// nats-server v2.15.2 leaves the goroutine that sets up a stream's source
 	// waiting for its own time-out when the server stops meanwhile.
 	goleak.VerifyTestMain(m,
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"),
+		// fasthttp's cleaner of idle workers ends at its next tick, its clock never.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
 // harness is one node over logs in memory, with one app. It is made inside a

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"runtime/debug"
@@ -76,7 +75,7 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 	// To its end, before any clock is read or lookup made: a slow sender must
 	// not outlive a revocation, be it of its session, its API key or its app.
 	if c.r.Body != nil {
-		c.body, c.bodyErr = io.ReadAll(http.MaxBytesReader(nil, c.r.Body, maxBody))
+		c.body, c.bodyErr = readBody(nil, c.r, make([]byte, min(max(c.r.ContentLength, 0), maxBody)+1))
 	}
 	if rt.scope != "" {
 		if c.caller, err = n.authorize(c.r, rt.scope); err != nil {
@@ -169,6 +168,9 @@ func (c *call) read() ([]byte, error) {
 // curl -d sends by itself is, when it begins as an object: the routes that read
 // bodies demand an API key, which no form in a browser can send.
 func mediaJSON(contentType string, body []byte) bool {
+	if contentType == "application/json" {
+		return true
+	}
 	media, _, err := mime.ParseMediaType(contentType)
 	switch {
 	case err != nil:

@@ -28,7 +28,7 @@ type route struct {
 // GET /v1/sessions/{sid}/events, so they share one that tells them apart:
 // "jwks" is no session id.
 func (n *Node) routes() []route {
-	return []route{
+	return append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
@@ -40,11 +40,6 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
-
-		{pattern: "GET /v1/verify", raw: n.verify},
-		{pattern: "POST /v1/verify", raw: n.verify},
-		{pattern: "GET /v1/verify/", raw: n.verify},
-		{pattern: "POST /v1/verify/", raw: n.verify},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -85,14 +80,27 @@ func (n *Node) routes() []route {
 		{pattern: "GET /readyz", handle: n.readyz},
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
+	}...)
+}
+
+// verifyRoutes are those that a [VerifyServer] serves too.
+func (n *Node) verifyRoutes() []route {
+	return []route{
+		{pattern: "GET /v1/verify", raw: n.verify},
+		{pattern: "POST /v1/verify", raw: n.verify},
+		{pattern: "GET /v1/verify/", raw: n.verify},
+		{pattern: "POST /v1/verify/", raw: n.verify},
 	}
 }
 
 // Handler returns the node's API. It may serve before Run is called: what needs
 // a lease then answers 503.
-func (n *Node) Handler() http.Handler {
+func (n *Node) Handler() http.Handler { return n.handler(n.routes()) }
+
+// handler serves the routes.
+func (n *Node) handler(routes []route) http.Handler {
 	known, mux := http.NewServeMux(), http.NewServeMux()
-	for _, rt := range n.routes() {
+	for _, rt := range routes {
 		h := http.Handler(rt.raw)
 		if rt.raw == nil {
 			h = n.serve(rt)

@@ -3,12 +3,7 @@ package node
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -31,17 +26,6 @@ const (
 	reasonBehind = "behind"
 )
 
-// Cookies that may bear a token or a JWT. The first cannot be set by another
-// host, so it counts before the second.
-const (
-	hostCookie  = "__Host-session"
-	plainCookie = "session"
-)
-
-// backgroundHeader marks a request that its user did not make: it is no use of
-// the session.
-const backgroundHeader = "X-Session-Background"
-
 // verify answers GET and POST /v1/verify and everything below: 204, 401, 403 or
 // 503 with the headers X-Session-*, always all of them.
 //
@@ -49,33 +33,28 @@ const backgroundHeader = "X-Session-Background"
 // sets headers by their canonical names, asks for random bytes once per process,
 // and counts verdicts instead of measuring time.
 func (n *Node) verify(w http.ResponseWriter, r *http.Request) {
-	q := verifyQuery{}
-	cr, bad := presented(w, r) // reads the body, so it comes before any clock
-	if r.URL.RawQuery != "" {
-		if bad = q.parse(r.URL.RawQuery) || bad; bad {
-			cr = shown{}
-		}
-	}
-	var o outcome
-	switch {
-	case bad:
-		o = outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
-	case cr.text == "":
-		o = outcome{status: http.StatusUnauthorized, reason: reasonMissing}
-	default:
-		o = n.check(r.Context(), cr, &q)
-	}
-	if o.status == http.StatusNoContent && !q.background && len(r.Header[backgroundHeader]) == 0 {
-		n.touch(&o.Session, n.wall())
-	}
-	n.metrics.verified(o.reason)
-	n.respond(w, r, &o, &q)
+	var v verifyRequest
+	v.read(w, r) // reads the body, so it comes before any clock
+	o := n.decide(r.Context(), &v)
+	n.respond(w, r, &o, &v.verifyQuery)
 }
 
-// shown is a credential as it was presented.
-type shown struct {
-	text  string
-	isJWT bool // only in a body is it said which it is; elsewhere a JWT has dots
+// decide is the verify itself, the same for every listener. The request must have
+// been read to its end.
+func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
+	switch {
+	case v.bad:
+		o = outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
+	case v.text == "":
+		o = outcome{status: http.StatusUnauthorized, reason: reasonMissing}
+	default:
+		o = n.check(ctx, v.shown, &v.verifyQuery)
+	}
+	if o.status == http.StatusNoContent && !v.background {
+		n.touch(&o.Session, o.asked)
+	}
+	n.metrics.verified(o.reason)
+	return o
 }
 
 // outcome is what a verify comes to.
@@ -208,253 +187,4 @@ func (n *Node) verifyAnyJWT(ctx context.Context, jwt, pin string) (signer.Verifi
 		return n.verifyJWT(ctx, app, jwt, jwtLive)
 	}
 	return signer.Verified{}, err
-}
-
-// presented returns the credential of the request: Authorization: Bearer, a
-// cookie, or a JSON body; bad when it is ambiguous or cannot be read. An API
-// key is not a credential of a session and is passed over.
-//
-// The body is read to its end even when it is not needed: net/http would read
-// it before it answers, and a slow sender would age the answer.
-func presented(w http.ResponseWriter, r *http.Request) (cr shown, bad bool) {
-	var body []byte
-	if r.Body != nil && r.Body != http.NoBody {
-		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
-			return shown{}, true
-		}
-	}
-	if all := r.Header["Authorization"]; len(all) > 1 {
-		return shown{}, true
-	} else if len(all) == 1 {
-		if text, ok := bearer(all[0]); ok {
-			return textual(text)
-		}
-	}
-	for _, name := range [...]string{hostCookie, plainCookie} {
-		if text, ok := cookie(r.Header["Cookie"], name); ok {
-			return textual(text)
-		}
-	}
-	if len(body) == 0 || r.Method != http.MethodPost || !mediaJSON(r.Header.Get("Content-Type"), body) {
-		return shown{}, false
-	}
-	var in struct {
-		SessionToken string `json:"session_token"`
-		SessionJWT   string `json:"session_jwt"`
-	}
-	if decodeStrict(body, &in) != nil || in.SessionToken != "" && in.SessionJWT != "" {
-		return shown{}, true
-	}
-	if in.SessionJWT != "" {
-		return shown{in.SessionJWT, true}, len(in.SessionJWT) > maxCredentials
-	}
-	return shown{text: in.SessionToken}, false
-}
-
-func textual(text string) (cr shown, bad bool) {
-	return shown{text, strings.IndexByte(text, '.') >= 0}, len(text) > maxCredentials || text == ""
-}
-
-// bearer returns what follows the scheme Bearer.
-func bearer(v string) (string, bool) {
-	const scheme = "Bearer"
-	if len(v) <= len(scheme) || v[len(scheme)] != ' ' || !strings.EqualFold(v[:len(scheme)], scheme) {
-		return "", false
-	}
-	v = strings.Trim(v[len(scheme):], " ")
-	if len(v) != events.TokenLen && strings.HasPrefix(v, secretPrefix) {
-		return "", false
-	}
-	return v, true
-}
-
-// cookie returns the first cookie of the name (RFC 6265 section 5.4), without
-// quotes.
-func cookie(lines []string, name string) (string, bool) {
-	for _, line := range lines {
-		for line != "" {
-			var pair string
-			pair, line, _ = strings.Cut(line, ";")
-			pair = strings.Trim(pair, " \t")
-			if len(pair) > len(name) && pair[len(name)] == '=' && pair[:len(name)] == name {
-				value := pair[len(name)+1:]
-				if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
-					value = value[1 : len(value)-1]
-				}
-				return value, true
-			}
-		}
-	}
-	return "", false
-}
-
-// verifyQuery is what the query of a verify asks for. Parameters it does not
-// know may be those of the original request, and are passed over.
-type verifyQuery struct {
-	app                   string
-	jwt, body, background bool
-}
-
-// parse reads the query and reports whether it is bad: one that cannot be read,
-// or that names two apps, might be meant to lift the pin.
-func (q *verifyQuery) parse(raw string) (bad bool) {
-	all, err := url.ParseQuery(raw)
-	if err != nil {
-		return true
-	}
-	for i, app := range all["app"] {
-		if app == "" || i > 0 && app != q.app {
-			return true
-		}
-		q.app = app
-	}
-	on := func(name string) bool { v := all.Get(name); return v == "1" || v == "true" }
-	q.jwt, q.body, q.background = on("jwt"), on("body"), on("background")
-	return false
-}
-
-// Values of headers that are shared by all answers. Nobody writes to them.
-var (
-	dash      = []string{"-"}
-	noStore   = []string{"no-store"}
-	retry     = []string{"1"}
-	challenge = []string{`Bearer error="invalid_token"`}
-	ask       = []string{"Bearer"} // RFC 6750 section 3.1: no error code when nothing was shown
-)
-
-// respond writes the answer: each header once, under its canonical name, in
-// one block of memory.
-func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *verifyQuery) {
-	h := w.Header()
-	values := make([]string, 7)
-	set := func(i int, name, value string) {
-		values[i] = value
-		h[name] = values[i : i+1 : i+1]
-	}
-	id := nextRequestID()
-	set(0, "X-Request-Id", id)
-	h["Cache-Control"] = noStore
-	h["X-Session-Jwt"] = dash
-	if o.reason == reasonNone {
-		h["X-Session-Reason"] = dash
-	} else {
-		set(1, "X-Session-Reason", o.reason)
-	}
-	if o.err != nil && o.status != http.StatusForbidden {
-		h["X-Session-Staleness-Ms"] = dash
-	} else {
-		set(2, "X-Session-Staleness-Ms", strconv.FormatInt(o.staleness.Milliseconds(), 10))
-	}
-	if o.status == http.StatusNoContent {
-		set(3, "X-Session-Id", o.SID.String())
-		set(4, "X-Session-User", headerText(o.User))
-		set(5, "X-Session-App", o.App)
-		set(6, "X-Session-Expires", strconv.FormatInt(o.ExpiresAt/1000, 10))
-		n.decorate(r.Context(), h, o, q)
-	} else {
-		h["X-Session-Id"], h["X-Session-User"], h["X-Session-App"], h["X-Session-Expires"] = dash, dash, dash, dash
-	}
-	switch {
-	case o.status == http.StatusServiceUnavailable:
-		h["Retry-After"] = retry
-	case o.status == http.StatusUnauthorized && o.reason == reasonMissing:
-		h["Www-Authenticate"] = ask
-	case o.status == http.StatusUnauthorized:
-		h["Www-Authenticate"] = challenge
-	}
-	if q.body {
-		n.respondBody(w, &call{n: n, r: r, h: h, id: id}, o)
-		return
-	}
-	if o.status != http.StatusNoContent {
-		h["Content-Length"] = []string{"0"}
-	}
-	w.WriteHeader(o.status)
-}
-
-// decorate adds to a good answer what is seldom asked for or seldom true.
-func (n *Node) decorate(ctx context.Context, h http.Header, o *outcome, q *verifyQuery) {
-	if o.stale != "" {
-		h["X-Session-Freshness"] = []string{staleHeader(o.answer)}
-	}
-	if !q.jwt || o.stale != "" {
-		return
-	}
-	// A verify does not wait for a private part as long as other answers do.
-	ctx, cancel := context.WithTimeout(ctx, jwtPatience)
-	defer cancel()
-	jwt, _, err := n.mint(ctx, found{answer: o.answer, at: o.at}, nil, jwtOrder{})
-	if err != nil && n.refusals.first(classify(err).kind, n.conf.Clock.Boot()) {
-		n.conf.Log.Error("no JWT for a verified session", "app", o.App, "error", err)
-	}
-	if jwt != "" {
-		h["X-Session-Jwt"] = []string{jwt}
-	}
-}
-
-// respondBody answers with a body, for who asks for one.
-func (n *Node) respondBody(w http.ResponseWriter, c *call, o *outcome) {
-	c.h.Set("X-Content-Type-Options", "nosniff")
-	if o.status == http.StatusNoContent {
-		respond(w, c, http.StatusOK, &api.VerifyAnswer{
-			Freshness: found{answer: o.answer, at: o.at}.freshness(),
-			SessionID: o.SID.String(), AppID: o.App, UserID: o.User, ExpiresAt: date(o.ExpiresAt),
-		})
-		return
-	}
-	f := classify(o.err)
-	switch {
-	case o.err != nil:
-	case o.reason == reasonEarly:
-		f = tooEarly()
-	default:
-		f = fail(api.SessionNotFound, "no such session, or it has ended").with("reason", o.reason)
-	}
-	body := f.body(n.issuer, c.id)
-	body.StatusCode = o.status
-	respond(w, c, o.status, body)
-}
-
-// headerText returns s for a header: as it is when it is visible ASCII without
-// a percent sign, else percent-encoded, so that decoding percent signs gives s
-// back in any case. A lone dash, which in these headers means nobody, is
-// encoded as well.
-func headerText(s string) string {
-	if s == "-" {
-		return "%2D"
-	}
-	for i := range len(s) {
-		if !headerSafe(s[i]) {
-			return escapeHeader(s)
-		}
-	}
-	return s
-}
-
-func headerSafe(c byte) bool { return c > ' ' && c < 0x7f && c != '%' }
-
-func escapeHeader(s string) string {
-	const hex = "0123456789ABCDEF"
-	b := make([]byte, 0, 3*len(s))
-	for i := range len(s) {
-		if c := s[i]; headerSafe(c) {
-			b = append(b, c)
-		} else {
-			b = append(b, '%', hex[c>>4], hex[c&15])
-		}
-	}
-	return string(b)
-}
-
-// Request ids of the hot path: random once per process, then counted.
-var (
-	requestPrefix = newRequestID() + "-"
-	requestCount  atomic.Uint64
-)
-
-func nextRequestID() string {
-	var buf [64]byte
-	b := append(buf[:0], requestPrefix...)
-	return string(strconv.AppendUint(b, requestCount.Add(1), 36))
 }

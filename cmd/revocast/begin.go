@@ -38,7 +38,11 @@ func (s *service) begin(ctx context.Context) error {
 		}
 		return err
 	}
-	s.log.Info("ready", "url", s.url, "region", s.store.state.Region, "durability", s.store.durability())
+	ready := []any{"url", s.url, "region", s.store.state.Region, "durability", s.store.durability()}
+	if s.verify != nil {
+		ready = append(ready, "verify", verifyAddr(s.verify.Addr()))
+	}
+	s.log.Info("ready", ready...)
 	s.welcome(s.out.stdout, b, first)
 	return nil
 }
@@ -92,6 +96,9 @@ func (s *service) welcome(w io.Writer, b *bootstrap, first bool) {
 	fmt.Fprintf(w, "Revocast is ready.\n\n  address  %s\n  data     %s\n", s.url, dir)
 	if s.metrics != nil {
 		fmt.Fprintf(w, "  metrics  %s/metrics\n", localURL(s.metrics.Addr()))
+	}
+	if s.verify != nil {
+		fmt.Fprintf(w, "  verify   %s\n", verifyAddr(s.verify.Addr()))
 	}
 	if nats := s.store.natsURL(); nats != "" {
 		fmt.Fprintf(w, "  nats     %s\n", nats)

@@ -27,6 +27,7 @@ type serveCmd struct {
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Where everything lives: the log, the cluster key, the first API keys (default: ./revocast-data)."`
 	Listen         string   `placeholder:"ADDR" default:"127.0.0.1:8080" help:"Address of the HTTP API (default: 127.0.0.1:8080)."`
 	MetricsListen  string   `placeholder:"ADDR" default:"127.0.0.1:9464" help:"Address of /metrics and /debug/pprof; \"\" for none (default: 127.0.0.1:9464, or any free port when that is taken). Keep it away from the public."`
+	VerifyListen   string   `placeholder:"ADDR" help:"Address, or unix:/path of a socket, that serves /v1/verify and nothing else, for less than half of the cost (default: none)."`
 	PublicURL      string   `name:"public-url" placeholder:"URL" help:"Base URL under which clients reach this service: the issuer of JWTs (default: http:// and the address of --listen)."`
 	Node           string   `placeholder:"NAME" help:"Name of this node, unique in the cluster (default: made from the host's name)."`
 	Region         string   `placeholder:"NAME" help:"Region of this node (default: the one of the data directory; \"local\" in a new one)."`
@@ -74,6 +75,12 @@ func (c *serveCmd) Run(e *env) error {
 			return err
 		}
 		defer s.metrics.Close()
+	}
+	if c.VerifyListen != "" {
+		if s.verify, err = listenVerify(c.VerifyListen); err != nil {
+			return err
+		}
+		defer s.verify.Close()
 	}
 	if c.NatsListen != "" {
 		// The broker binds it again; this is for the one clear line.
@@ -238,6 +245,7 @@ type service struct {
 	dir      dataDir
 	listener net.Listener
 	metrics  net.Listener // nil: none
+	verify   net.Listener // nil: none
 	url      string       // under which this machine reaches the node
 	store    *store
 	node     *node.Node
@@ -261,9 +269,12 @@ func (s *service) run(ctx context.Context) error {
 	public := s.server(s.node.Handler())
 	public.ReadTimeout, public.WriteTimeout = readTimeout, writeTimeout
 	// Requests are answered from the start: 503 until the leases are held.
-	servers := map[*http.Server]net.Listener{public: s.listener}
+	servers := map[server]net.Listener{public: s.listener}
 	if s.metrics != nil {
 		servers[s.server(s.operations())] = s.metrics
+	}
+	if s.verify != nil {
+		servers[s.node.VerifyServer(verifyLimits())] = s.verify
 	}
 	g.Go(func() error { return s.node.Run(life) })
 	for server, l := range servers {
@@ -289,6 +300,13 @@ func (s *service) run(ctx context.Context) error {
 		return s.stop(servers, end)
 	})
 	return g.Wait()
+}
+
+// server is what serves a listener.
+type server interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+	Close() error
 }
 
 func (s *service) server(h http.Handler) *http.Server {
@@ -319,7 +337,7 @@ const (
 
 // stop ends the node in an order that has reasons. A second signal ends the
 // process at any point of it, and nothing acknowledged is lost.
-func (s *service) stop(servers map[*http.Server]net.Listener, end context.CancelFunc) error {
+func (s *service) stop(servers map[server]net.Listener, end context.CancelFunc) error {
 	s.log.Info("stopping")
 	// 1. Stop answering and say farewell, in this order: who waits for a
 	// receipt takes the farewell for "this node says nothing any more". Load
