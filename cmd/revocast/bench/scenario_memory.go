@@ -70,7 +70,7 @@ func (r *runner) inprocess(ctx context.Context) error {
 		return err
 	}
 	r.report.Figures = append(r.report.Figures, size.figures()...)
-	return nil
+	return r.embedded(ctx)
 }
 
 // applyMost is how many sessions the scenario "apply" folds at most.
