@@ -256,3 +256,28 @@ func TestPrivateResealed(t *testing.T) {
 		wantPrivate(h.auth(m{"session_token": spoilt.str("session_token")}), 200, "session.", `{"cart":3}`)
 	})
 }
+
+// What stands over a state of which nobody has the private part is not sealed
+// anew as if there had been none: it is left, and the rotation says so.
+func TestPrivateNotResealed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, next := events.NewClusterKey(), events.NewClusterKey()
+		own := holding(t, old)
+		h := newHarness(t, func(c *node.Config) { c.Keys, c.Private, c.Archive = own, node.PrivateLog, emptyArchive{} })
+		h.keys = own
+		r := h.do(h.key, "POST", "/v1/sessions", rich("ada")).want(201)
+		subject := subjectOfState(t, r, "ada")
+		first := h.newest(subject)
+		h.do(h.key, "PATCH", "/v1/sessions/"+r.str("session.session_id"), m{"metadata": m{"n": 1}}).want(200)
+		time.Sleep(2 * time.Second)
+		seq := h.overwrite(subject, &first)
+		time.Sleep(2 * time.Minute)
+		h.give(next, old)
+		time.Sleep(time.Minute)
+		if answer := h.rotate(); mayGo(answer, old) || h.newest(subject).Seq != seq {
+			t.Errorf("%d stands, want %d; after the rotation: %s", h.newest(subject).Seq, seq, answer.Raw)
+		}
+		h.verify(r.str("session_token")).want(204)
+		h.auth(m{"session_token": r.str("session_token")}).wantError(503, "log_unavailable")
+	})
+}
