@@ -10,7 +10,7 @@ import (
 const fineBits = 7
 
 // bucketCount reaches to 2^40 ns, 18 minutes; what takes longer counts as that.
-const bucketCount = (40-fineBits)<<fineBits + 1
+const bucketCount = (40-fineBits+1)<<fineBits + 1
 
 // Histogram counts durations in buckets whose width grows with them. It never
 // allocates once made. The zero value is empty and ready; it is not safe for
