@@ -23,8 +23,7 @@ import (
 //	7     absolute
 //	8     created
 //	9     created seq
-//	10    state seq
-//	11    bytes of the private part:32 | bytes of the user:32
+//	10    number of the API key:16 | bytes of the private part:24 | bytes of the user:24
 //
 // and of a tombstone
 //
@@ -41,7 +40,7 @@ const (
 	atNext   = 4
 	atBefore = 5
 
-	stateWords = 12
+	stateWords = 11
 	graveWords = 5
 	aliasWords = 5
 )
@@ -52,8 +51,8 @@ const (
 	isAlias    // the block is one
 	isFound    // none
 	isGone     // none
-	hasIdle    // number of the API key:16 | idle timeout:48
-	hasWide    // idle timeout that needs more
+	hasSeq     // state seq, if it is not the created seq
+	hasIdle    // idle timeout
 	hasAuth    // auth seq
 	hasUntil   // original until
 	hasAlias1  // key: 2 words, until
@@ -63,8 +62,6 @@ const (
 	hasApp     // bytes of the app: it has no number
 	hasBy      // bytes of the API key: it has no number
 )
-
-const longIdle = 1 << 48
 
 func (b block) word(i int) *uint64 {
 	return (*uint64)(unsafe.Add(unsafe.Pointer(b.first), uintptr(i)*8))
@@ -168,9 +165,8 @@ func (n *names) shape(r *record) shape {
 		s.flags, s.size, expires = hasState, stateWords, r.ExpiresAt
 		bytes += len(r.Sealed)
 		s.by = n.of(r.By)
-		wide := r.Idle < 0 || r.Idle >= longIdle
-		set(hasIdle, 1, s.by != 0 || r.Idle != 0 && !wide)
-		set(hasWide, 1, wide)
+		set(hasSeq, 1, r.StateSeq != r.CreatedSeq)
+		set(hasIdle, 1, r.Idle != 0)
 		set(hasAuth, 1, r.AuthSeq != 0)
 		set(hasUntil, 1, r.OriginalUntil != 0)
 		set(hasAlias2, 3, r.Aliases[1] != events.Alias{})
@@ -220,7 +216,7 @@ func (s *shape) fill(into []uint64, user place) {
 	w.add(uint64(s.size)|s.flags<<24|uint64(s.app)<<40|uint64(user.shard)<<56, k[0], k[1])
 	if r.known {
 		w.ints(r.SeenAt, 0, int64(user.tag<<refBits), r.ExpiresAt, r.AbsoluteAt, r.CreatedAt)
-		w.add(r.CreatedSeq, r.StateSeq, uint64(len(r.Sealed))<<32|uint64(len(r.User)))
+		w.add(r.CreatedSeq, uint64(s.by)<<48|uint64(len(r.Sealed))<<24|uint64(len(r.User)))
 		s.fillState(&w)
 	} else {
 		w.ints(r.AbsoluteAt, int64(len(r.User)))
@@ -259,17 +255,10 @@ func (s *shape) fill(into []uint64, user place) {
 // fillState writes the words that only a state has, as the flags say.
 func (s *shape) fillState(w *writer) {
 	r := s.r
-	if s.flags&hasIdle != 0 {
-		idle := uint64(0)
-		if s.flags&hasWide == 0 {
-			idle = uint64(r.Idle)
-		}
-		w.add(uint64(s.by) | idle<<16)
-	}
 	for _, o := range [...]struct {
 		flag uint64
 		n    uint64
-	}{{hasWide, uint64(r.Idle)}, {hasAuth, r.AuthSeq}, {hasUntil, uint64(r.OriginalUntil)}} {
+	}{{hasSeq, r.StateSeq}, {hasIdle, uint64(r.Idle)}, {hasAuth, r.AuthSeq}, {hasUntil, uint64(r.OriginalUntil)}} {
 		if s.flags&o.flag != 0 {
 			w.add(o.n)
 		}

@@ -88,11 +88,15 @@ func (b block) read(s *Session, r *standing, n *names) {
 		s.SeenAt = b.seen()
 		d.i = atBefore + 1
 		s.ExpiresAt, s.AbsoluteAt, s.CreatedAt = d.int(), d.int(), d.int()
-		s.CreatedSeq, s.StateSeq = d.word(), d.word()
+		s.CreatedSeq = d.word()
+		s.StateSeq = s.CreatedSeq
 		r.longest = s.ExpiresAt
 		lengths := d.word()
-		user, sealed = lengths&(1<<32-1), lengths>>32
-		d.state(s, flags, n)
+		user, sealed = lengths&(1<<24-1), lengths>>24&(1<<24-1)
+		if by := uint16(lengths >> 48); by != 0 {
+			s.By = n.text(by)
+		}
+		d.state(s, flags)
 	} else {
 		s.AbsoluteAt, user = d.int(), d.word()
 	}
@@ -124,15 +128,11 @@ func (b block) read(s *Session, r *standing, n *names) {
 }
 
 // state takes the words that only a state has.
-func (d *reader) state(s *Session, flags uint64, n *names) {
-	if flags&hasIdle != 0 {
-		w := d.word()
-		s.Idle = int64(w >> 16)
-		if by := uint16(w); by != 0 {
-			s.By = n.text(by)
-		}
+func (d *reader) state(s *Session, flags uint64) {
+	if flags&hasSeq != 0 {
+		s.StateSeq = d.word()
 	}
-	if flags&hasWide != 0 {
+	if flags&hasIdle != 0 {
 		s.Idle = d.int()
 	}
 	if flags&hasAuth != 0 {
