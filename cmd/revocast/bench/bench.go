@@ -157,6 +157,9 @@ type runner struct {
 	report *Report
 	dir    string
 	system *system // nil until it is needed
+	// leanAddr is where the node serves verifies only while peers are measured;
+	// empty: nowhere.
+	leanAddr string
 }
 
 // Run measures. It returns what was measured also with an error.

@@ -50,6 +50,9 @@ func (r *runner) peers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("peers: %w", err)
 	}
+	if err := r.listenLean(ctx); err != nil {
+		return err
+	}
 	for _, p := range all {
 		switch {
 		case p.Name == "bare": // there is one in each round
@@ -63,6 +66,22 @@ func (r *runner) peers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// listenLean lets the node have the listener for verifies only: peers come in
+// their best configuration, and so does it.
+func (r *runner) listenLean(ctx context.Context) error {
+	if r.Addr != "" {
+		return nil // another's node is as it is
+	}
+	s, err := r.start(ctx)
+	if err != nil {
+		return err
+	}
+	if r.leanAddr, err = freeAddr(); err != nil {
+		return err
+	}
+	return s.restart(ctx, "--verify-listen", r.leanAddr)
 }
 
 func listPeers(ctx context.Context, p Program) (all []listedPeer, err error) {
@@ -169,13 +188,27 @@ func (r *runner) beside(ctx context.Context, peer *Target, bytesEach float64) er
 	if err != nil {
 		return err
 	}
-	c, err := compare(ctx, "peer "+peer.Name, r.Rounds, r.load(), []*Target{bare, own, peer})
+	all := []*Target{bare, peer, own}
+	best := own
+	if r.leanAddr != "" {
+		lean := *own
+		lean.Name, lean.Addr = "revocast-lean", r.leanAddr
+		best = &lean
+		all = append(all, best)
+	}
+	c, err := compare(ctx, "peer "+peer.Name, r.Rounds, r.load(), all)
 	if err != nil {
 		return err
 	}
 	r.report.Comparisons = append(r.report.Comparisons, c)
-	r.report.ratio("peer/"+peer.Name+"/cpu", "verify, CPU to that of "+peer.Name+" with what is behind it", ratio(c.Targets[1], c.Targets[2], c.Targets[0], allCPU))
-	r.report.ratio("peer/"+peer.Name+"/rps", "verify, requests a second to those of "+peer.Name, ratio(c.Targets[1], c.Targets[2], c.Targets[0], rps))
+	for i, t := range all[2:] {
+		id, what := "peer/"+peer.Name, "verify"
+		if t != best {
+			id, what = id+"/main", "verify on the main listener"
+		}
+		r.report.ratio(id+"/cpu", what+", CPU to that of "+peer.Name+" with what is behind it", ratio(c.Targets[2+i], c.Targets[1], c.Targets[0], allCPU))
+		r.report.ratio(id+"/rps", what+", requests a second to those of "+peer.Name, ratio(c.Targets[2+i], c.Targets[1], c.Targets[0], rps))
+	}
 	if bytesEach == 0 {
 		return nil
 	}
