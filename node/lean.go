@@ -132,7 +132,7 @@ func (s *VerifyServer) serve(c *fasthttp.RequestCtx) {
 func (s *VerifyServer) answer(c *fasthttp.RequestCtx, v *verifyRequest) {
 	o := s.node.decide(s.life, v)
 	h := heads.Get().(*head)
-	s.node.fill(s.life, h, &o, &v.verifyQuery)
+	h.fill(&o)
 	to := &c.Response.Header
 	for i := range h.fields[:h.n] {
 		if f := &h.fields[i]; f.shared != nil {
