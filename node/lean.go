@@ -51,6 +51,10 @@ type VerifyLimits struct {
 	Head int
 }
 
+// longestAnswer is more bytes than an answer has: most of them are a JWT of 8 KiB.
+// One that was sent in part would not count as held; see leanConn.
+const longestAnswer = 16 << 10
+
 // VerifyServer returns a server of /v1/verify alone.
 func (n *Node) VerifyServer(l VerifyLimits) *VerifyServer {
 	s := &VerifyServer{node: n, aside: n.handler(n.verifyRoutes()), conns: map[net.Conn]struct{}{}}
@@ -59,7 +63,7 @@ func (n *Node) VerifyServer(l VerifyLimits) *VerifyServer {
 		Handler: s.serve, ErrorHandler: s.unread, ConnState: s.connState,
 		Logger: printer{n.conf.Log}, SecureErrorLogMessage: true, // most of what printer drops
 		ReadTimeout: l.Read, WriteTimeout: l.Write, IdleTimeout: l.Idle,
-		ReadBufferSize: l.Head, MaxRequestBodySize: maxBody,
+		ReadBufferSize: l.Head, WriteBufferSize: longestAnswer, MaxRequestBodySize: maxBody,
 		CloseOnShutdown: true, LazyRequestTime: true, DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader: true, NoDefaultContentType: true,
 	}
