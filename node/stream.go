@@ -76,6 +76,7 @@ type stream struct {
 	strange map[string]struct{}     // ids of cluster keys that are not held and sealed lasting entries
 	restart context.CancelCauseFunc // ends the current Follow; nil when none runs
 	broken  map[string]uint64       // subject to sequence of an overwrite not yet repaired
+	urgent  bool                    // some of broken are revocations
 	wake    chan struct{}           // 1 deep: broken is not empty
 	caught  bool                    // everything there was at the start of Follow is applied
 	lost    bool                    // the log went backwards, and what it lost is not yet appended again
