@@ -120,6 +120,19 @@ func (s *VerifyServer) stop() {
 	}
 }
 
+func (s *VerifyServer) connState(c net.Conn, state fasthttp.ConnState) {
+	if state != fasthttp.StateNew && state != fasthttp.StateClosed {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == fasthttp.StateNew {
+		s.conns[c] = struct{}{}
+	} else {
+		delete(s.conns, c)
+	}
+}
+
 // serve answers a request, which the library has read to its end.
 func (s *VerifyServer) serve(c *fasthttp.RequestCtx) {
 	defer s.recover(c)

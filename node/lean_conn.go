@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-
-	"github.com/valyala/fasthttp"
 )
 
 // closeOnce is a listener that may be closed again.
@@ -58,23 +56,10 @@ func (c *leanConn) Write(b []byte) (int, error) {
 
 var errHeld = errors.New("an answer waits for the body of the next request")
 
-func (s *VerifyServer) connState(c net.Conn, state fasthttp.ConnState) {
-	if state != fasthttp.StateNew && state != fasthttp.StateClosed {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state == fasthttp.StateNew {
-		s.conns[c] = struct{}{}
-	} else {
-		delete(s.conns, c)
-	}
-}
-
 // printer is where the library writes.
 type printer struct{ log *slog.Logger }
 
-// Printf implements [fasthttp.Logger]. The library's errors quote what it could not
+// Printf implements fasthttp.Logger. The library's errors quote what it could not
 // read, which may bear a token.
 func (p printer) Printf(format string, args ...any) {
 	if !p.log.Enabled(context.Background(), slog.LevelDebug) {
