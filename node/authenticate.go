@@ -46,12 +46,22 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if req.Touch == nil || *req.Touch {
 		n.touch(&f.Session, n.wall())
 	}
-	token := events.Token(req.SessionToken)
-	if token == "" && app.Settings.ReturnToken {
-		p, err := n.private(ctx, &f)
+	newest := f.StateSeq
+	p, err := n.private(ctx, &f)
+	if err != nil {
+		return 0, nil, err
+	}
+	if f.StateSeq != newest { // the token shown may not be of the newer state
+		now, err := look()
+		if err == nil {
+			err = now.active()
+		}
 		if err != nil {
 			return 0, nil, err
 		}
+	}
+	token := events.Token(req.SessionToken)
+	if token == "" && app.Settings.ReturnToken {
 		token = p.Token
 	}
 	out, err := n.answered(ctx, c, f, token)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -52,15 +51,19 @@ type VerifyLimits struct {
 	Head int
 }
 
+// longestAnswer is more bytes than an answer has: most of them are a JWT of 8 KiB.
+// One that was sent in part would not count as held; see leanConn.
+const longestAnswer = 16 << 10
+
 // VerifyServer returns a server of /v1/verify alone.
 func (n *Node) VerifyServer(l VerifyLimits) *VerifyServer {
 	s := &VerifyServer{node: n, aside: n.handler(n.verifyRoutes()), conns: map[net.Conn]struct{}{}}
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.http = fasthttp.Server{
 		Handler: s.serve, ErrorHandler: s.unread, ConnState: s.connState,
-		Logger: printer{n.conf.Log}, SecureErrorLogMessage: true, // what it cannot read may bear a token
+		Logger: printer{n.conf.Log}, SecureErrorLogMessage: true, // most of what printer drops
 		ReadTimeout: l.Read, WriteTimeout: l.Write, IdleTimeout: l.Idle,
-		ReadBufferSize: l.Head, MaxRequestBodySize: maxBody,
+		ReadBufferSize: l.Head, WriteBufferSize: longestAnswer, MaxRequestBodySize: maxBody,
 		CloseOnShutdown: true, LazyRequestTime: true, DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader: true, NoDefaultContentType: true,
 	}
@@ -117,19 +120,6 @@ func (s *VerifyServer) stop() {
 	}
 }
 
-// closeOnce is a listener that may be closed again.
-type closeOnce struct {
-	net.Listener
-	once sync.Once
-	err  error
-}
-
-// Close implements [net.Listener].
-func (l *closeOnce) Close() error {
-	l.once.Do(func() { l.err = l.Listener.Close() })
-	return l.err
-}
-
 func (s *VerifyServer) connState(c net.Conn, state fasthttp.ConnState) {
 	if state != fasthttp.StateNew && state != fasthttp.StateClosed {
 		return
@@ -143,19 +133,10 @@ func (s *VerifyServer) connState(c net.Conn, state fasthttp.ConnState) {
 	}
 }
 
-// printer is where the library writes.
-type printer struct{ log *slog.Logger }
-
-// Printf implements [fasthttp.Logger].
-func (p printer) Printf(format string, args ...any) {
-	if p.log.Enabled(context.Background(), slog.LevelDebug) {
-		p.log.Debug(fmt.Sprintf(format, args...))
-	}
-}
-
 // serve answers a request, which the library has read to its end.
 func (s *VerifyServer) serve(c *fasthttp.RequestCtx) {
 	defer s.recover(c)
+	c.Conn().(*leanConn).held = true
 	var v verifyRequest
 	if !readLean(&v, c) || v.verifyQuery.body {
 		s.roundabout(c, bytes.NewReader(c.Request.Body()))
@@ -168,7 +149,7 @@ func (s *VerifyServer) serve(c *fasthttp.RequestCtx) {
 func (s *VerifyServer) answer(c *fasthttp.RequestCtx, v *verifyRequest) {
 	o := s.node.decide(s.life, v)
 	h := heads.Get().(*head)
-	s.node.fill(s.life, h, &o, &v.verifyQuery)
+	h.fill(&o)
 	to := &c.Response.Header
 	for i := range h.fields[:h.n] {
 		if f := &h.fields[i]; f.shared != nil {
@@ -208,6 +189,8 @@ func (s *VerifyServer) unread(c *fasthttp.RequestCtx, err error) {
 	defer s.recover(c)
 	var timeout net.Error
 	switch {
+	case c.Conn().(*leanConn).refused:
+		plain(c, http.StatusServiceUnavailable, "503 Service Unavailable")
 	case errors.As(err, new(*fasthttp.ErrSmallBuffer)):
 		plain(c, http.StatusRequestHeaderFieldsTooLarge, "431 Request Header Fields Too Large")
 	case len(c.Request.Header.RawHeaders()) > 0:
@@ -379,7 +362,7 @@ func (s *VerifyServer) roundabout(c *fasthttp.RequestCtx, body io.Reader) {
 	raw.Write(h.RawHeaders())
 	r, err := http.ReadRequest(bufio.NewReader(&raw))
 	switch {
-	case err != nil, r.ProtoAtLeast(1, 1) && !hasHost(h.RawHeaders()), !hasTokens(r.Header):
+	case err != nil, r.ProtoAtLeast(1, 1) && !hasHost(h.RawHeaders()), !validHost(h.Host()), !hasTokens(r.Header):
 		plain(c, http.StatusBadRequest, "400 Bad Request")
 		return
 	case r.ProtoMajor != 1:
@@ -409,10 +392,20 @@ func (s *VerifyServer) roundabout(c *fasthttp.RequestCtx, body io.Reader) {
 	}
 }
 
-// hasHost and hasTokens are what the server of net/http demands beyond
+// hasHost, validHost and hasTokens are what the server of net/http demands beyond
 // http.ReadRequest.
 func hasHost(raw []byte) bool {
 	return bytes.Contains(bytes.ToLower(append([]byte("\n"), raw...)), []byte("\nhost:"))
+}
+
+func validHost(host []byte) bool {
+	for _, c := range host {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && strings.IndexByte("!$%&'()*+,-.:;=[]_~", c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func hasTokens(h http.Header) bool {

@@ -82,30 +82,28 @@ func (n *Node) listSessions(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	at := n.home.position()
-	known, missing, staleness, err := n.listable()
-	if err != nil {
-		return 0, nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	for {
-		page, total := n.page(within(n.all(app.App, want.user), known), &want)
-		out := &api.SessionList{
-			Freshness: found{answer: answer{staleness: staleness}, at: at}.freshness(), Total: total, Incomplete: missing,
+	for apart := map[uint8]bool{}; ; {
+		began := n.conf.Clock.Boot()
+		known, missing, staleness, err := n.listable(apart)
+		if err != nil {
+			return 0, nil, err
 		}
+		page, total := n.page(within(n.all(app.App, want.user), known), &want)
+		out := &api.SessionList{Total: total, Incomplete: missing}
 		if len(page) > want.limit {
 			page = page[:want.limit]
 			out.NextCursor = placeOf(&page[want.limit-1].Session).String()
 		}
 		out.Sessions, err = n.views(ctx, page)
-		apart, ok := errors.AsType[*apartError](err)
-		if !ok || apart.number == n.home.number {
-			return http.StatusOK, out, err
+		if failed, ok := errors.AsType[*apartError](err); ok && failed.number != n.home.number {
+			apart[failed.number] = true // what cannot be shown is not listed at all
+			continue
 		}
-		// What cannot be shown is not listed at all.
-		delete(known, apart.number)
-		missing = append(missing, apart.region)
-		slices.Sort(missing)
+		staleness += n.conf.Clock.Boot() - began
+		out.Freshness = found{answer: answer{staleness: staleness}, at: at}.freshness()
+		return http.StatusOK, out, err
 	}
 }
 
@@ -117,7 +115,7 @@ func (n *Node) all(app, user string) iter.Seq2[projection.Session, projection.Ve
 	return n.sessions().App(app, n.judged())
 }
 
-// apartError says that a private part is out of reach, and where.
+// apartError says that nothing can be said of the sessions of a region, and why.
 type apartError struct {
 	number uint8
 	region string
@@ -128,44 +126,76 @@ func (e *apartError) Error() string { return "region " + e.region + ": " + e.cau
 func (e *apartError) Unwrap() error { return e.cause }
 
 // views returns the sessions as the API shows them. Those that left the log with
-// their private part since they were looked up are left out.
+// their private part since they were looked up, or ended, are left out.
 func (n *Node) views(ctx context.Context, page []answer) ([]api.Session, error) {
-	shown := make([]*api.Session, len(page))
-	g, ctx := errgroup.WithContext(ctx)
+	all, gone, waited := make([]found, len(page)), make([]bool, len(page)), false
+	g, reading := errgroup.WithContext(ctx)
 	g.SetLimit(listFetchers)
-	show := func(i int) error {
-		f := found{answer: page[i]}
-		p, err := n.private(ctx, &f)
-		switch failed, ok := errors.AsType[*failure](err); {
-		case ok && failed.kind == api.SessionNotFound:
-			return nil
-		case ok && failed.kind == api.HomeUnreachable:
-			return &apartError{f.SID.Stream(), n.regionOf(f.SID.Stream()), err}
-		case err != nil:
-			return err
-		}
-		s, err := n.view(&f.Session, f.verdict, p)
-		shown[i] = &s
-		return err
-	}
 	for i := range page {
+		all[i].answer = page[i]
 		if page[i].Sealed.Empty() {
-			g.Go(func() error { return show(i) })
-		} else if err := show(i); err != nil {
-			g.Go(func() error { return err })
-			break
+			waited = true
+			g.Go(func() (err error) {
+				_, err = n.private(reading, &all[i])
+				gone[i], err = n.unlisted(&all[i], err)
+				return err
+			})
 		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	out := make([]api.Session, 0, len(page))
-	for _, s := range shown {
-		if s != nil {
-			out = append(out, *s)
+	for i := range all {
+		if gone[i] {
+			continue
+		}
+		s, gone, err := n.show(ctx, &all[i], waited)
+		if err != nil {
+			return nil, err
+		}
+		if !gone {
+			out = append(out, s)
 		}
 	}
 	return out, nil
+}
+
+// show returns one session of a list. While others were waited for it may have
+// ended, and so may the lease.
+func (n *Node) show(ctx context.Context, f *found, waited bool) (s api.Session, gone bool, err error) {
+	if waited {
+		now := f.answer
+		if err = n.again(&now); err == nil && now.stale != "" {
+			err = &staleError{stream: n.regionOf(f.SID.Stream()), reason: now.stale}
+		}
+		if err == nil && f.plain == nil {
+			f.answer = now
+		}
+	}
+	var p *events.Private
+	if err == nil {
+		p, err = n.private(ctx, f)
+	}
+	if err == nil {
+		s, err = n.view(&f.Session, f.verdict, p)
+	}
+	gone, err = n.unlisted(f, err)
+	return s, gone, err
+}
+
+// unlisted tells from the error about a session in a list whether it is left out,
+// or all of its region.
+func (n *Node) unlisted(f *found, err error) (gone bool, _ error) {
+	failed, ok := errors.AsType[*failure](err)
+	_, stale := errors.AsType[*staleError](err)
+	switch {
+	case ok && failed.kind == api.SessionNotFound:
+		return true, nil
+	case stale, ok && failed.kind == api.HomeUnreachable:
+		return false, &apartError{f.SID.Stream(), n.regionOf(f.SID.Stream()), err}
+	}
+	return false, err
 }
 
 // regionOf returns the region whose stream has the number.
@@ -178,9 +208,10 @@ func (n *Node) regionOf(number uint8) string {
 
 // listable returns the numbers of the streams on which this node holds a lease,
 // how far it may be behind any of them, and the regions of all others there are:
-// of their sessions it can say nothing, least of all that they are active. Without
-// its own region's there is no list. It comes before any look-up (rule R3).
-func (n *Node) listable() (known map[uint8]bool, missing []string, staleness time.Duration, err error) {
+// of their sessions it can say nothing, least of all that they are active, nor does
+// it of those apart. Without its own region's there is no list. It comes before any
+// look-up (rule R3).
+func (n *Node) listable(apart map[uint8]bool) (known map[uint8]bool, missing []string, staleness time.Duration, err error) {
 	if _, stale := n.fresh(n.home.number); stale != nil {
 		return nil, nil, 0, stale
 	}
@@ -190,7 +221,7 @@ func (n *Node) listable() (known map[uint8]bool, missing []string, staleness tim
 			continue
 		}
 		age, stale := n.fresh(s.number)
-		if stale != nil {
+		if stale != nil || apart[s.number] {
 			missing = append(missing, s.region)
 			continue
 		}

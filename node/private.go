@@ -22,6 +22,9 @@ const (
 const (
 	// fetchers is how many private parts are read from one stream at a time.
 	fetchers = 64
+	// seekers is how many are looked for in the history at a time: each takes a
+	// consumer of it.
+	seekers = 16
 	// fetchPause is the time between two looks for a private part that is neither
 	// here nor where the fold says that it stands.
 	fetchPause = 100 * time.Millisecond
@@ -101,7 +104,7 @@ func (s *stream) fetch(ctx context.Context, a *answer) ([]byte, error) {
 			continue
 		}
 		if sealed == nil && sought == nil {
-			sealed, sought = s.archived(ctx, s.stateSubject(a), was)
+			sealed, sought = s.seek(ctx, s.stateSubject(a), was)
 			if err := s.node.again(a); err != nil {
 				return nil, err
 			}
@@ -175,6 +178,17 @@ func (n *Node) again(a *answer) error {
 	now.rotated = a.rotated
 	*a = now
 	return nil
+}
+
+// seek is archived, for no more at a time than a history bears.
+func (s *stream) seek(ctx context.Context, subject string, head events.Sealed) (events.Sealed, error) {
+	select {
+	case s.seeking <- struct{}{}:
+		defer func() { <-s.seeking }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.archived(ctx, subject, head)
 }
 
 // errNotHeld means that a private part is neither here nor in the archive.

@@ -34,6 +34,7 @@ func (s *stream) overwritten(e events.Entry, r events.Record) {
 	}
 	if len(s.broken) < maxBroken {
 		s.broken[e.Subject] = e.Seq
+		s.urgent = s.urgent || r.Subject.Kind == events.KindRevoke || r.Subject.Kind == events.KindAll
 	}
 	s.signalLocked()
 }
@@ -78,7 +79,7 @@ func (s *stream) repair(ctx context.Context) error {
 		s.mu.Lock()
 		caught, broken, lost := s.caught, s.broken, s.lost
 		if caught {
-			s.broken = map[string]uint64{}
+			s.broken, s.urgent = map[string]uint64{}, false
 		}
 		s.mu.Unlock()
 		if !caught {
@@ -156,18 +157,44 @@ func (s *stream) settle(ctx context.Context, seq uint64) {
 const repairers = 8
 
 // repairBroken repairs revocations before all else: without them a node that
-// starts now would know less than this one.
+// starts now would know less than this one. One that is overwritten meanwhile does
+// not wait for the rest, which may take long to find.
 func (s *stream) repairBroken(ctx context.Context, broken map[string]uint64) {
 	var g errgroup.Group
 	g.SetLimit(repairers)
+	states := 0 // a few each time: who overwrites revocations all the time does not hold them up
 	for _, first := range []bool{true, false} {
 		for subject, seq := range broken {
-			if revokes := strings.HasSuffix(subject, ".rev") || strings.HasSuffix(subject, ".all"); revokes == first {
-				g.Go(func() error { s.repairOne(ctx, subject, seq); return nil })
+			if revokes := strings.HasSuffix(subject, ".rev") || strings.HasSuffix(subject, ".all"); revokes != first {
+				continue
 			}
+			if !first {
+				if states++; states > repairers && s.putOff(broken) {
+					break
+				}
+			}
+			delete(broken, subject)
+			g.Go(func() error { s.repairOne(ctx, subject, seq); return nil })
 		}
 	}
 	_ = g.Wait() // a repair reports nothing: it goes on until it has succeeded
+}
+
+// putOff leaves what is broken for later if a revocation is among what was
+// overwritten since, and reports whether it is.
+func (s *stream) putOff(broken map[string]uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.urgent {
+		return false
+	}
+	for subject, seq := range broken {
+		if _, newer := s.broken[subject]; !newer {
+			s.broken[subject] = seq
+		}
+	}
+	s.signalLocked()
+	return true
 }
 
 func (s *stream) repairOne(ctx context.Context, text string, seq uint64) {

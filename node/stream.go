@@ -56,6 +56,7 @@ type stream struct {
 	missing negative // what was asked for and is not in the stream
 
 	fetching chan struct{} // holds one for each private part that is being read
+	seeking  chan struct{} // likewise for each that is looked for in the history
 
 	bytes, maxBytes atomic.Uint64 // newest size seen
 	overwrites      atomic.Uint64
@@ -76,6 +77,7 @@ type stream struct {
 	strange map[string]struct{}     // ids of cluster keys that are not held and sealed lasting entries
 	restart context.CancelCauseFunc // ends the current Follow; nil when none runs
 	broken  map[string]uint64       // subject to sequence of an overwrite not yet repaired
+	urgent  bool                    // some of broken are revocations
 	wake    chan struct{}           // 1 deep: broken is not empty
 	caught  bool                    // everything there was at the start of Follow is applied
 	lost    bool                    // the log went backwards, and what it lost is not yet appended again
@@ -119,8 +121,8 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 	s := &stream{
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
-		fetching: make(chan struct{}, fetchers),
-		waiters:  map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
+		fetching: make(chan struct{}, fetchers), seeking: make(chan struct{}, seekers),
+		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
 	}
 	s.doubts.wake = make(chan struct{}, 1)
 	s.digest.Store(&map[string]string{})

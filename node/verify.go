@@ -50,6 +50,9 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	default:
 		o = n.check(ctx, v.shown, &v.verifyQuery)
 	}
+	if v.jwt && o.status == http.StatusNoContent && o.stale == "" {
+		o = n.withJWT(ctx, v, o)
+	}
 	if o.status == http.StatusNoContent && !v.background {
 		n.touch(&o.Session, o.asked)
 	}
@@ -57,9 +60,24 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	return o
 }
 
+// withJWT returns the outcome, which is good, with a JWT of the session if there is
+// one. A private part that is not held here may have been waited for: then the
+// outcome is that of a look after it.
+func (n *Node) withJWT(ctx context.Context, v *verifyRequest, o outcome) outcome {
+	jwt := n.verifiedJWT(ctx, &o)
+	if o.Sealed.Empty() {
+		o = n.check(ctx, v.shown, &v.verifyQuery)
+	}
+	if o.status == http.StatusNoContent && o.stale == "" {
+		o.jwt = jwt
+	}
+	return o
+}
+
 // outcome is what a verify comes to.
 type outcome struct {
 	answer
+	jwt    string          // if it was asked for and there is one
 	at     events.Position // read before the lookup; zero unless it is shown
 	status int
 	reason string // "-" when good

@@ -68,7 +68,7 @@ func (h *head) number(name string, value int64) {
 }
 
 // fill makes the head of the answer.
-func (n *Node) fill(ctx context.Context, h *head, o *outcome, q *verifyQuery) {
+func (h *head) fill(o *outcome) {
 	h.n, h.text = 0, appendRequestID(h.text[:0])
 	h.own("X-Request-Id", 0)
 	h.share("Cache-Control", noStore)
@@ -83,7 +83,7 @@ func (n *Node) fill(ctx context.Context, h *head, o *outcome, q *verifyQuery) {
 		h.number("X-Session-Staleness-Ms", o.staleness.Milliseconds())
 	}
 	if o.status == http.StatusNoContent {
-		n.fillGood(ctx, h, o, q)
+		h.fillGood(o)
 	} else {
 		for _, name := range [...]string{"X-Session-Id", "X-Session-User", "X-Session-App", "X-Session-Expires", "X-Session-Jwt"} {
 			h.share(name, dash)
@@ -100,7 +100,7 @@ func (n *Node) fill(ctx context.Context, h *head, o *outcome, q *verifyQuery) {
 }
 
 // fillGood says whose session it is, and what is seldom asked for or seldom true.
-func (n *Node) fillGood(ctx context.Context, h *head, o *outcome, q *verifyQuery) {
+func (h *head) fillGood(o *outcome) {
 	from := len(h.text)
 	h.text = base64.RawURLEncoding.AppendEncode(h.text, o.SID[:])
 	h.own("X-Session-Id", from)
@@ -110,14 +110,10 @@ func (n *Node) fillGood(ctx context.Context, h *head, o *outcome, q *verifyQuery
 	if o.stale != "" {
 		h.put("X-Session-Freshness", staleHeader(o.answer))
 	}
-	var jwt string
-	if q.jwt && o.stale == "" {
-		jwt = n.verifiedJWT(ctx, o)
-	}
-	if jwt == "" {
+	if o.jwt == "" {
 		h.share("X-Session-Jwt", dash)
 	} else {
-		h.put("X-Session-Jwt", jwt)
+		h.put("X-Session-Jwt", o.jwt)
 	}
 }
 
@@ -127,10 +123,13 @@ func (n *Node) verifiedJWT(ctx context.Context, o *outcome) string {
 	ctx, cancel := context.WithTimeout(ctx, jwtPatience)
 	defer cancel()
 	jwt, _, err := n.mint(ctx, found{answer: o.answer, at: o.at}, nil, jwtOrder{})
-	if err != nil && n.refusals.first(classify(err).kind, n.conf.Clock.Boot()) {
+	if err == nil {
+		return jwt
+	}
+	if kind := classify(err).kind; kind != api.SessionNotFound && n.refusals.first(kind, n.conf.Clock.Boot()) {
 		n.conf.Log.Error("no JWT for a verified session", "app", o.App, "error", err)
 	}
-	return jwt
+	return ""
 }
 
 // into sets the fields on an answer of net/http: their values are parts of one
@@ -151,7 +150,7 @@ func (h *head) into(to http.Header) {
 // respond writes the answer.
 func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *verifyQuery) {
 	h, to := heads.Get().(*head), w.Header()
-	n.fill(r.Context(), h, o, q)
+	h.fill(o)
 	h.into(to)
 	heads.Put(h)
 	if q.body {

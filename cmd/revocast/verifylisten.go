@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/revocast/revocast/node"
 )
@@ -47,7 +48,7 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
+	if err := lockDir(dir); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
 	}
 	l, err := net.Listen("unix", path)
@@ -65,6 +66,22 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// lockPatience is how long another start may hold the lock, which takes it a moment.
+// Whoever may read the directory can hold it for ever.
+const lockPatience = 2 * time.Second
+
+func lockDir(dir *os.File) error {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if time.Since(began) >= lockPatience {
+			return errors.New("another process holds it")
+		}
+	}
 }
 
 // abandoned reports whether the path is a socket on which nobody listens.
