@@ -19,9 +19,8 @@ type memoryLimit struct {
 
 // limitMemory finds out how much memory the process may take, and has garbage
 // collected in time. The flag beats all else. Without it the least counts of
-// GOMEMLIMIT and of the cgroups that the process is in: above theirs the kernel
-// ends it, whatever the runtime was told. Failing these it is all the memory that
-// the machine has.
+// GOMEMLIMIT, of the cgroups that the process is in, and of what the machine has:
+// above those two the kernel ends it, whatever the runtime was told.
 //
 // The runtime is told to stay a tenth below, unless GOMEMLIMIT tells it already:
 // what else the kernel counts, such as sockets and page tables, is not the runtime's.
@@ -43,14 +42,13 @@ func limitMemory(flag byteSize, root fs.FS) memoryLimit {
 
 // leastMemory is limitMemory without the flag; goes is GOMEMLIMIT, 0 without one.
 func leastMemory(goes uint64, root fs.FS) memoryLimit {
-	limit := memoryLimit{bytes: goes, from: "GOMEMLIMIT"}
-	if group := cgroupMemory(root); group > 0 && (goes == 0 || group < goes) {
-		limit = memoryLimit{bytes: group, from: "cgroup"}
+	least := memoryLimit{from: "machine"}
+	for _, l := range [...]memoryLimit{{goes, "GOMEMLIMIT"}, {cgroupMemory(root), "cgroup"}, {machineMemory(root), "machine"}} {
+		if l.bytes > 0 && (least.bytes == 0 || l.bytes < least.bytes) {
+			least = l
+		}
 	}
-	if limit.bytes == 0 {
-		limit = memoryLimit{bytes: machineMemory(root), from: "machine"}
-	}
-	return limit
+	return least
 }
 
 // noCgroupLimit: version 1 says that there is none by a number near 2^63.

@@ -71,8 +71,8 @@ func TestCgroupMemory(t *testing.T) {
 	}
 }
 
-// The least of what Go and the kernel hold the process to counts, and the
-// machine's memory only where neither does.
+// The least counts of what Go and the kernel hold the process to, and of what
+// the machine has.
 func TestLeastMemory(t *testing.T) {
 	machine := map[string]string{"proc/meminfo": "MemTotal:       16000000 kB\nMemFree:  5 kB\n"}
 	grouped := maps.Clone(machine)
@@ -82,14 +82,14 @@ func TestLeastMemory(t *testing.T) {
 		files map[string]string
 		want  memoryLimit
 	}{
-		"nothing is known":           {0, nil, memoryLimit{0, "machine"}},
-		"the machine":                {0, machine, memoryLimit{16_000_000 << 10, "machine"}},
-		"a cgroup":                   {0, grouped, memoryLimit{1000, "cgroup"}},
-		"GOMEMLIMIT":                 {500, machine, memoryLimit{500, "GOMEMLIMIT"}},
-		"GOMEMLIMIT below a cgroup":  {500, grouped, memoryLimit{500, "GOMEMLIMIT"}},
-		"a cgroup below GOMEMLIMIT":  {5000, grouped, memoryLimit{1000, "cgroup"}},
-		"meminfo of another kernel":  {0, map[string]string{"proc/meminfo": "MemTotal: many kB\n"}, memoryLimit{0, "machine"}},
-		"GOMEMLIMIT above no cgroup": {1 << 62, machine, memoryLimit{1 << 62, "GOMEMLIMIT"}},
+		"nothing is known":             {0, nil, memoryLimit{0, "machine"}},
+		"the machine":                  {0, machine, memoryLimit{16_000_000 << 10, "machine"}},
+		"a cgroup":                     {0, grouped, memoryLimit{1000, "cgroup"}},
+		"GOMEMLIMIT":                   {500, machine, memoryLimit{500, "GOMEMLIMIT"}},
+		"GOMEMLIMIT below a cgroup":    {500, grouped, memoryLimit{500, "GOMEMLIMIT"}},
+		"a cgroup below GOMEMLIMIT":    {5000, grouped, memoryLimit{1000, "cgroup"}},
+		"meminfo of another kernel":    {0, map[string]string{"proc/meminfo": "MemTotal: many kB\n"}, memoryLimit{0, "machine"}},
+		"GOMEMLIMIT above the machine": {1 << 62, machine, memoryLimit{16_000_000 << 10, "machine"}},
 	}
 	for name, test := range tests {
 		if got := leastMemory(test.goes, files(test.files)); got != test.want {

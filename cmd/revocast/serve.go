@@ -37,7 +37,7 @@ type serveCmd struct {
 	Replicas       int      `placeholder:"N" help:"Copies of a new log on NATS servers, 1 to 5 (default: 3 on a cluster of servers, else 1)."`
 	MaxBytes       byteSize `placeholder:"SIZE" help:"Budget of a new log, such as 10GiB (default: half of the free space, at most 64GiB; 4GiB on NATS servers)."`
 	Private        string   `enum:"memory,home,log" default:"memory" help:"Where the sealed private part of sessions (token, device, factors, claims, metadata) is kept: memory, on this node; home, on this node only for sessions of its own region; log, nowhere but in the log. What is not kept is read from the session's region when an answer needs it (default: memory)."`
-	MemoryLimit    byteSize `placeholder:"SIZE" help:"Memory that the process may take, such as 2GiB; above 85 % of it no sessions are created (default: the least of GOMEMLIMIT and its cgroups; without these, what the machine has)."`
+	MemoryLimit    byteSize `placeholder:"SIZE" help:"Memory that the process may take, such as 2GiB; above 85 % of it no sessions are created (default: the least of GOMEMLIMIT, its cgroups and what the machine has)."`
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
 
