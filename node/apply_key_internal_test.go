@@ -49,7 +49,7 @@ func TestKeyComesAmongEntries(t *testing.T) {
 		s.lease.sending(beat, n.conf.Clock.Boot())
 		s.sent.note(beat, take(keys, &events.Beat{Node: "n1", Incarnation: n.incarnation, N: beat, Format: 1, Keys: n.announcedKeys()}))
 
-		s.fold = keyed{s.fold, func() {
+		s.fold = meddled{s.fold, func() {
 			if err := keys.Replace(more); err != nil {
 				t.Error(err)
 			}
@@ -66,13 +66,13 @@ func TestKeyComesAmongEntries(t *testing.T) {
 	})
 }
 
-// keyed calls come before it applies anything.
-type keyed struct {
+// meddled calls come before it applies anything.
+type meddled struct {
 	fold
 	come func()
 }
 
-func (f keyed) ApplyAll(rs []events.Record, effects []projection.Effect) {
+func (f meddled) ApplyAll(rs []events.Record, effects []projection.Effect) {
 	f.come()
 	f.fold.ApplyAll(rs, effects)
 }
