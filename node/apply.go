@@ -59,13 +59,13 @@ func (s *stream) flush() error {
 		return nil
 	}
 	defer q.empty()
-	if s.doomed.Load() {
-		return events.ErrRewound
-	}
 	s.decode()
 	for from, i := 0, 0; i < len(q.records); i++ {
 		if i+1 < len(q.records) && !isBarrier(&q.records[i]) {
 			continue
+		}
+		if s.doomed.Load() {
+			return events.ErrRewound
 		}
 		if err := s.apply(q.entries[from:i+1], q.records[from:i+1], q.effects[from:i+1]); err != nil {
 			return err

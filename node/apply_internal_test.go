@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +93,32 @@ func TestHeartbeatsAreBarriers(t *testing.T) {
 		}
 		if a, err := n.bySID(last); err != nil || a.verdict != projection.Active {
 			t.Errorf("created last: %v, %v", a.verdict, err)
+		}
+	})
+}
+
+// Once it is known that the log went backwards nothing more is applied, also of
+// what was at hand already.
+func TestNothingAppliedOnceDoomed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := events.NewClusterKeys(events.NewClusterKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := memoryNode(t, keys)
+		s := n.home
+		for i := range uint64(3) {
+			m, err := keys.Encode("eu", &events.Beat{Node: "n2", Incarnation: events.NewIncarnation(), N: 1, Format: 1}, nil, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.take(events.Entry{Seq: i + 1, Time: time.Now(), Message: m}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.fold = meddled{s.fold, func() { s.rewound(0) }}
+		if err := s.flush(); !errors.Is(err, events.ErrRewound) || s.applied.Load() != 1 {
+			t.Errorf("flush: %v, applied up to %d", err, s.applied.Load())
 		}
 	})
 }

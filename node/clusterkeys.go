@@ -145,8 +145,12 @@ func ephemeral(k events.Kind) bool {
 // is no sign of trouble: what a node said of itself, sealed with a key that was
 // retired since. Of other entries it notes the key that they name.
 func (s *stream) outlived(e *events.Entry, r *events.Record) bool {
-	id := e.SealKey()
-	if id == "" || s.node.conf.Keys.Holds(id) {
+	id, keys := e.SealKey(), s.node.conf.Keys
+	if id == "" {
+		return false
+	}
+	// A key may have come since the entry was decoded, with all at hand then.
+	if keys.Holds(id) && (r.Trust == events.Authentic || keys.Decode(s.number, *e).Trust != events.Authentic) {
 		return false
 	}
 	if ephemeral(r.Subject.Kind) {

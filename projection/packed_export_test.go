@@ -189,3 +189,37 @@ func SnapshotOf(key []byte, list []Held) []byte {
 
 // Collapse holds the words in huge pages, where that is known.
 func Collapse(words []uint64) { collapse(words) }
+
+// Slot returns the ref that the slot of the sid holds.
+func (m *Map) Slot(sid events.SID) uint64 {
+	k := keyOf(sid)
+	h := k.place()
+	return uint64(named(m.packed.held(&m.packed.shards[h.shard].records, h, k)))
+}
+
+// PageAt returns the page that has the number of the ref's now, nil for none.
+func (m *Map) PageAt(r uint64) *uint64 { return m.packed.arena.place(ref(r).page()).Load() }
+
+// StandInBoth is StandIn for a reader who stands still twice: when he has the ref,
+// and when he has the page of it.
+func StandInBoth(ref, page func()) (stood func() bool) {
+	came, busy := 0, false
+	stand := func(do func()) {
+		came, busy = came+1, true
+		do()
+		busy = false
+	}
+	onRead = func(at window) {
+		switch {
+		case busy:
+		case at == windowSlot && came == 0:
+			stand(ref)
+		case at == windowPage && came == 1:
+			stand(page)
+		}
+	}
+	return func() bool {
+		onRead = nil
+		return came == 2
+	}
+}

@@ -68,10 +68,11 @@ var onRead func(window)
 // The ref in a slot means a place in a page only as long as the slot says so and
 // the table is the index's: after that the page's number may name another page,
 // where the words of the ref are being written, or are the middle of a block. So
-// both are read again once the page is at hand. If they are as before, the page
-// is the one that the ref was written for. What is in it is then read in peace:
-// it was written before the slot was, and a page that is given up lasts as long
-// as somebody has it.
+// both are read again once the page is at hand, and then that the number still
+// names it: a number that was used twice may have come back to the slot. If all is
+// as before, the page is the one that the ref is of: it had the number when the
+// slot was read again. What is in it is then read in peace: it was written before
+// the slot was, and a page that is given up lasts as long as somebody has it.
 //
 // An empty slot needs no second look: an entry never leaves a table that is
 // replaced, so who was in at the call is still there to be found.
@@ -96,11 +97,15 @@ again:
 			onRead(windowSlot)
 		}
 		r := ref(e & refMask)
-		first := a.place(r.page()).Load()
+		place := a.place(r.page())
+		first := place.Load()
 		if onRead != nil {
 			onRead(windowPage)
 		}
 		if t.s[i].Load() != e || x.table.Load() != t {
+			goto again
+		}
+		if place.Load() != first {
 			goto again
 		}
 		if b := in(first, r); b.key() == k {

@@ -20,6 +20,7 @@ const secondLook = "if t.s[i].Load() != e || x.table.Load() != t {\n\t\t\tgoto a
 var mutations = []mutation{
 	{"slot not read again", "packed_index.go", secondLook, "if x.table.Load() != t {\n\t\t\tgoto again\n\t\t}"},
 	{"table not looked at again", "packed_index.go", secondLook, "if t.s[i].Load() != e {\n\t\t\tgoto again\n\t\t}"},
+	{"page not looked at again", "packed_index.go", "if place.Load() != first {", "if false {"},
 	{
 		"what changed is a miss", "packed_index.go", secondLook,
 		"if x.table.Load() != t {\n\t\t\tgoto again\n\t\t}\n\t\tif t.s[i].Load() != e {\n\t\t\treturn block{}, false\n\t\t}",
@@ -78,7 +79,7 @@ func TestMutations(t *testing.T) {
 			if err := os.WriteFile(list, overlay, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			run := exec.Command("go", "test", "-overlay", list, "-timeout", "60s", "-run", "Windows|OneBehind|BesideMoves|GivenBack|PagesAreMaps|SnapshotLoads|SnapshotOfOne", ".")
+			run := exec.Command("go", "test", "-overlay", list, "-timeout", "60s", "-run", "Windows|ReusedTwice|OneBehind|BesideMoves|GivenBack|PagesAreMaps|SnapshotLoads|SnapshotOfOne", ".")
 			out, err := run.CombinedOutput()
 			switch {
 			case err == nil:
