@@ -84,7 +84,10 @@ func (fl *follower) bulk(ctx context.Context, from, to, inHand uint64) (reached 
 			return false, err
 		}
 		reached = d.seq
-		return d.seq < to, nil
+		if reached < to {
+			return true, nil
+		}
+		return false, fl.flush() // ending the read takes a moment
 	})
 	return reached, err
 }
