@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	if _, err := exec.LookPath("nginx"); err != nil {
+		fmt.Fprintln(os.Stderr, "SKIPPED: bench_nginx: nginx is not installed, so bench --only nginx was not tested")
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {

@@ -69,6 +69,7 @@ var scenarios = []scenario{
 	{"post", "verify by token, POST of JSON", true, (*runner).verifyPost},
 	{"jwt", "verify by JWT", true, (*runner).verifyJWT},
 	{"garbage", "verify with as many garbage tokens mixed in", true, (*runner).garbage},
+	{"nginx", "auth_request of nginx, where it is installed", false, (*runner).nginx},
 	{"mint", "minting beside the bare signature, and over HTTP", false, (*runner).mint},
 	{"create", "creates, each on disk before it is answered", false, (*runner).create},
 	{"revoke", "from a revoke until every one of three nodes denies, under load", false, (*runner).revoke},

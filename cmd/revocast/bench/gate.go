@@ -32,6 +32,8 @@ var gates = []gate{
 	{row: "verify JWT, CPU", figure: "jwt/cpu", atMost: 1.10},
 	{row: "verify while busy, requests", figure: "busy/rps", atLeast: 0.80},
 	{row: "verify-listen, requests", figure: "lean/rps", atLeast: 1.5},
+	{row: "nginx auth_request, beside plain nginx", figure: "nginx/rps", atLeast: 0.37},
+	{row: "nginx auth_request, beside an answer with a body", figure: "nginx/body", atLeast: 2},
 	{row: "in-process verify", figure: "inprocess/ns", atMost: 400, to: million},
 	{row: "in-process verify", figure: "inprocess/ns", atMost: 600, from: million + 1},
 	{row: "in-process verify, allocations", figure: "inprocess/allocs", none: true},

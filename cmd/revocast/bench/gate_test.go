@@ -23,6 +23,8 @@ func TestJudge(t *testing.T) {
 		"some":         {Figure{ID: "inprocess/allocs", Value: 1, Unit: "allocs"}, 1, "GATE in-process verify, allocations MISSED 1.00 want none", false},
 		"too few":      {Figure{ID: "memory/beside", Value: 300, Unit: "B"}, 5000, "", false},
 		"peer":         {Figure{ID: "peer/go-redis/cpu", Value: 0.2, Unit: "x"}, 1, "GATE CPU beside go-redis ok 0.2 want at most 0.25", true},
+		"nginx":        {Figure{ID: "nginx/rps", Value: 0.38, Unit: "x"}, 1, "GATE nginx auth_request, beside plain nginx ok 0.38 want at least 0.37", true},
+		"nginx closes": {Figure{ID: "nginx/body", Value: 1.1, Unit: "x"}, 1, "GATE nginx auth_request, beside an answer with a body MISSED 1.10 want at least 2.00", false},
 		"not a target": {Figure{ID: "create/rate", Value: 1}, 1, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {

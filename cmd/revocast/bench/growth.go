@@ -152,16 +152,13 @@ func lookupsOf(n int) int { return min(lookupRounds, 50*n) }
 // clock, look up; and how often it allocates.
 func lookups(m *projection.Map, n int) (ns, allocs float64, err error) {
 	rounds := lookupsOf(n)
-	tokens := make([]events.Token, rounds)
-	for i := range tokens {
-		tokens[i] = token(sizeStream, rand.IntN(n))
-	}
+	tokens := inOrder(rounds, func() events.Token { return token(sizeStream, rand.IntN(n)) })
 	var clock events.SystemClock
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	begun := threadTime()
 	for _, t := range tokens {
-		key, _ := t.Key()
+		key, _ := events.Token(t).Key()
 		now := clock.Boot()
 		if _, v, _ := m.LookupToken(key, sizeTime+int64(now&1)); v != projection.Active {
 			return 0, 0, errLost

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node"
 )
 
@@ -56,10 +57,7 @@ func (r *runner) verifies(ctx context.Context, n *node.Node) (ns, allocs float64
 	defer runtime.UnlockOSThread()
 	s := r.system
 	rounds := lookupsOf(s.sessions)
-	tokens := make([]string, rounds)
-	for i := range tokens {
-		tokens[i] = token(s.log.Number(), s.anySession()).Reveal()
-	}
+	tokens := inOrder(rounds, func() events.Token { return token(s.log.Number(), s.anySession()) })
 	var took time.Duration
 	var before, after runtime.MemStats
 	for range 2 { // the first time each session is used, it is noted; the second is what counts

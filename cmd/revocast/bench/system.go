@@ -334,6 +334,24 @@ func token(stream uint8, i int) events.Token {
 	return events.TokenOf(stream, sha256.Sum256(append([]byte("revocast bench "), seed[:]...)))
 }
 
+// inOrder returns n tokens that draw returns, one behind the other in memory in
+// the order in which they are used. A verify should miss the caches for its
+// session, which is drawn at random, and not for the text of the token: that of a
+// real request was just read from its connection.
+func inOrder(n int, draw func() events.Token) []string {
+	var b strings.Builder
+	ends := make([]int, n)
+	for i := range ends {
+		b.WriteString(draw().Reveal())
+		ends[i] = b.Len()
+	}
+	all, from := make([]string, n), 0
+	for i, end := range ends {
+		all[i], from = b.String()[from:end], end
+	}
+	return all
+}
+
 // newSession returns the creation of session i of the user, and its private part
 // of 225 bytes.
 func newSession(stream uint8, app, user string, i int, now int64) (*events.State, []byte) {
