@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // Claims is what a profile may say about a session. Issuer, App, Subject,
@@ -138,10 +140,24 @@ func payload(s shape, c *Claims) ([]byte, error) {
 		return nil, err
 	}
 	claims := append(o.buf, '}')
-	if _, err := members(claims); err != nil {
+	if err := o.check(claims); err != nil {
 		return nil, refuse(ErrBadClaims, err.Error())
 	}
 	return claims, nil
+}
+
+// check reports why members would not accept the whole object. What was written
+// here alone is JSON whatever the texts are, unless one is not UTF-8; only what
+// callers bring as JSON has to be read again.
+func (o *object) check(whole []byte) error {
+	if !o.brought {
+		if !utf8.Valid(whole) {
+			return errors.New("not valid UTF-8")
+		}
+		return nil
+	}
+	_, err := members(whole)
+	return err
 }
 
 // newJWTID returns 128 random bits in base64url.
@@ -157,6 +173,8 @@ func newJWTID() string {
 type object struct {
 	buf   []byte
 	names nameSet
+	// brought: something in it was JSON already.
+	brought bool
 }
 
 func (o *object) name(name string) {
@@ -213,6 +231,7 @@ func (o *object) time(name string, t time.Time) {
 func (o *object) nested(name string, inner *object) {
 	o.name(name)
 	o.buf = append(append(o.buf, inner.buf...), '}')
+	o.brought = o.brought || inner.brought
 }
 
 // raw writes a value that is already JSON and begins with the given character.
@@ -226,6 +245,7 @@ func (o *object) raw(name string, value json.RawMessage, first byte) error {
 	}
 	o.name(name)
 	o.buf = append(o.buf, compact.Bytes()...)
+	o.brought = true
 	return nil
 }
 
@@ -248,6 +268,7 @@ func (o *object) custom(value json.RawMessage) error {
 		}
 		o.name(m.name)
 		o.buf = append(o.buf, m.value...)
+		o.brought = true
 	}
 	return nil
 }
