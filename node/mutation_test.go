@@ -24,16 +24,16 @@ var mutants = []struct {
 }{
 	{"R1", "a node's lease clock stands still", adjusted(func(i int, m *nodetest.Member, _ *node.Config) {
 		m.Clock.Frozen = i == 2
-	}), 11},
+	}), 22},
 	{"R2", "the lease counts from the return", breaking("R2"), 255},
 	{"R3", "lookup before the lease check", breaking("R3", "slow clock", "cut", "weather"), 110},
 	{"R4", "heartbeats of an earlier life count", breaking("R4"), 152},
-	{"gap", "a heartbeat from before a gap counts", breaking("gap", "truncate", "cut", "break", "weather"), 443},
+	{"gap", "a heartbeat from before a gap counts", breaking("gap", "truncate", "cut", "break", "weather"), 1175},
 	{"R5", "who is silent is taken for dead", breaking("R5"), 16},
 	{"R6", "heartbeats return by another way", breaking("R6"), 10},
 	{"R7", "the lease clock stops in suspend", adjusted(func(_ int, m *nodetest.Member, _ *node.Config) {
 		m.Clock.Stops = true
-	}), 14},
+	}), 44},
 	{"R8", "resumed without a look at what was applied", adjusted(func(_ int, m *nodetest.Member, _ *node.Config) {
 		m.Forgets = true
 	}), 320},
