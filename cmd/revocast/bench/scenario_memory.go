@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -83,28 +85,55 @@ func (r *runner) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var fromMemory, shares, fromLog, logged []float64
+	var fromMemory, byOne, shares, fromLog, logged []float64
 	for range r.Rounds {
-		rate, share := applyMemory(min(r.Sessions, applyMost))
-		fromMemory, shares = append(fromMemory, rate), append(shares, share)
+		rate, share := applyMemory(min(r.Sessions, applyMost), oneByOne)
+		byOne, shares = append(byOne, rate), append(shares, share)
+		rate, _ = applyMemory(min(r.Sessions, applyMost), atOnce)
+		fromMemory = append(fromMemory, rate)
 		rate, read, err := s.applyLog(ctx)
 		if err != nil {
 			return err
 		}
 		fromLog, logged = append(fromLog, rate), append(logged, read)
 	}
-	r.report.figure("apply/memory", "events applied from memory", median(fromMemory), "/s")
-	if why := starved(median(shares)); why != "" {
+	r.report.figure("apply/memory", "events applied from memory, on all cores", median(fromMemory), "/s")
+	r.report.figure("apply/memory/one", "the same on one thread", median(byOne), "/s")
+	if why := starved(median(shares)); why != "" { // then there was no second core either
 		r.refuse("apply/memory", why)
+		r.refuse("apply/memory/one", why)
 	}
 	r.report.figure("apply/log", "events read from the log, opened and applied", median(fromLog), "/s")
 	r.report.figure("apply/log/read", "events read from the log and dropped: what the log can", median(logged), "/s")
 	return nil
 }
 
+// oneByOne and atOnce apply records as a node does that has one at hand, and many.
+func oneByOne(m *projection.Map, records []events.Record) {
+	for i := range records {
+		m.Apply(records[i])
+	}
+}
+
+func atOnce(m *projection.Map, records []events.Record) {
+	effects := make([]projection.Effect, len(records))
+	for part := range slices.Chunk(records, atHand) {
+		m.ApplyAll(part, effects[:len(part)], runtime.GOMAXPROCS(0), func(parts int, do func(int)) {
+			var all sync.WaitGroup
+			for i := range parts {
+				all.Go(func() { do(i) })
+			}
+			all.Wait()
+		})
+	}
+}
+
+// atHand is how many records a node applies at once at most.
+const atHand = 256
+
 // applyMemory returns how many creations a second a projection applies, without
 // making them, and what share of that time the thread had a core.
-func applyMemory(n int) (rate, share float64) {
+func applyMemory(n int, apply func(*projection.Map, []events.Record)) (rate, share float64) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	m := new(projection.Map)
@@ -116,9 +145,7 @@ func applyMemory(n int) (rate, share float64) {
 			records = append(records, sizeRecord(i))
 		}
 		begun, before := time.Now(), threadTime()
-		for k := range records {
-			m.Apply(records[k])
-		}
+		apply(m, records)
 		took += time.Since(begun)
 		had += threadTime() - before
 	}
