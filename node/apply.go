@@ -11,7 +11,7 @@ import (
 const (
 	// queueMost is how many entries are applied at once. What is at hand in one
 	// moment is seldom more, but when a log is read from its beginning.
-	queueMost = 256
+	queueMost = 1024
 	// decodeLeast is how many entries are worth more than one goroutine: to
 	// open a seal takes a microsecond.
 	decodeLeast = 8

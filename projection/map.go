@@ -175,17 +175,18 @@ func (m *Map) Apply(r events.Record) Effect {
 	if _, seq := st.position(); r.Seq <= seq {
 		return Applied
 	}
-	m.tidyIfDue()
+	m.tidyIfDue(tidyWords)
 	st.begun.Store(max(st.begun.Load(), r.Seq))
 	effect := m.apply(&r)
 	st.advance(&r)
 	return effect
 }
 
-// tidyIfDue gives memory back where tidyWords were written since, and much is dead.
-func (m *Map) tidyIfDue() {
+// tidyIfDue gives memory back where about so many words are written between two
+// calls, tidyWords at least, and much is dead.
+func (m *Map) tidyIfDue(words int) {
 	if m.packed.arena.due.Load() {
-		m.tidy(0, 3*tidyWords) // as much as gains what was allocated, or more
+		m.tidy(0, 3*max(words, tidyWords)) // as much as gains what was allocated, or more
 	}
 }
 

@@ -2,11 +2,11 @@ package projection
 
 import "github.com/revocast/revocast/events"
 
-// runBytes is about how much memory is written between two looks at whether some
-// is to be given back, and runLeast how many records are worth more than one
-// goroutine.
+// runWords is about how much is written between two looks at whether memory is to
+// be given back: enough for a goroutine to be worth its waking. runLeast is how
+// many records are worth more than one.
 const (
-	runBytes = 8 * tidyWords
+	runWords = 4 * tidyWords
 	runLeast = 4
 )
 
@@ -22,13 +22,14 @@ const (
 // one after the other.
 func (m *Map) ApplyAll(rs []events.Record, effects []Effect, parts int, share func(parts int, do func(part int))) {
 	for len(rs) > 0 {
-		n := m.runOf(rs)
+		n, words := m.runOf(rs)
 		if n < runLeast || parts < 2 {
 			n = max(n, 1)
 			for i := range rs[:n] {
 				effects[i] = m.Apply(rs[i])
 			}
 		} else {
+			m.tidyIfDue(words)
 			m.applyRun(rs[:n], effects, parts, share)
 		}
 		rs, effects = rs[n:], effects[n:]
@@ -36,20 +37,19 @@ func (m *Map) ApplyAll(rs []events.Record, effects []Effect, parts int, share fu
 }
 
 // runOf returns how many of the records, from the first on, are each about one
-// session and new.
-func (m *Map) runOf(rs []events.Record) (n int) {
+// session and new, and how many words they are about.
+func (m *Map) runOf(rs []events.Record) (n, words int) {
 	_, last := m.streams[rs[0].Stream].position()
-	bytes := 0
-	for n < len(rs) && bytes < runBytes {
+	for n < len(rs) && words < runWords {
 		r := &rs[n]
 		if _, alone := one(r); !alone || r.Seq <= last {
 			break
 		}
 		last = r.Seq
-		bytes += len(r.Sealed) + stateWords*8
+		words += len(r.Sealed)/8 + stateWords
 		n++
 	}
-	return n
+	return n, words
 }
 
 // one returns the only session that the record changes anything of, and false
@@ -75,7 +75,6 @@ func one(r *events.Record) (events.SID, bool) {
 func (m *Map) applyRun(rs []events.Record, effects []Effect, parts int, share func(int, func(int))) {
 	last := &rs[len(rs)-1]
 	st := &m.streams[last.Stream]
-	m.tidyIfDue()
 	st.begun.Store(max(st.begun.Load(), last.Seq))
 	share(parts, func(part int) {
 		for i := range rs {

@@ -129,7 +129,7 @@ func atOnce(m *projection.Map, records []events.Record) {
 }
 
 // atHand is how many records a node applies at once at most.
-const atHand = 256
+const atHand = 1024
 
 // applyMemory returns how many creations a second a projection applies, without
 // making them, and what share of that time the thread had a core.
