@@ -267,8 +267,9 @@ func (m *Map) forgetMark(key groupKey) {
 // revokeGroup lets revoke decide about a copy of each session that a mark with
 // the key is about. The caller holds fold alone.
 func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
-	stream := key.about()
+	stream, n := key.about(), 0
 	one := func(sid events.SID) {
+		breathe(&n)
 		m.update(sid, "", func(now *record) *record {
 			if now == nil || !now.known || now.App != key.app {
 				return now

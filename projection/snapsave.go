@@ -45,7 +45,9 @@ func (m *Map) writeSnapshot(w io.Writer, key []byte, h SnapshotHeader, ring func
 	}
 	for i := range m.slices {
 		records, touched := m.copySlice(i)
+		n := 0
 		for r := range records {
+			breathe(&n)
 			b.add(snapRecords, func(e snapEncoder) snapEncoder { return e.record(r) })
 		}
 		for sid, seen := range touched {
