@@ -98,7 +98,7 @@ func TestVerifyInProcessTouches(t *testing.T) {
 // TestVerifyInProcessDoesNotAllocate: not for a token that the node knows.
 func TestVerifyInProcessDoesNotAllocate(t *testing.T) {
 	if underRace {
-		t.Skip("the race detector allocates")
+		t.Skip("NOT TESTED under the race detector, which allocates")
 	}
 	h := newHarness(t)
 	token := h.login("ada").str("session_token")

@@ -267,9 +267,8 @@ func (m *Map) forgetMark(key groupKey) {
 // revokeGroup lets revoke decide about a copy of each session that a mark with
 // the key is about. The caller holds fold alone.
 func (m *Map) revokeGroup(key groupKey, revoke func(*record)) {
-	stream, n := key.about(), 0
+	stream := key.about()
 	one := func(sid events.SID) {
-		breathe(&n)
 		m.update(sid, "", func(now *record) *record {
 			if now == nil || !now.known || now.App != key.app {
 				return now

@@ -31,7 +31,7 @@ func startNginx(t testing.TB, edits ...string) *proxied {
 	t.Helper()
 	if _, err := exec.LookPath("nginx"); err != nil {
 		fmt.Fprintf(os.Stderr, "SKIPPED: %s: nginx is not installed, so deploy/proxy/nginx was not tested\n", t.Name())
-		t.Skip("nginx is not installed")
+		t.Skip("NOT TESTED on this machine: nginx is not installed")
 	}
 	socket := filepath.Join(t.TempDir(), "v.sock")
 	p := &proxied{node: newNode(t, "--verify-listen", "unix:"+socket)}
