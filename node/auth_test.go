@@ -30,7 +30,7 @@ func (h *harness) concrete(pattern string) (method, path string) {
 // the cluster admin key.
 func TestScopes(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		scopes := []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin}
+		scopes := []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin, api.ScopeImpersonate}
 		keys := map[string]string{}
 		for _, s := range scopes {
 			keys[s] = h.apiKey(h.app, s)
