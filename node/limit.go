@@ -98,6 +98,9 @@ func (n *Node) makeRoom(ctx context.Context, d *draft) error {
 	case d.limit.reject:
 		return tooManySessions(d.limit.max)
 	}
+	if _, err := d.encode(); err != nil {
+		return err // nobody is evicted for what cannot be
+	}
 	return n.evict(ctx, d.state.App, d.state.By, others[:excess])
 }
 

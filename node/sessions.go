@@ -405,14 +405,20 @@ func stateOf(s *projection.Session) events.State {
 	return e
 }
 
-func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+// encode returns the private part as it is to be written, if it is not too large.
+func (d *draft) encode() ([]byte, error) {
 	private, err := marshal(&d.private)
+	if err == nil && len(private) > events.MaxPrivate {
+		err = fail(api.ClaimsTooLarge,
+			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return private, err
+}
+
+func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+	private, err := d.encode()
 	if err != nil {
 		return events.Position{}, err
-	}
-	if len(private) > events.MaxPrivate {
-		return events.Position{}, fail(api.ClaimsTooLarge,
-			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
 	s, err := n.homeOf(d.state.SID)
 	if err != nil {
