@@ -15,11 +15,17 @@ func (h *harness) rotateToken(token string, grace int) *reply {
 // session ends, and nothing else does.
 func TestTokenReuse(t *testing.T) {
 	show := map[string]func(h *harness, token string) *reply{
-		"verify":       func(h *harness, token string) *reply { return h.verify(token).wantRefused("token_reuse") },
-		"verify, body": func(h *harness, token string) *reply { return h.do(token, "GET", "/v1/verify?body=1", nil).wantError(401, api.TokenReuse) },
-		"verify, app":  func(h *harness, token string) *reply { return h.do(token, "GET", "/v1/verify?app=acme", nil).wantRefused("token_reuse") },
-		"authenticate": func(h *harness, token string) *reply { return h.auth(m{"session_token": token}).wantError(409, api.TokenReuse) },
-		"rotate":       func(h *harness, token string) *reply { return h.rotateToken(token, 10).wantError(409, api.TokenReuse) },
+		"verify": func(h *harness, token string) *reply { return h.verify(token).wantRefused("token_reuse") },
+		"verify, body": func(h *harness, token string) *reply {
+			return h.do(token, "GET", "/v1/verify?body=1", nil).wantError(401, api.TokenReuse)
+		},
+		"verify, app": func(h *harness, token string) *reply {
+			return h.do(token, "GET", "/v1/verify?app=acme", nil).wantRefused("token_reuse")
+		},
+		"authenticate": func(h *harness, token string) *reply {
+			return h.auth(m{"session_token": token}).wantError(409, api.TokenReuse)
+		},
+		"rotate": func(h *harness, token string) *reply { return h.rotateToken(token, 10).wantError(409, api.TokenReuse) },
 	}
 	for name, shown := range show {
 		for _, rounds := range []int{1, 3} { // the original, and the one before the newest
