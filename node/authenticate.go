@@ -37,6 +37,10 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := f.active(); err != nil {
 		return 0, nil, err
 	}
+	// Who is not permitted changes nothing.
+	if _, err := n.permitted(ctx, &f, req.AuthorizationCheck); err != nil {
+		return 0, nil, err
+	}
 	look := func() (found, error) {
 		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
 	}
@@ -60,12 +64,20 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 			return 0, nil, err
 		}
 	}
+	verdict, err := n.permitted(ctx, &f, req.AuthorizationCheck)
+	if err != nil {
+		return 0, nil, err
+	}
 	token := events.Token(req.SessionToken)
 	if token == "" && app.Settings.ReturnToken {
 		token = p.Token
 	}
 	out, err := n.answered(ctx, c, f, token)
-	return http.StatusOK, out, err
+	if err != nil {
+		return 0, nil, err
+	}
+	out.Verdict = verdict
+	return http.StatusOK, out, nil
 }
 
 func (n *Node) checkAuthenticate(req *api.Authenticate) (consistency, error) {
@@ -79,6 +91,9 @@ func (n *Node) checkAuthenticate(req *api.Authenticate) (consistency, error) {
 		if err := checkClaims(req.CustomClaims); err != nil {
 			return consistency{}, err
 		}
+	}
+	if err := checkAuthorization(req.AuthorizationCheck); err != nil {
+		return consistency{}, err
 	}
 	return n.parseConsistency(req.Consistency)
 }

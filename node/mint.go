@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -134,7 +135,8 @@ func (n *Node) signingKey(app *events.App, now time.Time) (*signer.Key, error) {
 func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) signer.Fingerprint {
 	return signer.NewFingerprint(
 		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
-		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims))
+		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
+		strings.Join(n.rolesOf(f.App, nil), " "))
 }
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
@@ -153,7 +155,7 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
 		AuthTime: auth, AMR: methods, Revision: f.at.String(),
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
-		Factors:    p.Factors, Custom: custom,
+		Factors:    p.Factors, Roles: n.rolesOf(f.App, nil), Custom: custom,
 	}, nil
 }
 

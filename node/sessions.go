@@ -227,7 +227,7 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:      []json.RawMessage{},
 		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
-		Roles: []string{}, RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
+		Roles: n.rolesOf(s.App, nil), RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
 	}
 	if home := n.stream(s.SID.Stream()); home != nil {
 		out.Region, out.Revision = home.region, home.at(s.StateSeq).String()

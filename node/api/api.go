@@ -91,6 +91,8 @@ type SessionAnswer struct {
 	SessionToken string  `json:"session_token"`
 	SessionJWT   string  `json:"session_jwt"`
 	User         *User   `json:"user,omitempty"`
+	// Verdict is there if an authorization_check was asked for, and granted.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
@@ -119,6 +121,10 @@ type Authenticate struct {
 	Consistency json.RawMessage `json:"consistency,omitempty"`
 	// Touch false does not count as activity.
 	Touch *bool `json:"touch,omitempty"`
+	// AuthorizationCheck refuses the session with 403, changing nothing, unless a role of it permits the action by the app's policy.
+	AuthorizationCheck *AuthorizationCheck `json:"authorization_check,omitempty"`
+	// TelemetryID is accepted, as Stytch's clients may send it, and means nothing here.
+	TelemetryID string `json:"telemetry_id,omitempty"`
 }
 
 // PatchSession is the body of PATCH /v1/sessions/{sid}. Claims and metadata are
