@@ -23,7 +23,9 @@ type jwtOrder struct {
 }
 
 // mint returns a JWT of an active session: one that was minted before, while
-// more than half of its life is left and nothing in it changed, or a new one.
+// more than half of its life is left and nothing in it changed, or a new one. Who
+// shows that very JWT when it is no longer young wants another: Stytch's clients
+// do, with max_token_age_seconds.
 // It never outlives the session; a session that ends within this second has
 // none, and the JWT is empty. A node without a lease mints nothing.
 //
@@ -55,7 +57,7 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 		shape.ttl = min(shape.ttl, minJWTTTL*time.Second)
 	}
 	print := n.fingerprint(f, key, shape, o)
-	if jwt, expires, ok := n.minted.Get(ring, print, now); ok {
+	if jwt, expires, ok := n.minted.Get(ring, print, now); ok && !(jwt == f.shown && now.After(expires.Add(shape.ttl/10-shape.ttl))) {
 		n.metrics.mintReused.Inc()
 		return jwt, expires, nil
 	}

@@ -25,6 +25,8 @@ type found struct {
 	at events.Position
 	// plain is the private part if it is at hand, opened.
 	plain []byte
+	// shown is the JWT by which the session was found, if it was one.
+	shown string
 }
 
 // find looks a session up for an app. What belongs to another app, and what no
@@ -92,6 +94,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
 		return n.nothing()
 	}
+	f.shown = jwt
 	return f, err
 }
 
