@@ -265,12 +265,14 @@ func (n *Node) addAttested(ctx context.Context, c *call, app *events.App, a *att
 		if n.home.above(touchBudget) {
 			return "", tooFull()
 		}
-		extend(d, req.SessionDurationMinutes, n.wall())
-		patch, err := mergePatch(a.claims, orObject(req.CustomClaims))
+		if req.SessionDurationMinutes > 0 {
+			d.state.ExpiresAt = max(d.state.ExpiresAt, extended(req.SessionDurationMinutes, n.wall(), d.state.AbsoluteAt))
+		}
+		claims, err := mergePatch(object(d.private.CustomClaims), a.claims)
 		if err != nil {
 			return "", err
 		}
-		if d.private.CustomClaims, err = patchClaims(object(d.private.CustomClaims), patch); err != nil {
+		if d.private.CustomClaims, err = patchClaims(claims, orObject(req.CustomClaims)); err != nil {
 			return "", err
 		}
 		d.private.Factors, err = replaceFactor(d.private.Factors, a)
