@@ -43,7 +43,7 @@ func (n *Node) routes() []route {
 
 		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
 		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
-		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeAdmin, handle: n.impersonate},
+		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeAdmin, handle: n.impersonationToken},
 		{pattern: "POST /v1/impersonation/authenticate", scope: api.ScopeCreate, handle: n.authenticateImpersonation},
 		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
 		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},

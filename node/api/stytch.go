@@ -72,8 +72,8 @@ type LoginAnswer struct {
 	UserID string `json:"user_id"`
 }
 
-// Impersonate is the body of POST /v1/impersonation/tokens.
-type Impersonate struct {
+// ImpersonationOrder is the body of POST /v1/impersonation/tokens.
+type ImpersonationOrder struct {
 	// UserID is who is to be impersonated.
 	UserID string `json:"user_id"`
 	// ImpersonatorID and ImpersonatorEmail say who does that.

@@ -33,9 +33,9 @@ type actor struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// impersonate answers POST /v1/impersonation/tokens.
-func (n *Node) impersonate(_ context.Context, c *call) (int, any, error) {
-	var req api.Impersonate
+// impersonationToken answers POST /v1/impersonation/tokens.
+func (n *Node) impersonationToken(_ context.Context, c *call) (int, any, error) {
+	var req api.ImpersonationOrder
 	if err := c.decode(&req); err != nil {
 		return 0, nil, err
 	}
@@ -43,7 +43,7 @@ func (n *Node) impersonate(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := checkImpersonate(&req); err != nil {
+	if err := checkOrder(&req); err != nil {
 		return 0, nil, err
 	}
 	now := n.conf.Clock.Wall()
@@ -68,7 +68,7 @@ func (n *Node) impersonate(_ context.Context, c *call) (int, any, error) {
 	return http.StatusCreated, &api.ImpersonationToken{Token: token, ExpiresIn: int64(impersonationLife / time.Second)}, nil
 }
 
-func checkImpersonate(req *api.Impersonate) error {
+func checkOrder(req *api.ImpersonationOrder) error {
 	if err := checkUser(req.UserID); err != nil {
 		return err
 	}
