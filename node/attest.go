@@ -125,7 +125,7 @@ func (n *Node) attest(ctx context.Context, i api.Issuer, token string) (*atteste
 	if err != nil {
 		return nil, notAttested(err)
 	}
-	return attestedBy(i, f)
+	return attestedBy(i, f, e.Now)
 }
 
 func (n *Node) keysOf(ctx context.Context, i api.Issuer, kid string) (*signer.ForeignKeys, error) {
@@ -150,7 +150,7 @@ func attestationFailed(reason string) *failure {
 }
 
 // attestedBy reads what an authentic JWT says of the user.
-func attestedBy(i api.Issuer, f signer.Foreign) (*attested, error) {
+func attestedBy(i api.Issuer, f signer.Foreign, now time.Time) (*attested, error) {
 	claim := i.UserIDClaim
 	if claim == "" {
 		claim = "sub"
@@ -169,6 +169,9 @@ func attestedBy(i api.Issuer, f signer.Foreign) (*attested, error) {
 	}
 	if at, ok := f.Date("auth_time"); ok && at.Before(a.proven) {
 		a.proven = at
+	}
+	if a.proven.After(now) {
+		a.proven = now.UTC()
 	}
 	copied := map[string]json.RawMessage{}
 	for from, to := range i.Claims {
@@ -275,8 +278,11 @@ func (n *Node) addAttested(ctx context.Context, c *call, app *events.App, a *att
 		if d.private.CustomClaims, err = patchClaims(claims, orObject(req.CustomClaims)); err != nil {
 			return "", err
 		}
-		d.private.Factors, err = replaceFactor(d.private.Factors, a)
-		return events.ReasonChanged, err
+		was := level(&d.private)
+		if d.private.Factors, err = replaceFactor(d.private.Factors, a); err != nil {
+			return "", err
+		}
+		return events.ReasonChanged, restateLevel(&d.private, "", was, true)
 	})
 	if err != nil {
 		return 0, nil, err

@@ -31,6 +31,10 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 	if err != nil {
 		return nil, err
 	}
+	need, err := newDemand(req.Require)
+	if err != nil {
+		return nil, err
+	}
 	app, err := n.appOf(c)
 	if err != nil {
 		return nil, err
@@ -49,8 +53,11 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 	if _, err := n.permitted(ctx, &f, req.AuthorizationCheck); err != nil {
 		return nil, err
 	}
+	if err := n.meets(ctx, &f, need); err != nil {
+		return nil, err
+	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
 	}
 	if f, err = n.refresh(ctx, c, f, look, req); err != nil {
 		return nil, err

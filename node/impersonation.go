@@ -22,11 +22,11 @@ const (
 	impersonationType = "impersonation+jwt"
 	impersonationLife = 5 * time.Minute
 	// impersonatedMinutes is how long such a session lives. It cannot be extended.
-	impersonatedMinutes = 60
+	impersonatedMinutes = impersonation
 )
 
-// actor is who impersonates: the claim act of an impersonation token, RFC 8693
-// section 4.1.
+// actor is who impersonates: the claim act of an impersonation token, and the actor
+// of its session.
 type actor struct {
 	Sub    string `json:"sub"`
 	Email  string `json:"email"`
@@ -165,10 +165,14 @@ func notImpersonated(reason string) *failure {
 // impersonated returns the session that an impersonation token names.
 func (n *Node) impersonated(app *events.App, c *call, v signer.Verified) (*draft, error) {
 	var said struct {
-		Revision string `json:"rev"`
-		Actor    actor  `json:"act"`
+		Revision string          `json:"rev"`
+		Actor    json.RawMessage `json:"act"`
 	}
 	if err := json.Unmarshal(v.Claims(), &said); err != nil {
+		return nil, fmt.Errorf("read impersonation token: %w", err)
+	}
+	var by actor
+	if err := json.Unmarshal(said.Actor, &by); err != nil {
 		return nil, fmt.Errorf("read impersonation token: %w", err)
 	}
 	pos, err := events.ParsePosition(said.Revision)
@@ -188,21 +192,15 @@ func (n *Node) impersonated(app *events.App, c *call, v signer.Verified) (*draft
 		"type": "impersonated", "delivery_method": "impersonation",
 		"last_authenticated_at": now, "created_at": now, "updated_at": now,
 		"impersonated_factor": map[string]string{
-			"impersonator_id": said.Actor.Sub, "impersonator_email_address": said.Actor.Email,
+			"impersonator_id": by.Sub, "impersonator_email_address": by.Email,
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	metadata := json.RawMessage(nil)
-	if said.Actor.Reason != "" {
-		if metadata, err = marshal(map[string]string{"impersonation_reason": said.Actor.Reason}); err != nil {
-			return nil, err
-		}
-	}
 	d, err := n.newDraft(&api.CreateSession{
 		UserID: v.Subject, SessionDurationMinutes: impersonatedMinutes, AbsoluteLifetimeMinutes: impersonatedMinutes,
-		Factors: []json.RawMessage{factor}, Metadata: metadata,
+		Factors: []json.RawMessage{factor}, Actor: said.Actor,
 	}, &app.Settings)
 	if err != nil {
 		return nil, err

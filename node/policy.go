@@ -87,7 +87,8 @@ func (n *Node) permitted(ctx context.Context, f *found, check *api.Authorization
 		return nil, stale
 	}
 	newest := f.StateSeq
-	if _, err := n.private(ctx, f); err != nil {
+	p, err := n.private(ctx, f)
+	if err != nil {
 		return nil, err
 	}
 	if f.StateSeq != newest {
@@ -97,7 +98,7 @@ func (n *Node) permitted(ctx context.Context, f *found, check *api.Authorization
 	}
 	v := &api.Verdict{Authorized: true, GrantingRoles: []string{}}
 	if policy != nil {
-		v.GrantingRoles = granting(policy, n.rolesOf(f.App, nil), check)
+		v.GrantingRoles = granting(policy, n.rolesOf(f.App, p.Roles), check)
 	}
 	if len(v.GrantingRoles) == 0 {
 		return nil, fail(api.NotAuthorized, "no role of the session permits %q on %q", check.Action, check.ResourceID).

@@ -166,13 +166,17 @@ func TestImpersonation(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		const path = "/v1/impersonation/authenticate"
 		order := map[string]any{"user_id": "ada", "impersonator_id": "support-7", "impersonator_email_address": "sue@example.com", "reason": "ticket 12"}
-		r := h.do(h.key, "POST", "/v1/impersonation/tokens", order).want(201)
+		h.do(h.key, "POST", "/v1/impersonation/tokens", order).wantError(403, api.Forbidden)
+		able := h.apiKey("acme", api.ScopeImpersonate)
+		r := h.do(able, "POST", "/v1/impersonation/tokens", order).want(201)
 		token := r.str("impersonation_token")
 		if r.at("expires_in") != 300.0 {
 			t.Errorf("%s", r.Raw)
 		}
 		first := h.do(h.key, "POST", path, map[string]any{"impersonation_token": token}).want(200)
-		if first.str("user_id") != "ada" || first.str("session.user_id") != "ada" || first.str("session.metadata.impersonation_reason") != "ticket 12" {
+		if first.str("user_id") != "ada" || first.str("session.user_id") != "ada" ||
+			text(t, first.at("session.actor")) != `{"email":"sue@example.com","reason":"ticket 12","sub":"support-7"}` ||
+			!strings.Contains(claimsOf(t, first.str("session_jwt")), `"act":{"email":"sue@example.com","sub":"support-7"}`) {
 			t.Errorf("%s", first.Raw)
 		}
 		f := first.at("session.authentication_factors").([]any)[0].(map[string]any)
@@ -203,9 +207,8 @@ func TestImpersonation(t *testing.T) {
 			"user_id": "", "impersonator_id": "", "impersonator_email_address": "", "reason": strings.Repeat("x", 257), "minutes": 600,
 		} {
 			body := map[string]any{"user_id": "ada", "impersonator_id": "s", "impersonator_email_address": "s@example.com", field: bad}
-			h.do(h.key, "POST", "/v1/impersonation/tokens", body).wantError(400, api.InvalidArgument)
+			h.do(able, "POST", "/v1/impersonation/tokens", body).wantError(400, api.InvalidArgument)
 		}
-		h.do(h.apiKey("acme", api.ScopeCreate, api.ScopeVerify), "POST", "/v1/impersonation/tokens", order).wantError(403, api.Forbidden)
 	})
 }
 
@@ -214,9 +217,10 @@ func TestImpersonation(t *testing.T) {
 func TestImpersonationRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		const path = "/v1/impersonation/authenticate"
+		able := h.apiKey("acme", api.ScopeImpersonate)
 		issue := func() string {
 			body := map[string]any{"user_id": "ada", "impersonator_id": "s", "impersonator_email_address": "s@example.com"}
-			return h.do(h.key, "POST", "/v1/impersonation/tokens", body).want(201).str("impersonation_token")
+			return h.do(able, "POST", "/v1/impersonation/tokens", body).want(201).str("impersonation_token")
 		}
 		try := func(key, token string) *reply {
 			return h.do(key, "POST", path, map[string]any{"impersonation_token": token})
