@@ -137,7 +137,7 @@ func TestStytchRules(t *testing.T) {
 			{"the JWT of another project", stranger, project, n.base, iat, ""},
 			{"a template of the native profile", native, project, n.base, iat, ""},
 			{"a template with an audience, here", partner, project, n.base, iat, ""},
-			{"a template with an audience, there", partner, "partner", n.base, iat.Add(time.Second), "free"},
+			{"a template with an audience, there", partner, "partner", n.base, iat.Add(time.Second), "pro"},
 		} {
 			sid, custom, err := stytchRules(keys, r.jwt, r.project, r.base, r.now)
 			if r.plan == "" {
