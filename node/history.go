@@ -245,7 +245,7 @@ func (h *history) ended(out []api.SessionEvent, f *found) []api.SessionEvent {
 	if idle := s.IdleEnd(h.n.conf.Lease); idle < end && h.n.held(&s, projection.IdleExpired) != projection.Active {
 		end, reason = idle, projection.IdleExpired
 	}
-	if end > h.n.judged() || f.verdict == projection.Revoked && s.RevokedAt <= end {
+	if end > h.n.judged() || f.RevokedAt != 0 && f.RevokedAt <= end {
 		return out
 	}
 	i := 0

@@ -73,7 +73,7 @@ func checkActor(raw json.RawMessage) (json.RawMessage, error) {
 		}
 	}
 	if err := signer.CheckCustom(append(append([]byte(`{"actor":`), tight.Bytes()...), '}')); err != nil {
-		return nil, badSetting("actor", "nested too deeply, or a member without a name").because(err)
+		return nil, badSetting("actor", "nested too deeply").because(err)
 	}
 	return tight.Bytes(), nil
 }
