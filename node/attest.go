@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -44,14 +45,7 @@ func (n *Node) attestSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	held, ok := n.catalog.Snapshot().Setting(app.App, issuerType, req.ProfileID)
-	if !ok {
-		if stale := n.configStale(); stale != nil {
-			return 0, nil, stale
-		}
-		return 0, nil, fail(api.NotFound, "no issuer is registered as %q", req.ProfileID)
-	}
-	issuer, err := readIssuer(held)
+	issuer, err := n.issuerNamed(ctx, app.App, req.ProfileID)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -60,6 +54,25 @@ func (n *Node) attestSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	return n.enter(ctx, c, app, a, &req)
+}
+
+// issuerNamed returns the registered issuer. That there is none is not said by a
+// node that may be behind.
+func (n *Node) issuerNamed(ctx context.Context, app, id string) (api.Issuer, error) {
+	var held *events.Setting
+	find := func() (ok bool) {
+		held, ok = n.catalog.Snapshot().Setting(app, issuerType, id)
+		return ok
+	}
+	if !find() {
+		if late := n.settings.certain(ctx, find); late != nil {
+			return api.Issuer{}, late
+		}
+		if held == nil {
+			return api.Issuer{}, fail(api.NotFound, "no issuer is registered as %q", id)
+		}
+	}
+	return readIssuer(held)
 }
 
 // exchangeAccessToken answers POST /v1/sessions/exchange_access_token.
@@ -79,24 +92,34 @@ func (n *Node) exchangeAccessToken(ctx context.Context, c *call) (int, any, erro
 	if err != nil {
 		return 0, nil, notAttested(err)
 	}
-	all, err := n.issuersOf(app.App)
+	candidates, err := n.issuersSaying(ctx, app.App, iss, aud)
 	if err != nil {
 		return 0, nil, err
 	}
 	var a *attested
 	err = notAttested(signer.ErrWrongIssuer)
-	for _, i := range all {
-		if i.Issuer != iss || i.Audience != aud {
-			continue
-		}
+	for _, i := range candidates {
 		if a, err = n.attest(ctx, i, req.AccessToken); err == nil {
 			return n.enter(ctx, c, app, a, &api.Attest{SessionDurationMinutes: req.SessionDurationMinutes, CustomClaims: req.CustomClaims})
 		}
 	}
-	if stale := n.configStale(); stale != nil {
-		return 0, nil, stale // the issuer may have been registered since
-	}
 	return 0, nil, err
+}
+
+// issuersSaying returns the registered issuers whose JWTs have that iss and aud.
+func (n *Node) issuersSaying(ctx context.Context, app, iss, aud string) (all []api.Issuer, err error) {
+	find := func() bool {
+		if all, err = n.issuersOf(app); err == nil {
+			all = slices.DeleteFunc(all, func(i api.Issuer) bool { return i.Issuer != iss || i.Audience != aud })
+		}
+		return len(all) > 0 || err != nil
+	}
+	if !find() {
+		if late := n.settings.certain(ctx, find); late != nil {
+			return nil, late
+		}
+	}
+	return all, err
 }
 
 // attest checks a JWT of the issuer.

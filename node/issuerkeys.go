@@ -130,7 +130,7 @@ func (n *Node) fetchKeys(ctx context.Context, address string, held *keysAt) {
 	n.issuerKeys.mu.Unlock()
 
 	keys, life, err := n.askKeys(ctx, address)
-	if err != nil {
+	if err != nil && n.refusals.first("keys of an issuer", now) {
 		n.conf.Log.Warn("keys of an issuer cannot be fetched", "error", err)
 	}
 	n.issuerKeys.mu.Lock()

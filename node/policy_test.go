@@ -162,7 +162,7 @@ func TestPolicy(t *testing.T) {
 	})
 }
 
-func TestImpersonation(t *testing.T) {
+func TestImpersonationToken(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		const path = "/v1/impersonation/authenticate"
 		order := map[string]any{"user_id": "ada", "impersonator_id": "support-7", "impersonator_email_address": "sue@example.com", "reason": "ticket 12"}
@@ -212,9 +212,9 @@ func TestImpersonation(t *testing.T) {
 	})
 }
 
-// TestImpersonationRefused: one token is one session, of one app, and nothing
+// TestImpersonationTokenRefused: one token is one session, of one app, and nothing
 // else is such a token.
-func TestImpersonationRefused(t *testing.T) {
+func TestImpersonationTokenRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		const path = "/v1/impersonation/authenticate"
 		able := h.apiKey("acme", api.ScopeImpersonate)

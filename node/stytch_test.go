@@ -85,9 +85,9 @@ func TestJWTNoLongerYoung(t *testing.T) {
 	})
 }
 
-// TestImpersonationAbroad: the session of an impersonation token is the same
+// TestImpersonationTokenAbroad: the session of an impersonation token is the same
 // wherever it is authenticated.
-func TestImpersonationAbroad(t *testing.T) {
+func TestImpersonationTokenAbroad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h *harness
 		var us *events.Memory
