@@ -183,8 +183,10 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	jwtLives jwtLives
-	reseal   resealing
+	jwtLives   jwtLives
+	policies   policies
+	issuerKeys issuerKeys
+	reseal     resealing
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
