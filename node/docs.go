@@ -20,6 +20,7 @@ var meaning = map[string]string{
 	api.AppSuspended:       "The app is suspended; its sessions are kept and refused meanwhile.",
 	api.NotFound:           "There is no such route, key or template.",
 	api.ForeignEnded:       "The token was imported before, and its session has ended or its user was logged out everywhere since it began. It is not brought back; error_details.reason says how it ended.",
+	api.ImportExpired:      "Of a line of an import: the session was over before it came.",
 	api.ForeignConflict:    "The token was imported before as the session of another user.",
 	api.AppNotFound:        "There is no such app, or the API key is not one of it.",
 	api.MethodNotAllowed:   "The route exists with other methods; the header Allow names them.",

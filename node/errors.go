@@ -29,6 +29,7 @@ var statusOf = map[string]int{
 	api.RevokedMeanwhile:   http.StatusConflict,
 	api.IdempotencyEnded:   http.StatusConflict,
 	api.ForeignEnded:       http.StatusConflict,
+	api.ImportExpired:      http.StatusConflict,
 	api.ForeignConflict:    http.StatusConflict,
 	api.BodyTooLarge:       http.StatusRequestEntityTooLarge,
 	api.ClaimsTooLarge:     http.StatusRequestEntityTooLarge,

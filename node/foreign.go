@@ -155,9 +155,9 @@ func (n *Node) importTo(ctx context.Context, app, by string) (uint8, error) {
 // foreignDraft is a session of a foreign token that is about to be created.
 type foreignDraft struct {
 	draft
-	// began is when the log-in was, as far as the other system says (unix ms); 0:
+	// start is when the log-in was, as far as the other system says (unix ms); 0:
 	// not known.
-	began int64
+	start int64
 	// fresh: the log-in is this very request, so that the order of events tells
 	// whether a log-out everywhere came before it.
 	fresh bool
@@ -212,8 +212,8 @@ func (n *Node) createForeignFirst(ctx context.Context, s *stream, d *foreignDraf
 	default:
 		return found{}, false, foreignEnded(f.verdict)
 	}
-	if at := n.sessions().GroupRevokedAt(s.number, d.state.App, d.state.User); !d.fresh && at != 0 && projection.CoveredAway(d.began, at) {
-		return found{}, false, loggedOut(at, d.began)
+	if at := n.sessions().GroupRevokedAt(s.number, d.state.App, d.state.User); !d.fresh && at != 0 && projection.CoveredAway(d.start, at) {
+		return found{}, false, loggedOut(at, d.start)
 	}
 	if f, err = n.create(ctx, &d.draft, ex); err != nil {
 		return found{}, false, err
@@ -238,8 +238,8 @@ func foreignEnded(v projection.Verdict) *failure {
 func loggedOut(at, began int64) *failure {
 	if began == 0 {
 		return fail(api.ForeignEnded, "the user was logged out everywhere at %s, and when this session began is not said (started_at)",
-			date(at).Format("2006-01-02T15:04:05Z07:00")).with("reason", projection.Revoked.String()).with("field", "started_at")
+			rfc3339(at)).with("reason", projection.Revoked.String()).with("field", "started_at")
 	}
 	return fail(api.ForeignEnded, "the user was logged out everywhere at %s, after this session began",
-		date(at).Format("2006-01-02T15:04:05Z07:00")).with("reason", projection.Revoked.String())
+		rfc3339(at)).with("reason", projection.Revoked.String())
 }

@@ -17,7 +17,8 @@ type route struct {
 	scope string
 	// handle answers through serve.
 	handle handler
-	// raw answers by itself: the hot path, and what is not JSON.
+	// raw answers by itself: the hot path, what is not JSON, and what is read
+	// while it is answered. It sees to its scope itself.
 	raw http.HandlerFunc
 }
 
@@ -33,6 +34,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
+		{pattern: "POST /v1/sessions/import", scope: api.ScopeAdmin, raw: n.importSessions},
 		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions},
 		{pattern: "GET /v1/sessions/{sid}", scope: api.ScopeRead, handle: n.getSession},
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},

@@ -34,6 +34,7 @@ const (
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
 	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
+	ImportExpired      = "imported_session_expired"     // 409: the session was over before it was imported
 	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
