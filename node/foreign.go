@@ -212,8 +212,8 @@ func (n *Node) createForeignFirst(ctx context.Context, s *stream, d *foreignDraf
 	default:
 		return found{}, false, foreignEnded(f.verdict)
 	}
-	if at := n.sessions().GroupRevokedAt(s.number, d.state.App, d.state.User); !d.fresh && at != 0 && projection.CoveredAway(d.start, at) {
-		return found{}, false, loggedOut(at, d.start)
+	if err := n.loggedOutSince(s.number, d); err != nil {
+		return found{}, false, err
 	}
 	if f, err = n.create(ctx, &d.draft, ex); err != nil {
 		return found{}, false, err
@@ -233,10 +233,14 @@ func foreignEnded(v projection.Verdict) *failure {
 	return fail(api.ForeignEnded, "the session of this token is here and has ended; it is not brought back").with("reason", v.String())
 }
 
-// loggedOut refuses a session that began before its user, or all of the app, was
-// logged out everywhere. The other system may not have heard of that.
-func loggedOut(at, began int64) *failure {
-	if began == 0 {
+// loggedOutSince refuses a session that began before its user, or all of the app,
+// was logged out everywhere. The other system may not have heard of that.
+func (n *Node) loggedOutSince(stream uint8, d *foreignDraft) error {
+	at := n.sessions().GroupRevokedAt(stream, d.state.App, d.state.User)
+	if d.fresh || at == 0 || !projection.CoveredAway(d.start, at) {
+		return nil
+	}
+	if d.start == 0 {
 		return fail(api.ForeignEnded, "the user was logged out everywhere at %s, and when this session began is not said (started_at)",
 			rfc3339(at)).with("reason", projection.Revoked.String()).with("field", "started_at")
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -21,11 +20,15 @@ import (
 )
 
 const (
-	// importRows is how many rows are written at a time: two of the log's largest
-	// batches, one in flight and one that gathers, and some that are looked up.
-	importRows = 1200
-	// importReport is the number of rows between two lines of progress, each of
-	// which also looks whether the caller may go on.
+	// importChunk is how many rows are written together: one of the log's batches.
+	importChunk = 500
+	// importChunks is how many chunks are on their way at a time, of all imports
+	// together: one is written while others are read and looked up. Others' writes
+	// take turns with them.
+	importChunks = 4
+	// importGather is how long a chunk waits for more rows.
+	importGather = 5 * time.Millisecond
+	// importReport is the number of rows between two lines of progress.
 	importReport = 5000
 	// maxImportLine is how long a line may be, in bytes: what an event may have.
 	maxImportLine = events.MaxEvent
@@ -37,8 +40,9 @@ const (
 	importDiscard = 4 << 20
 )
 
-// importRun is one import on its way: a reader of the body, a goroutine for each
-// row that is being written, and one that reports them in the order of the body.
+// importRun is one import on its way: a reader of the body, a goroutine that makes
+// chunks of its rows, one for each chunk that is being written, and one that reports
+// them in the order of the body.
 type importRun struct {
 	n      *Node
 	c      *call
@@ -47,8 +51,9 @@ type importRun struct {
 	in     *bufio.Reader
 	out    *bufio.Writer
 	conn   *http.ResponseController
-	rows   chan *importRow // in the order of the body
-	ended  atomic.Bool     // it is over before the body is
+	rows   chan *importRow   // in the order of the body
+	chunks chan *importBatch // likewise
+	ended  atomic.Bool       // it is over before the body is
 
 	// The rest is the reporter's.
 	counts   api.ImportCounts
@@ -63,10 +68,16 @@ type importRow struct {
 	line    int64
 	text    []byte // nil: too long
 	last    error  // not a row: the body ended, or cannot be read on
-	done    chan struct{}
 	created bool
 	at      events.Position // of the session, or at which it was found
 	err     error
+}
+
+// importBatch are rows that are written together.
+type importBatch struct {
+	app  *events.App
+	rows []*importRow
+	done chan struct{}
 }
 
 // importSessions answers POST /v1/sessions/import: sessions that another system
@@ -102,7 +113,7 @@ func (n *Node) beginImport(w http.ResponseWriter, r *http.Request, c *call) (i *
 	}
 	i = &importRun{
 		n: n, c: c, in: bufio.NewReaderSize(nil, 64<<10), out: bufio.NewWriter(w), conn: http.NewResponseController(w),
-		rows: make(chan *importRow, importRows),
+		rows: make(chan *importRow, importChunk), chunks: make(chan *importBatch, importChunks),
 	}
 	if i.app, err = n.appOf(c); err != nil {
 		return nil, err
@@ -156,9 +167,13 @@ func (i *importRun) run(ctx context.Context) {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	go i.read(reading)
-	for row := range i.rows {
-		<-row.done
-		if i.settle(row); i.stopped != nil && !i.ended.Swap(true) {
+	go i.gather(reading)
+	for chunk := range i.chunks {
+		<-chunk.done
+		for _, row := range chunk.rows {
+			i.settle(row)
+		}
+		if i.stopped != nil && !i.ended.Swap(true) {
 			i.finish()
 			stop()
 			_ = i.conn.SetReadDeadline(time.Now().Add(importLinger)) // without one it waits as long as for a row
@@ -176,24 +191,68 @@ func (i *importRun) run(ctx context.Context) {
 func (i *importRun) read(ctx context.Context) {
 	defer close(i.rows)
 	for line := int64(1); ; line++ {
-		row := &importRow{line: line, done: make(chan struct{})}
-		row.text, row.last = readLine(i.in)
-		if row.last == nil && line%importReport == 0 {
-			row.last = i.mayGoOn()
-		}
-		if row.last == nil {
-			row.last = i.n.importSlot(ctx)
+		row := &importRow{line: line}
+		if row.last = ctx.Err(); row.last == nil {
+			row.text, row.last = readLine(i.in)
 		}
 		i.rows <- row
 		if row.last != nil {
-			close(row.done)
 			return
 		}
-		go i.write(context.WithoutCancel(ctx), row, i.app)
 	}
 }
 
-// importSlot returns once one more row may be written.
+// gather makes chunks of the rows, and has them written.
+func (i *importRun) gather(ctx context.Context) {
+	defer close(i.chunks)
+	lull := time.NewTimer(importGather)
+	defer lull.Stop()
+	for open := true; open; {
+		row, ok := <-i.rows
+		if !ok {
+			return
+		}
+		chunk := &importBatch{app: i.app, rows: []*importRow{row}, done: make(chan struct{})}
+		lull.Reset(importGather)
+		for open && len(chunk.rows) < importChunk && !chunk.isLast() {
+			select {
+			case row, open = <-i.rows:
+				if open {
+					chunk.rows = append(chunk.rows, row)
+				}
+				continue
+			case <-lull.C:
+			}
+			break
+		}
+		i.dispatch(ctx, chunk)
+	}
+}
+
+// isLast reports whether nothing comes after the chunk.
+func (b *importBatch) isLast() bool { return b.rows[len(b.rows)-1].last != nil }
+
+// dispatch has the chunk written once there is room.
+func (i *importRun) dispatch(ctx context.Context, chunk *importBatch) {
+	if chunk.rows[0].last == nil {
+		if chunk.rows[0].last = i.mayGoOn(); chunk.rows[0].last == nil {
+			chunk.rows[0].last = i.n.importSlot(ctx)
+		}
+	}
+	i.chunks <- chunk
+	if chunk.rows[0].last != nil { // nothing of the chunk is imported
+		close(chunk.done)
+		return
+	}
+	chunk.app = i.app
+	go func() {
+		defer close(chunk.done)
+		defer func() { <-i.n.importing }()
+		i.n.importAll(context.WithoutCancel(ctx), chunk, i.stream, i.c)
+	}()
+}
+
+// importSlot returns once one more chunk may be written.
 func (n *Node) importSlot(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -244,65 +303,6 @@ func (i *importRun) mayGoOn() error {
 	i.app = app
 	return nil
 }
-
-// write imports one row.
-func (i *importRun) write(ctx context.Context, row *importRow, app *events.App) {
-	defer func() {
-		if p := recover(); p != nil {
-			i.n.conf.Log.Error("panic in an import", "request_id", i.c.id, "panic", p, "stack", string(debug.Stack()))
-			row.err = fmt.Errorf("panic: %v", p)
-		}
-		row.text = nil
-		<-i.n.importing
-		close(row.done)
-	}()
-	row.created, row.at, row.err = i.n.importRow(ctx, app, i.stream, i.c.caller.keyID, row.text)
-}
-
-// importRow imports the session that the line describes. Nothing is expected of
-// the log, because only then are many written as one: what two writers make of one
-// token at the same moment, the fold and its repairs settle.
-func (n *Node) importRow(ctx context.Context, app *events.App, stream uint8, by string, line []byte) (created bool, at events.Position, err error) {
-	if line == nil {
-		return false, at, errLineTooLong
-	}
-	if len(bytes.TrimSpace(line)) == 0 {
-		return false, at, errBlankLine
-	}
-	var in api.ImportSession
-	if err := decodeStrict(line, &in); err != nil {
-		return false, at, err
-	}
-	d, err := n.foreignDraftOf(app, stream, &in)
-	if err != nil {
-		return false, at, err
-	}
-	s, err := n.homeOf(d.state.SID)
-	if err != nil {
-		return false, at, err
-	}
-	d.state.By = by
-	for range attempts {
-		var first any
-		first, err, _ = n.creates.Do(d.state.SID.String(), func() (any, error) {
-			f, made, err := n.createForeignFirst(ctx, s, d, events.Expectation{})
-			created = made
-			return f, err
-		})
-		switch {
-		case errors.Is(err, errOvertaken):
-			continue // another writer of the same was faster, or it was made and changed since
-		case err != nil:
-			return false, at, err
-		}
-		f := first.(found)
-		return created, f.at, d.sameUser(&f)
-	}
-	return false, at, err
-}
-
-// errBlankLine: there is nothing to import, and nothing wrong.
-var errBlankLine = errors.New("blank line")
 
 // settle notes what became of the next row of the body.
 func (i *importRun) settle(row *importRow) {

