@@ -70,7 +70,7 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 	case unreachable != nil:
 		return answer{}, true, unreachable
 	case imports:
-		return n.resolveEither(ctx, key, native, foreign, want, at)
+		return n.resolveEither(ctx, app, text, key, native, foreign, want, at)
 	case !native:
 		return answer{}, false, nil
 	}
@@ -81,7 +81,7 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 
 // resolveEither is resolveShown for a text that may be a native token, with the
 // key, and may be a foreign one.
-func (n *Node) resolveEither(ctx context.Context, key events.SID, native bool, foreign events.SID, want consistency, at *events.Position) (a answer, ok bool, err error) {
+func (n *Node) resolveEither(ctx context.Context, app, text string, key events.SID, native bool, foreign events.SID, want consistency, at *events.Position) (a answer, ok bool, err error) {
 	asNative := native
 	if native {
 		// Which of the two it is, is seen without asking anybody.
@@ -97,7 +97,7 @@ func (n *Node) resolveEither(ctx context.Context, key events.SID, native bool, f
 		}
 	}
 	n.noteBefore(at, foreign)
-	a, err = n.resolveForeign(ctx, foreign, want)
+	a, err = n.resolveOrAsk(ctx, app, text, foreign, want)
 	return a, true, err
 }
 

@@ -336,7 +336,8 @@ func TestImportStops(t *testing.T) {
 			t.Fatalf("the log was filled: %v", r.summary)
 		}
 		line := int(r.summary["last_line"].(float64))
-		if line < 100 || line >= 3000 || !strings.Contains(fmt.Sprint(r.summary["error_message"]), fmt.Sprintf("go on from line %d", line+1)) {
+		// Chunks are written beside each other, so which one found the log full first is open.
+		if line >= 3000 || !strings.Contains(fmt.Sprint(r.summary["error_message"]), fmt.Sprintf("go on from line %d", line+1)) {
 			t.Errorf("summary %v", r.summary)
 		}
 		if r.summary["imported"] != float64(line) {

@@ -178,6 +178,7 @@ type Node struct {
 	// keys of those rows.
 	importing chan struct{}
 	claimed   keyClaims
+	lazy      lazyImports
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64

@@ -69,6 +69,10 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
 		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
 
+		{pattern: "GET /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.getLazyImport},
+		{pattern: "PUT /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.putLazyImport},
+		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
+
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery},

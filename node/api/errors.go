@@ -19,34 +19,36 @@ func (e *Error) Error() string {
 
 // The error types. They are stable; messages are not.
 const (
-	InvalidArgument    = "invalid_argument"             // 400
-	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
-	Unauthorized       = "unauthorized_credentials"     // 401: the API key
-	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
-	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
-	Forbidden          = "forbidden"                    // 403: the API key's scope
-	AppSuspended       = "app_suspended"                // 403
-	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
-	AppNotFound        = "app_not_found"                // 404
-	MethodNotAllowed   = "method_not_allowed"           // 405
-	Conflict           = "conflict"                     // 409: changed meanwhile
-	AlreadyExists      = "already_exists"               // 409
-	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
-	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
-	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
-	ImportExpired      = "imported_session_expired"     // 409: the session was over before it was imported
-	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
-	BodyTooLarge       = "body_too_large"               // 413
-	ClaimsTooLarge     = "claims_too_large"             // 413
-	MediaType          = "unsupported_media_type"       // 415
-	IdempotencyReused  = "idempotency_key_reused"       // 422: another body
-	HeaderTooLarge     = "header_too_large"             // 431
-	Internal           = "internal_server_error"        // 500
-	NodeStale          = "node_stale"                   // 503: no lease
-	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
-	LogFull            = "log_full"                     // 503
-	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
-	HomeUnreachable    = "home_unreachable"             // 503
-	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
-	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
+	InvalidArgument   = "invalid_argument"             // 400
+	TooManyArguments  = "too_many_session_arguments"   // 400: two of sid, token, JWT
+	Unauthorized      = "unauthorized_credentials"     // 401: the API key
+	JWTNotYetValid    = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
+	SessionNotFound   = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
+	Forbidden         = "forbidden"                    // 403: the API key's scope
+	AppSuspended      = "app_suspended"                // 403
+	NotFound          = "not_found"                    // 404: a route, an app, a key, a template
+	AppNotFound       = "app_not_found"                // 404
+	MethodNotAllowed  = "method_not_allowed"           // 405
+	Conflict          = "conflict"                     // 409: changed meanwhile
+	AlreadyExists     = "already_exists"               // 409
+	RevokedMeanwhile  = "revoked_since_authentication" // 409: auth_revision
+	IdempotencyEnded  = "idempotency_session_ended"    // 409: the session this key made has ended
+	ForeignEnded      = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
+	ImportExpired     = "imported_session_expired"     // 409: the session was over before it was imported
+	ForeignConflict   = "foreign_session_conflict"     // 409: the foreign token is the session of another user
+	BodyTooLarge      = "body_too_large"               // 413
+	ClaimsTooLarge    = "claims_too_large"             // 413
+	MediaType         = "unsupported_media_type"       // 415
+	IdempotencyReused = "idempotency_key_reused"       // 422: another body
+	HeaderTooLarge    = "header_too_large"             // 431
+	Internal          = "internal_server_error"        // 500
+	NodeStale         = "node_stale"                   // 503: no lease
+	LogUnavailable    = "log_unavailable"              // 503: could not be made durable
+	LogFull           = "log_full"                     // 503
+	MemoryFull        = "memory_full"                  // 503: the node has no memory for another session
+	HomeUnreachable   = "home_unreachable"             // 503
+	HomeReauth        = "session_home_unreachable"     // 401: the app wants a new log-in instead
+	// ImportSourceUnavailable, 503: the system that sessions are imported from on demand cannot be asked.
+	ImportSourceUnavailable = "import_source_unavailable"
+	ConsistencyTimeout      = "consistency_timeout" // 503: not as far as demanded in time, or as "not found" needs
 )
