@@ -73,6 +73,8 @@ const (
 	ReasonRepaired = "repaired"
 	// ReasonResealed: nothing changed but the cluster key that seals it.
 	ReasonResealed = "resealed"
+	// ReasonErased: the session is revoked, and its private part was taken away.
+	ReasonErased = "erased"
 )
 
 // State is kind st: the whole current state of a session.

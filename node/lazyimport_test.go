@@ -164,7 +164,9 @@ func TestLazyImport(t *testing.T) {
 // once. Native tokens and JWTs it is never asked about.
 func TestLazyImportOfNothing(t *testing.T) {
 	asking(t, func(t *testing.T, h *harness, l *legacy) {
-		l.set(func() { l.known["gone"], l.known["over"] = 204, m{"user_id": "ada", "expires_at": "1999-01-01T00:00:00Z"} })
+		l.set(func() {
+			l.known["gone"], l.known["over"] = 204, m{"user_id": "ada", "expires_at": "1999-01-01T00:00:00Z"}
+		})
 		for _, token := range []string{"unheard of", "gone", "over"} {
 			for range 3 {
 				h.auth(m{"session_token": token}).wantEnded("unknown")

@@ -120,7 +120,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	for _, v := range []any{
 		api.APIKey{}, api.APIKeyAnswer{}, api.APIKeyList{}, api.App{}, api.AppAnswer{}, api.AppList{}, api.AppSettings{},
 		api.Attributes{}, api.Authenticate{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
-		api.ImportSession{}, api.ImportError{}, api.ImportProgress{}, api.ImportSummary{}, api.LazyImport{}, api.LazyImportAnswer{}, api.LazyImportQuestion{},
+		api.ImportSession{}, api.ImportError{}, api.ImportProgress{}, api.ImportSummary{}, api.EraseAnswer{}, api.EraseUser{}, api.PendingErasure{}, api.Remains{}, api.LazyImport{}, api.LazyImportAnswer{}, api.LazyImportQuestion{},
 		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.Node{}, api.NodeList{}, api.NodeStatus{}, api.PatchSession{}, api.Problem{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
 		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},

@@ -41,6 +41,7 @@ func (n *Node) routes() []route {
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},

@@ -228,7 +228,7 @@ type SessionEvents struct {
 // SessionEvent is one event of a session's history. A gap says that states
 // between Missing and this one were overwritten before they were archived.
 type SessionEvent struct {
-	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .revoked, user.revoked, app.revoked
+	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .erased, .revoked, user.revoked, app.revoked
 	At       time.Time `json:"at"`
 	Revision string    `json:"revision"`
 	By       string    `json:"by,omitempty"`
