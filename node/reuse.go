@@ -41,3 +41,17 @@ func (n *Node) reused(ctx context.Context, app string, key events.SID) error {
 	n.conf.Log.Warn("a replaced token was shown after its grace; its session is revoked", "app", s.App, "sid", s.SID.String())
 	return fail(api.TokenReuse, "the token was replaced and its grace is over; the session is revoked")
 }
+
+// reusedToken is reused for a text by each key under which it may have been the
+// token of a session.
+func (n *Node) reusedToken(ctx context.Context, app, text string) error {
+	if key, ok := events.Token(text).Key(); ok {
+		if err := n.reused(ctx, app, key); err != nil {
+			return err
+		}
+	}
+	if key, ok, err := n.foreignKey(app, text); ok && err == nil {
+		return n.reused(ctx, app, key)
+	}
+	return nil
+}
