@@ -180,6 +180,7 @@ type Node struct {
 	importing chan struct{}
 	claimed   keyClaims
 	lazy      lazyImports
+	reuses    singleflight.Group // sessions whose replaced token was shown, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
