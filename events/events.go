@@ -199,6 +199,9 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
+	// Compat lists the vendors whose API the app answers as well. Nil: the vendor
+	// of JWTProfile; not nil but empty: none.
+	Compat []string `json:"compat,omitzero"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

@@ -20,19 +20,21 @@ const module = "github.com/revocast/revocast"
 // ours says which of our packages each may import, directly or not. It is the
 // architecture: a package that is not here has no place in it.
 var ours = map[string][]string{
-	"events":             {},
-	"events/broker":      {"events"},
-	"events/eventstest":  {"events"},
-	"projection":         {"events"},
-	"signer":             {},
-	"node/api":           {},
-	"node/client":        {"node/api"},
-	"node":               {"events", "projection", "signer", "node/api"},
-	"node/compat":        {"events", "projection", "signer", "node", "node/api"},
-	"node/nodetest":      {"events", "projection", "signer", "node", "node/api"},
-	"deploy/fleet":       {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/nodetest"},
-	"cmd/revocast/bench": {"events", "projection", "signer", "node", "node/api"},
-	"cmd/revocast":       {"events", "events/broker", "projection", "signer", "node", "node/api", "cmd/revocast/bench"},
+	"events":                 {},
+	"events/broker":          {"events"},
+	"events/eventstest":      {"events"},
+	"projection":             {"events"},
+	"signer":                 {},
+	"node/api":               {},
+	"node/client":            {"node/api"},
+	"node/compat":            {"node/api"},
+	"node/compat/streambird": {"node/compat", "node/api"},
+	"node/compat/clerk":      {"node/compat", "node/api"},
+	"node":                   {"events", "projection", "signer", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
+	"node/nodetest":          {"events", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
+	"deploy/fleet":           {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk", "node/nodetest"},
+	"cmd/revocast/bench":     {"events", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
+	"cmd/revocast":           {"events", "events/broker", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk", "cmd/revocast/bench"},
 }
 
 // theirs says where each module of others may be imported.

@@ -18,9 +18,11 @@ var statusOf = map[string]int{
 	api.Unauthorized:       http.StatusUnauthorized,
 	api.HomeReauth:         http.StatusUnauthorized,
 	api.JWTNotYetValid:     http.StatusUnauthorized,
+	api.JWTExpired:         http.StatusUnauthorized,
 	api.SessionNotFound:    http.StatusNotFound,
 	api.Forbidden:          http.StatusForbidden,
 	api.AppSuspended:       http.StatusForbidden,
+	api.FacadeOff:          http.StatusForbidden,
 	api.NotFound:           http.StatusNotFound,
 	api.AppNotFound:        http.StatusNotFound,
 	api.MethodNotAllowed:   http.StatusMethodNotAllowed,
@@ -84,10 +86,13 @@ func (f *failure) Unwrap() error { return f.cause }
 // shows nothing.
 func classify(err error) *failure {
 	var stale *staleError
+	var vendor *api.Error
 	f, ok := errors.AsType[*failure](err)
 	switch {
 	case ok:
 		return f
+	case errors.As(err, &vendor) && statusOf[vendor.ErrorType] != 0: // of a facade
+		return &failure{kind: vendor.ErrorType, message: vendor.ErrorMessage, details: vendor.ErrorDetails}
 	case errors.As(err, &stale) && stale.reauth:
 		return fail(api.HomeReauth, "this node cannot check the session now; log in again").because(err)
 	case errors.As(err, &stale) && stale.stream == events.ConfigRegion:

@@ -147,13 +147,18 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		}
 	}
 	methods, auth := factorClaims(p.Factors, date(f.CreatedAt))
+	first, second := factorTimes(p.Factors, date(f.CreatedAt))
+	factors, err := vendorFactors(s.profile, p.Factors, date(f.CreatedAt))
+	if err != nil {
+		return signer.Claims{}, err
+	}
 	return signer.Claims{
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
-		AuthTime: auth, AMR: methods, Revision: f.at.String(),
+		AuthTime: auth, AMR: methods, FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
-		Factors:    p.Factors, Custom: custom,
+		Factors:    factors, Custom: custom,
 	}, nil
 }
 
@@ -189,6 +194,33 @@ func factorClaims(raw json.RawMessage, began time.Time) (methods []string, at ti
 		methods = append(methods, "mfa")
 	}
 	return methods, at
+}
+
+// factorTimes returns when the user last showed a first and a second factor,
+// zero: no second one. The second is what proves in another way than the first in
+// the list. Where none says when, it was when the session began.
+func factorTimes(raw json.RawMessage, began time.Time) (first, second time.Time) {
+	var factors []struct {
+		Type string    `json:"type"`
+		Last looseTime `json:"last_authenticated_at"`
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil || len(factors) == 0 {
+		return began, second
+	}
+	for _, f := range factors {
+		at := &first
+		if m := methodOf[f.Type]; m != "" && m != methodOf[factors[0].Type] {
+			at = &second
+		}
+		when := time.Time(f.Last)
+		if when.IsZero() {
+			when = began
+		}
+		if when.After(*at) {
+			*at = when
+		}
+	}
+	return first, second
 }
 
 // looseTime is a time if the text is one: factors are the caller's, and their

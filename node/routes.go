@@ -28,7 +28,7 @@ type route struct {
 // GET /v1/sessions/{sid}/events, so they share one that tells them apart:
 // "jwks" is no session id.
 func (n *Node) routes() []route {
-	return append(n.verifyRoutes(), []route{
+	native := append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
@@ -81,6 +81,7 @@ func (n *Node) routes() []route {
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
 	}...)
+	return append(native, n.facadeRoutes(native)...)
 }
 
 // verifyRoutes are those that a [VerifyServer] serves too.

@@ -23,9 +23,11 @@ const (
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
+	JWTExpired         = "jwt_expired"                  // 401: where only one counts that has not
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
+	FacadeOff          = "facade_not_enabled"           // 403: the app does not list that vendor in compat
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
