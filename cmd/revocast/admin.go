@@ -26,7 +26,7 @@ type appCmd struct {
 // appSettings are an app's settings as flags; what is not given keeps its
 // default or stays as it is.
 type appSettings struct {
-	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native or stytch."`
+	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native, stytch, streambird or clerk."`
 	JWTAlg           *string        `env:"-" name:"jwt-alg" placeholder:"ALG" help:"What signs them: ES256, RS256 or EdDSA."`
 	JWTTTL           *time.Duration `env:"-" name:"jwt-ttl" placeholder:"TIME" help:"Their life, 30s to 1h."`
 	SessionDuration  *time.Duration `env:"-" placeholder:"TIME" help:"Life of a session unless asked otherwise."`
@@ -34,10 +34,17 @@ type appSettings struct {
 	IdleTimeout      *time.Duration `env:"-" placeholder:"TIME" help:"Ends sessions that are not used; 0s: none."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
 	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken}
+	if s.Compat != nil {
+		out.Compat = []string{}
+		if *s.Compat != "none" {
+			out.Compat = strings.Split(*s.Compat, ",")
+		}
+	}
 	if s.JWTTTL != nil {
 		if *s.JWTTTL%time.Second != 0 {
 			return out, &usageError{fmt.Errorf("--jwt-ttl %v: want whole seconds", *s.JWTTTL)}
