@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -117,7 +118,8 @@ func (f *facadeCall) Query(names ...string) (url.Values, error) {
 
 func (f *facadeCall) Decode(v any) error {
 	b, err := f.c.read()
-	if err != nil || len(b) == 0 {
+	// Clerk's client for Go says null where it has nothing to say.
+	if b = bytes.TrimSpace(b); err != nil || len(b) == 0 || string(b) == "null" {
 		return err
 	}
 	return decodeBody(b, v, tolerable)
