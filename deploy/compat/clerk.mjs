@@ -3,6 +3,7 @@
 // origin}, slow}. Standard output: a JSON array of {name, trouble}, trouble ""
 // where all is as it must be.
 import { createClerkClient, verifyToken } from '@clerk/backend'
+import { createHash } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { isDeepStrictEqual } from 'node:util'
 
@@ -182,9 +183,12 @@ await check('has({ reverification })', async () => {
   }
   const ago = minutes => new Date(Date.now() - minutes * 60000).toISOString()
   const begun = await has([{ type: 'password' }])
-  // A factor older than its session would count from when the session began.
+  const old = await has([{ type: 'password', last_authenticated_at: ago(30) }])
   const mfa = await has([{ type: 'password' }, { type: 'totp', last_authenticated_at: ago(0) }])
-  return first(same(begun, [true, true, true, true], 'right after log-in'), same(mfa, [true, true, true, true], 'with two factors'))
+  const half = await has([{ type: 'password' }, { type: 'totp', last_authenticated_at: ago(30) }])
+  return first(
+    same(begun, [true, true, true, true], 'right after log-in'), same(old, [false, false, true, true], 'half an hour later'),
+    same(mfa, [true, true, true, true], 'with two factors'), same(half, [false, false, true, true], 'with a second factor half an hour ago'))
 })
 
 await check('has({ role }), has({ permission }): nothing that was not granted', async () => {
@@ -225,7 +229,8 @@ if (job.slow) {
     const s = await call('POST', '/v1/sessions', { user_id: job.user }, job.cookie)
     await new Promise(resolve => setTimeout(resolve, 37000)) // life 30 s, 5 s of skew
     const uat = Math.floor(Date.now() / 1000) - 60
-    const state = await shop.authenticateRequest(page({ __session: s.session_jwt, __client_uat: uat, __refresh: s.session_token }))
+    const suffix = createHash('sha1').update(job.cookie.publishableKey).digest('base64url').slice(0, 8)
+    const state = await shop.authenticateRequest(page({ __session: s.session_jwt, __client_uat: uat, [`__refresh_${suffix}`]: s.session_token }))
     return same([state.status, state.toAuth()?.sessionId, state.headers.get('set-cookie')?.startsWith('__session=ey')],
       ['signed-in', s.session.session_id, true], state.reason ?? state.message ?? 'state')
   })
