@@ -274,7 +274,7 @@ type templatePut struct {
 	remote
 	inApp
 	Name     string        `arg:"" help:"Its name: [a-z0-9][a-z0-9_-]{0,63}."`
-	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native or stytch (default: the app's)."`
+	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native, stytch, streambird or clerk (default: the app's)."`
 	TTL      time.Duration `env:"-" name:"ttl" placeholder:"TIME" help:"Their life (default: the app's)."`
 	Audience string        `env:"-" placeholder:"TEXT" help:"Their aud (default: the app)."`
 	Claims   string        `env:"-" placeholder:"JSON" help:"Claims added to the session's: a JSON object."`
