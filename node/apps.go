@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -47,31 +49,11 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		}
 		s.JWTAlg = string(alg)
 	}
-	for _, number := range []struct {
-		field    string
-		in       *int64
-		min, max int64
-		unit     int64
-		to       *int64
-	}{
-		{"jwt_ttl_seconds", in.JWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.JWTTTL},
-		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
-		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
-		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
-	} {
-		if number.in == nil {
-			continue
-		}
-		if *number.in < number.min || *number.in > number.max {
-			return s, badSetting(number.field, "want %d to %d", number.min, number.max)
-		}
-		*number.to = *number.in * number.unit
+	if err := mergeNumbers(&s, in); err != nil {
+		return s, err
 	}
-	if in.WhenStale != nil {
-		if !slices.Contains([]string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, *in.WhenStale) {
-			return s, badSetting("when_stale", "want refuse, serve or reauth")
-		}
-		s.WhenStale = *in.WhenStale
+	if err := mergeChoices(&s, in); err != nil {
+		return s, err
 	}
 	if in.ReturnToken != nil {
 		s.ReturnToken = *in.ReturnToken
@@ -91,6 +73,62 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
 	}
 	return s, nil
+}
+
+// mergeNumbers sets what is counted. The numbers given stand above the preset.
+func mergeNumbers(s *events.AppSettings, in *api.AppSettings) error {
+	if in.LifetimePreset != nil {
+		p, err := presetOf(*in.LifetimePreset)
+		if err != nil {
+			return err
+		}
+		s.SessionDuration, s.AbsoluteMax, s.Idle = p.total, p.total, p.idle
+	}
+	for _, number := range []struct {
+		field    string
+		in       *int64
+		min, max int64
+		unit     int64
+		to       *int64
+	}{
+		{"jwt_ttl_seconds", in.JWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.JWTTTL},
+		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
+		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
+		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
+		{"max_sessions_per_user", in.MaxSessionsPerUser, 0, maxSessionsPerUser, 1, &s.MaxSessions},
+	} {
+		if number.in == nil {
+			continue
+		}
+		if *number.in < number.min || *number.in > number.max {
+			return badSetting(number.field, "want %d to %d", number.min, number.max)
+		}
+		*number.to = *number.in * number.unit
+	}
+	return nil
+}
+
+// mergeChoices sets what is one of a few words.
+func mergeChoices(s *events.AppSettings, in *api.AppSettings) error {
+	for _, choice := range []struct {
+		field string
+		in    *string
+		of    []string
+		to    *string
+	}{
+		{"when_stale", in.WhenStale, []string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, &s.WhenStale},
+		{"session_limit_policy", in.SessionLimitPolicy, []string{limitEvict, limitReject}, &s.SessionLimit},
+		{"token_reuse", in.TokenReuse, []string{reuseRefuse, reuseRevoke}, &s.TokenReuse},
+	} {
+		if choice.in == nil {
+			continue
+		}
+		if !slices.Contains(choice.of, *choice.in) {
+			return badSetting(choice.field, "want one of %s", strings.Join(choice.of, ", "))
+		}
+		*choice.to = *choice.in
+	}
+	return nil
 }
 
 // rsaByDefault: the vendor's own JWTs are signed with RSA.
@@ -147,7 +185,9 @@ func (n *Node) showApp(e *events.App) api.App {
 		AppSettings: api.AppSettings{
 			JWTProfile: &s.JWTProfile, JWTAlg: &s.JWTAlg, JWTTTLSeconds: &s.JWTTTL,
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
-			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken, Compat: compatOf(&s),
+			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
+			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
+			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
 		},
 		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}

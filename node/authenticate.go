@@ -23,6 +23,10 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err != nil {
 		return 0, nil, err
 	}
+	need, err := newDemand(req.Require)
+	if err != nil {
+		return 0, nil, err
+	}
 	app, err := n.appOf(c)
 	if err != nil {
 		return 0, nil, err
@@ -37,8 +41,11 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := f.active(); err != nil {
 		return 0, nil, err
 	}
+	if err := n.meets(ctx, &f, need); err != nil {
+		return 0, nil, err
+	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
 	}
 	if f, err = n.refresh(ctx, c, f, look, &req); err != nil {
 		return 0, nil, err

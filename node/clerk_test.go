@@ -138,6 +138,7 @@ func TestClerk(t *testing.T) {
 		},
 		"lists":   testClerkLists,
 		"verify":  testClerkVerify,
+		"org+act": testClerkOrganization,
 		"refresh": testClerkRefresh,
 		"fva":     testClerkFactorAges,
 		"bad":     testClerkBadInput,
@@ -158,6 +159,34 @@ func testClerkTemplates(t *testing.T, h *harness, a vendorApp) {
 		t.Errorf("claims %v", c)
 	}
 	a.do("POST", path+"/tokens/nothing", nil).wantClerk(404, "resource_not_found")
+}
+
+// testClerkOrganization: organization, role and actor of a session are Clerk's o
+// and act.
+func testClerkOrganization(t *testing.T, h *harness, a vendorApp) {
+	s := a.do("POST", "/clerk/v1/sessions", m{"user_id": "ada", "active_organization_id": "org_1"}).want(200)
+	path := s.str("id")
+	if s.str("last_active_organization_id") != "org_1" {
+		t.Errorf("%s", s.Raw)
+	}
+	claims := func(id string) m {
+		return jwtPart(t, a.do("POST", "/clerk/v1/sessions/"+id+"/tokens", nil).want(200).str("jwt"), 1)
+	}
+	if diff := cmp.Diff(m{"id": "org_1"}, claims(path)["o"]); diff != "" {
+		t.Error(diff)
+	}
+	a.do("POST", "/v1/sessions/"+path+"/organization", m{"organization_id": "org_2", "slug": "acme", "roles": []string{"org:admin"}}).want(200)
+	if diff := cmp.Diff(m{"id": "org_2", "slg": "acme", "rol": "admin"}, claims(path)["o"]); diff != "" {
+		t.Error(diff)
+	}
+	s = h.do(h.admin, "POST", "/v1/sessions/impersonate?app="+a.id, m{"user_id": "ada", "actor": m{"sub": "support", "reason": "a call"}}).want(201)
+	id := s.str("session.session_id")
+	if diff := cmp.Diff(m{"sub": "support"}, claims(id)["act"]); diff != "" {
+		t.Error(diff)
+	}
+	if r := a.do("GET", "/clerk/v1/sessions/"+id, nil).want(200); r.str("actor.sub") != "support" {
+		t.Errorf("%s", r.Raw)
+	}
 }
 
 func testClerkLists(t *testing.T, h *harness, a vendorApp) {
@@ -308,8 +337,10 @@ func testClerkFactorAges(t *testing.T, _ *harness, a vendorApp) {
 		"the same again":           {[]m{{"type": "password"}, {"type": "password"}}, []any{0.0, -1.0}},
 		"two of one method":        {[]m{{"type": "otp"}, {"type": "totp"}}, []any{0.0, -1.0}},
 		"password, then one-timer": {[]m{{"type": "password"}, {"type": "totp"}}, []any{0.0, 0.0}},
-		"link, then a key":         {[]m{{"type": "magic_link"}, {"type": "webauthn"}}, []any{0.0, 0.0}},
-		"two without method":       {[]m{{"type": "magic_link"}, {"type": "oauth"}}, []any{0.0, -1.0}},
+		"a link, then a key":       {[]m{{"type": "magic_link"}, {"type": "webauthn"}}, []any{0.0, -1.0}},
+		"elsewhere, then a link":   {[]m{{"type": "oauth"}, {"type": "magic_link"}}, []any{0.0, 0.0}},
+		"one nobody knows":         {[]m{{"type": "password"}, {"type": "ask-grandma"}}, []any{0.0, -1.0}},
+		"the second only, and old": {[]m{{"type": "totp", "last_authenticated_at": ago(5 * time.Minute)}}, []any{5.0, -1.0}},
 	} {
 		body := m{}
 		if c.factors != nil {
@@ -333,6 +364,11 @@ func testClerkFactorAges(t *testing.T, _ *harness, a vendorApp) {
 	if got := fva(); !cmp.Equal(got, any([]any{7.0, 0.0})) {
 		t.Errorf("after a second factor: %v", got)
 	}
+	time.Sleep(3 * time.Minute)
+	a.do("PATCH", path, m{"add_authentication_factors": []m{{"type": "password"}}}).want(200)
+	if got := fva(); !cmp.Equal(got, any([]any{0.0, 3.0})) {
+		t.Errorf("after the password again, which is no second factor: %v", got)
+	}
 }
 
 func testClerkBadInput(t *testing.T, h *harness, a vendorApp) {
@@ -346,7 +382,7 @@ func testClerkBadInput(t *testing.T, h *harness, a vendorApp) {
 			t.Errorf("%s: %s", query, r.Raw)
 		}
 	}
-	for _, body := range []any{nil, m{}, m{"user_id": ""}, m{"user_id": 7}, m{"user_id": "a", "active_organization_id": "o"}, m{"user_id": "a", "actor": m{}}, "[]", "x"} {
+	for _, body := range []any{nil, m{}, m{"user_id": ""}, m{"user_id": 7}, m{"user_id": "a", "actor": m{}}, "[]", "x"} {
 		r := a.do("POST", "/clerk/v1/sessions", body).want(400)
 		if r.JSON["errors"] == nil {
 			t.Errorf("%v: %s", body, r.Raw)

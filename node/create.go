@@ -28,11 +28,20 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err := c.decode(&req); err != nil {
 		return 0, nil, err
 	}
+	if given(req.Actor) && !c.caller.may(api.ScopeImpersonate) {
+		return 0, nil, fail(api.Forbidden, "an actor needs the scope %s", api.ScopeImpersonate).with("scope", api.ScopeImpersonate)
+	}
+	return n.newSession(ctx, c, &req)
+}
+
+// newSession creates the session that the request, which the caller may make,
+// asks for.
+func (n *Node) newSession(ctx context.Context, c *call, req *api.CreateSession) (int, any, error) {
 	app, err := n.appOf(c)
 	if err != nil {
 		return 0, nil, err
 	}
-	d, err := n.newDraft(&req, &app.Settings)
+	d, err := n.newDraft(req, &app.Settings)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -53,7 +62,7 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	}
 	var f found
 	if repeatable {
-		f, err = n.createOnce(ctx, c, d, &req, key)
+		f, err = n.createOnce(ctx, c, d, req, key)
 	} else {
 		f, err = n.createNew(ctx, d, req.AuthRevision != "")
 	}
@@ -115,7 +124,9 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		}
 		d.state.AuthSeq = seq
 	}
-	return d, d.describe(req)
+	err := d.describe(req)
+	d.limit = limitOf(s, &d.private)
+	return d, err
 }
 
 // last sets how long the session lives. No life is longer than the app's
@@ -136,11 +147,19 @@ func (d *draft) last(req *api.CreateSession, s *events.AppSettings, now int64) e
 		}
 		return seconds
 	}
-	absolute := min(orElse(req.AbsoluteLifetimeMinutes, s.AbsoluteMax), s.AbsoluteMax)
+	usual := *s
+	if req.LifetimePreset != "" {
+		p, err := presetOf(req.LifetimePreset)
+		if err != nil {
+			return err
+		}
+		usual.SessionDuration, usual.AbsoluteMax, usual.Idle = p.total, p.total, p.idle
+	}
+	absolute := min(orElse(req.AbsoluteLifetimeMinutes, usual.AbsoluteMax), s.AbsoluteMax)
 	d.state.CreatedAt, d.state.SeenAt = now, now
 	d.state.AbsoluteAt = now + absolute*1000
-	d.state.ExpiresAt = min(now+orElse(req.SessionDurationMinutes, s.SessionDuration)*1000, d.state.AbsoluteAt)
-	d.state.Idle = orElse(req.IdleTimeoutMinutes, s.Idle)
+	d.state.ExpiresAt = min(now+orElse(req.SessionDurationMinutes, usual.SessionDuration)*1000, d.state.AbsoluteAt)
+	d.state.Idle = orElse(req.IdleTimeoutMinutes, usual.Idle)
 	return nil
 }
 
@@ -150,6 +169,17 @@ func (d *draft) describe(req *api.CreateSession) (err error) {
 		if d.private.Factors, err = checkFactors("authentication_factors", req.Factors); err != nil {
 			return err
 		}
+		if err := checkFactorTimes("authentication_factors", req.Factors, date(d.state.CreatedAt)); err != nil {
+			return err
+		}
+	}
+	if req.AssuranceLevel != "" {
+		if err := stateLevel(&d.private, req.AssuranceLevel); err != nil {
+			return err
+		}
+	}
+	if err := d.authorize(req); err != nil {
+		return err
 	}
 	if a := req.Attributes; a != nil {
 		if err := errors.Join(
@@ -173,6 +203,26 @@ func (d *draft) describe(req *api.CreateSession) (err error) {
 		}
 		d.private.Metadata, err = mergePatch(nil, req.Metadata)
 	}
+	return err
+}
+
+// authorize sets what the session may do, where, and in whose place.
+func (d *draft) authorize(req *api.CreateSession) (err error) {
+	if err := checkRoles(req.Roles); err != nil {
+		return err
+	}
+	if req.OrganizationSlug != "" && req.OrganizationID == "" {
+		return fail(api.InvalidArgument, "organization_slug: only with organization_id").with("field", "organization_slug")
+	}
+	if req.OrganizationID != "" {
+		if d.private.Organization, err = newOrganization(req.OrganizationID, "organization_slug", req.OrganizationSlug); err != nil {
+			return err
+		}
+	}
+	if given(req.Actor) {
+		d.private.Actor, err = checkActor(req.Actor)
+	}
+	d.private.Roles = req.Roles
 	return err
 }
 
@@ -211,12 +261,23 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if n.home.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}
+	if d.limit.max > 0 {
+		return n.createWithin(ctx, d, ex)
+	}
+	return n.place(ctx, d, ex)
+}
+
+// place is create without a look at what else there is.
+func (n *Node) place(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
 	pos, err := n.writeState(ctx, d, ex)
 	if err != nil {
 		return found{}, err
 	}
 	f, err := n.written(d, pos)
-	if err == nil && f.verdict == projection.Revoked {
+	switch {
+	case err == nil && f.verdict == projection.Revoked && d.limit.max > 0 && f.RevokeReason == reasonLimit:
+		return found{}, tooManySessions(d.limit.max)
+	case err == nil && f.verdict == projection.Revoked:
 		return found{}, revokedSince()
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ var statusOf = map[string]int{
 	api.HomeReauth:         http.StatusUnauthorized,
 	api.JWTNotYetValid:     http.StatusUnauthorized,
 	api.JWTExpired:         http.StatusUnauthorized,
+	api.StepUpRequired:     http.StatusUnauthorized,
 	api.SessionNotFound:    http.StatusNotFound,
 	api.Forbidden:          http.StatusForbidden,
 	api.AppSuspended:       http.StatusForbidden,
@@ -30,6 +32,8 @@ var statusOf = map[string]int{
 	api.AlreadyExists:      http.StatusConflict,
 	api.RevokedMeanwhile:   http.StatusConflict,
 	api.IdempotencyEnded:   http.StatusConflict,
+	api.SessionLimit:       http.StatusConflict,
+	api.TokenReuse:         http.StatusConflict,
 	api.BodyTooLarge:       http.StatusRequestEntityTooLarge,
 	api.ClaimsTooLarge:     http.StatusRequestEntityTooLarge,
 	api.MediaType:          http.StatusUnsupportedMediaType,
@@ -51,6 +55,8 @@ type failure struct {
 	message string
 	details map[string]any
 	cause   error
+	// challenge is the WWW-Authenticate of a 401; empty: the usual one.
+	challenge string
 }
 
 // fail returns a failure of the kind; the message is for the caller.
@@ -129,6 +135,6 @@ func (f *failure) headers(h http.Header) {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
 	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
 	}
 }

@@ -146,9 +146,14 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 			return signer.Claims{}, err
 		}
 	}
-	methods, auth := factorClaims(p.Factors, date(f.CreatedAt))
-	first, second := factorTimes(p.Factors, date(f.CreatedAt))
-	factors, err := vendorFactors(s.profile, p.Factors, date(f.CreatedAt))
+	began, asked := date(f.CreatedAt), time.UnixMilli(f.asked)
+	methods, auth := factorClaims(p.Factors, began, asked)
+	first, second := factorUses(p.Factors, began, asked)
+	factors, err := vendorFactors(s.profile, p.Factors, began)
+	if err != nil {
+		return signer.Claims{}, err
+	}
+	actor, err := actorClaim(p.Actor)
 	if err != nil {
 		return signer.Claims{}, err
 	}
@@ -156,81 +161,11 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
-		AuthTime: auth, AMR: methods, FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
+		AuthTime: auth, AMR: methods, ACR: level(p), FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
+		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: p.Roles, Actor: actor,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:    factors, Custom: custom,
 	}, nil
-}
-
-// methodOf gives the types of authentication factors their name in RFC 8176
-// section 2. Types without one are left out.
-var methodOf = map[string]string{
-	"password": "pwd", "otp": "otp", "email_otp": "otp", "totp": "otp", "recovery_codes": "otp",
-	"webauthn": "pop", "crypto": "pop", "signature_challenge": "pop",
-}
-
-// factorClaims returns the methods by which the user proved who they are, and
-// when they last did: when the session began, unless a factor says later.
-func factorClaims(raw json.RawMessage, began time.Time) (methods []string, at time.Time) {
-	var factors []struct {
-		Type string    `json:"type"`
-		Last looseTime `json:"last_authenticated_at"`
-	}
-	at = began
-	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil {
-		return nil, at
-	}
-	types := map[string]bool{}
-	for _, f := range factors {
-		if t := time.Time(f.Last); t.After(at) {
-			at = t
-		}
-		if m := methodOf[f.Type]; m != "" && !types[m] {
-			methods = append(methods, m)
-			types[m] = true
-		}
-	}
-	if len(types) > 1 {
-		methods = append(methods, "mfa")
-	}
-	return methods, at
-}
-
-// factorTimes returns when the user last showed a first and a second factor,
-// zero: no second one. The second is what proves in another way than the first in
-// the list. Where none says when, it was when the session began.
-func factorTimes(raw json.RawMessage, began time.Time) (first, second time.Time) {
-	var factors []struct {
-		Type string    `json:"type"`
-		Last looseTime `json:"last_authenticated_at"`
-	}
-	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil || len(factors) == 0 {
-		return began, second
-	}
-	for _, f := range factors {
-		at := &first
-		if m := methodOf[f.Type]; m != "" && m != methodOf[factors[0].Type] {
-			at = &second
-		}
-		when := time.Time(f.Last)
-		if when.IsZero() {
-			when = began
-		}
-		if when.After(*at) {
-			*at = when
-		}
-	}
-	return first, second
-}
-
-// looseTime is a time if the text is one: factors are the caller's, and their
-// form beyond "type" is not ours to demand.
-type looseTime time.Time
-
-// UnmarshalJSON never fails.
-func (t *looseTime) UnmarshalJSON(b []byte) error {
-	_ = (*time.Time)(t).UnmarshalJSON(b)
-	return nil
 }
 
 // mintToken answers POST /v1/sessions/{sid}/tokens.

@@ -158,6 +158,7 @@ type Node struct {
 	verified signer.VerifyCache
 	touches  touches
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
+	limits   limits
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -258,6 +259,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.awaitReady(ctx) })
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
+	g.Go(func() error { return n.recount(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })

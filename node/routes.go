@@ -30,6 +30,7 @@ type route struct {
 func (n *Node) routes() []route {
 	native := append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
+		{pattern: "POST /v1/sessions/impersonate", scope: api.ScopeImpersonate, handle: n.impersonateUser},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
@@ -38,6 +39,8 @@ func (n *Node) routes() []route {
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
+		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
+		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 

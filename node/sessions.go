@@ -75,7 +75,11 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 		if !ok {
 			return n.nothing()
 		}
-		return n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
+		f, err := n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
+		if err == nil && f.verdict == projection.Unknown && !want.sure && !want.again {
+			err = n.reused(ctx, app, key)
+		}
+		return f, err
 	}
 	v, err := n.verifyJWT(ctx, app, jwt, when)
 	if errors.Is(err, signer.ErrNotYetValid) {
@@ -227,8 +231,11 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:      []json.RawMessage{},
 		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
-		Roles: []string{}, RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
+		Roles: append([]string{}, p.Roles...), OrganizationID: p.Organization.ID, OrganizationSlug: p.Organization.Slug,
+		Actor: p.Actor, AssuranceLevel: level(p), RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
 	}
+	_, out.AuthenticatedAt = factorClaims(p.Factors, date(s.CreatedAt), n.conf.Clock.Wall())
+	out.AuthenticatedAt = out.AuthenticatedAt.UTC()
 	if home := n.stream(s.SID.Stream()); home != nil {
 		out.Region, out.Revision = home.region, home.at(s.StateSeq).String()
 	}
@@ -303,6 +310,7 @@ type draft struct {
 	state   events.State
 	private events.Private
 	plain   []byte // the private part as it was written
+	limit   limit  // of a new session
 }
 
 // attempts is how often a change is computed anew when others change the same.
@@ -333,7 +341,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if f.StateSeq != newest {
 			continue // the token shown may not be of the newer state
 		}
-		d := &draft{state: stateOf(&f.Session, n.wall()), private: *p}
+		d := &draft{state: stateOf(&f.Session), private: *p}
 		d.state.By = c.caller.keyID
 		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
 			return f, err
@@ -380,8 +388,9 @@ func (n *Node) written(d *draft, pos events.Position) (found, error) {
 	return f, nil
 }
 
-// stateOf returns the newest state of the session, for the next to be made of.
-func stateOf(s *projection.Session, now int64) events.State {
+// stateOf returns the newest state of the session, for the next to be made of. A
+// replaced token stays in it when its grace is over, to be known for one.
+func stateOf(s *projection.Session) events.State {
 	e := events.State{
 		App: s.App, User: s.User, SID: s.SID,
 		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
@@ -389,21 +398,27 @@ func stateOf(s *projection.Session, now int64) events.State {
 		OriginalUntil: s.OriginalUntil,
 	}
 	for _, a := range s.Aliases {
-		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {
+		if !a.Key.IsZero() {
 			e.Aliases = append(e.Aliases, a)
 		}
 	}
 	return e
 }
 
-func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+// encode returns the private part as it is to be written, if it is not too large.
+func (d *draft) encode() ([]byte, error) {
 	private, err := marshal(&d.private)
+	if err == nil && len(private) > events.MaxPrivate {
+		err = fail(api.ClaimsTooLarge,
+			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return private, err
+}
+
+func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+	private, err := d.encode()
 	if err != nil {
 		return events.Position{}, err
-	}
-	if len(private) > events.MaxPrivate {
-		return events.Position{}, fail(api.ClaimsTooLarge,
-			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
 	s, err := n.homeOf(d.state.SID)
 	if err != nil {

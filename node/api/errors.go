@@ -24,6 +24,7 @@ const (
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
 	JWTExpired         = "jwt_expired"                  // 401: where only one counts that has not
+	StepUpRequired     = "step_up_required"             // 401: the session is good, and not as fresh or as strong as the request demands
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
@@ -35,6 +36,8 @@ const (
 	AlreadyExists      = "already_exists"               // 409
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
+	SessionLimit       = "session_limit_reached"        // 409: max_sessions_per_user
+	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415

@@ -47,12 +47,15 @@ func get(c compat.Call) (int, any, error) {
 
 func create(c compat.Call) (int, any, error) {
 	var in struct {
-		UserID string `json:"user_id"`
+		UserID       string `json:"user_id"`
+		Organization string `json:"active_organization_id"`
 	}
 	if err := c.Decode(&in); err != nil {
 		return 0, nil, err
 	}
-	answer, err := compat.Ask[api.SessionAnswer](c, "POST /v1/sessions", compat.In{Body: &api.CreateSession{UserID: in.UserID}})
+	answer, err := compat.Ask[api.SessionAnswer](c, "POST /v1/sessions", compat.In{Body: &api.CreateSession{
+		UserID: in.UserID, OrganizationID: in.Organization,
+	}})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -21,6 +21,7 @@ type Session struct {
 	UserID         string          `json:"user_id"`
 	Status         string          `json:"status"`
 	Actor          json.RawMessage `json:"actor"`
+	OrganizationID string          `json:"last_active_organization_id,omitempty"`
 	LatestActivity activity        `json:"latest_activity"`
 	LastActiveAt   int64           `json:"last_active_at"`
 	ExpireAt       int64           `json:"expire_at"`
@@ -93,6 +94,7 @@ func view(s *api.Session) *Session {
 	}
 	return &Session{
 		Object: "session", ID: s.SessionID, ClientID: clientPrefix + s.SessionID, UserID: s.UserID, Status: statusOf(s),
+		Actor: s.Actor, OrganizationID: s.OrganizationID,
 		LatestActivity: a, LastActiveAt: ms(s.LastAccess), ExpireAt: ms(s.ExpiresAt), AbandonAt: ms(end),
 		CreatedAt: ms(s.StartedAt), UpdatedAt: ms(s.LastAccess),
 	}
