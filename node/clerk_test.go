@@ -161,6 +161,24 @@ func testClerkTemplates(t *testing.T, h *harness, a vendorApp) {
 	a.do("POST", path+"/tokens/nothing", nil).wantClerk(404, "resource_not_found")
 }
 
+// TestClerkReplaced: a session that had to go for a newer one is Clerk's replaced.
+func TestClerkReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		a := h.newVendorApp("clerk", m{"max_sessions_per_user": 1})
+		first, _ := a.clerkSession("ada")
+		time.Sleep(time.Second)
+		a.clerkSession("ada")
+		if r := a.do("GET", first, nil).want(200); r.str("status") != "replaced" {
+			t.Errorf("%s", r.Raw)
+		}
+		for status, want := range map[string]float64{"replaced": 1, "revoked": 0, "active": 1} {
+			if r := a.do("GET", "/clerk/v1/sessions?paginated=true&user_id=ada&status="+status, nil).want(200); r.at("total_count") != want {
+				t.Errorf("%s: %s", status, r.Raw)
+			}
+		}
+	})
+}
+
 // testClerkOrganization: organization, role and actor of a session are Clerk's o
 // and act.
 func testClerkOrganization(t *testing.T, h *harness, a vendorApp) {

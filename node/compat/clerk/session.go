@@ -1,6 +1,7 @@
 package clerk
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -45,15 +46,17 @@ type activity struct {
 // that may hold several sessions; here each session has one of its own.
 const clientPrefix = "client_"
 
-// Clerk's words for sessions that are revoked: ended by their user, or by others.
+// Clerk's words for sessions that are no longer good.
 const (
-	ended   = "ended"
-	revoked = "revoked"
-	expired = "expired"
+	ended    = "ended"
+	replaced = "replaced"
+	revoked  = "revoked"
+	expired  = "expired"
 )
 
-// logout is the reason of a revocation by the session's own user.
-const logout = "logout"
+// wordFor is Clerk's word for a session that was revoked for the reason: its user
+// logged out, or began one too many. For all others it is revoked.
+var wordFor = map[string]string{"logout": ended, "session_limit": replaced}
 
 // state is how a status of Clerk is asked for natively.
 type state struct {
@@ -68,7 +71,8 @@ var states = map[string]state{
 	expired:   {native: "all", status: expired}, // by idleness or age
 	revoked:   {native: "revoked", status: revoked},
 	ended:     {native: "revoked", status: ended},
-	"pending": {}, "abandoned": {}, "removed": {}, "replaced": {},
+	replaced:  {native: "revoked", status: replaced},
+	"pending": {}, "abandoned": {}, "removed": {},
 }
 
 // statusOf is Clerk's word for the status of a session.
@@ -77,10 +81,7 @@ func statusOf(s *api.Session) string {
 	case "idle", "expired":
 		return expired
 	case "revoked":
-		if s.RevokeReason == logout {
-			return ended
-		}
-		return revoked
+		return cmp.Or(wordFor[s.RevokeReason], revoked)
 	}
 	return s.Status
 }
