@@ -26,16 +26,25 @@ var ours = map[string][]string{
 	"projection":             {"events"},
 	"signer":                 {},
 	"node/api":               {},
+	"node/outbound":          {},
 	"node/client":            {"node/api"},
 	"node/compat":            {"node/api"},
 	"node/compat/streambird": {"node/compat", "node/api"},
 	"node/compat/clerk":      {"node/compat", "node/api"},
-	"node":                   {"events", "projection", "signer", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
-	"node/nodetest":          {"events", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
-	"deploy/fleet":           {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk", "node/nodetest"},
-	"cmd/revocast/bench":     {"events", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk"},
-	"cmd/revocast":           {"events", "events/broker", "projection", "signer", "node", "node/api", "node/compat", "node/compat/streambird", "node/compat/clerk", "cmd/revocast/bench"},
+	"node":                   belowNode,
+	"node/nodetest":          overNode(),
+	"deploy/fleet":           overNode("events/eventstest", "node/nodetest"),
+	"cmd/revocast/bench":     overNode(),
+	"cmd/revocast":           overNode("events/broker", "cmd/revocast/bench"),
 }
+
+// belowNode is what a node is made of.
+var belowNode = []string{
+	"events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
+}
+
+// overNode is what a package that uses nodes may import.
+func overNode(more ...string) []string { return slices.Concat(belowNode, []string{"node"}, more) }
 
 // theirs says where each module of others may be imported.
 var theirs = map[string]func(pkg, file string) bool{

@@ -118,7 +118,7 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		return nil, err
 	}
 	if req.AuthRevision != "" {
-		seq, err := n.authSeq(req.AuthRevision)
+		seq, err := n.home.authSeq(req.AuthRevision)
 		if err != nil {
 			return nil, err
 		}
@@ -226,18 +226,18 @@ func (d *draft) authorize(req *api.CreateSession) (err error) {
 	return err
 }
 
-// authSeq returns the sequence of the home stream that a revision read when the
-// log-in began names.
-func (n *Node) authSeq(text string) (uint64, error) {
+// authSeq returns the sequence of the stream that a revision read when the log-in
+// began names.
+func (s *stream) authSeq(text string) (uint64, error) {
 	r, err := parseRevision(text)
 	if err != nil {
 		return 0, fail(api.InvalidArgument, "auth_revision: not a revision").with("field", "auth_revision").because(err)
 	}
-	p, ok := r.In(n.home.region)
+	p, ok := r.In(s.region)
 	if !ok {
-		return 0, fail(api.InvalidArgument, "auth_revision: has no position in stream %s", n.home.region).with("field", "auth_revision")
+		return 0, fail(api.InvalidArgument, "auth_revision: has no position in stream %s", s.region).with("field", "auth_revision")
 	}
-	switch gen := n.home.position().Gen; {
+	switch gen := s.position().Gen; {
 	case p.Gen < gen:
 		// Sequences of a log that went backwards were used again: nothing can
 		// be said of what lies between.
@@ -258,7 +258,11 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if err := n.memoryLeft(); err != nil {
 		return found{}, err
 	}
-	if n.home.above(createBudget) {
+	home, err := n.homeOf(d.state.SID)
+	if err != nil {
+		return found{}, err
+	}
+	if home.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}
 	if d.limit.max > 0 {
@@ -302,27 +306,39 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 	if err != nil {
 		return found{}, err
 	}
-	d.name(n.idempotentToken(secret, c, key))
+	d.name(derivedToken(secret, n.home.number, c.caller.app, c.caller.keyID, "POST /v1/sessions", key))
 	if req.AuthRevision == "" {
 		d.state.AuthSeq = n.known()
+	}
+	f, err := n.createDerived(ctx, d)
+	if err != nil {
+		return found{}, err
+	}
+	return f, n.sameRequest(ctx, &f, hash)
+}
+
+// createDerived creates the session, whose token was derived from what makes it
+// the only one, or returns it if it was made before.
+func (n *Node) createDerived(ctx context.Context, d *draft) (found, error) {
+	home, err := n.homeOf(d.state.SID)
+	if err != nil {
+		return found{}, err
 	}
 	for range attempts {
 		first, err, _ := n.creates.Do(d.state.SID.String(), func() (any, error) {
 			return n.createFirst(ctx, d)
 		})
-		switch {
-		case errors.Is(err, events.ErrConflict):
+		if errors.Is(err, events.ErrConflict) {
 			// Another node was first.
-			if err := n.home.catchUp(ctx, &d.state); err != nil {
+			if err := home.catchUp(ctx, &d.state); err != nil {
 				return found{}, err
 			}
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return found{}, err
 		}
-		f := first.(found)
-		err = n.sameRequest(ctx, &f, hash)
-		return f, err
+		return first.(found), nil
 	}
 	return found{}, events.ErrConflict
 }
@@ -376,17 +392,17 @@ func badIdempotencyKey() error {
 	return fail(api.InvalidArgument, "Idempotency-Key: want 1 to %d printable ASCII characters, once", maxIdempotencyKey)
 }
 
-// idempotentToken returns the token that the key names on every node of the
-// region. Nobody without the secret can compute it.
-func (n *Node) idempotentToken(secret []byte, c *call, key string) events.Token {
+// derivedToken returns the token of a session in the stream of the number that the
+// parts name on every node. Nobody without the secret can compute it.
+func derivedToken(secret []byte, number uint8, parts ...string) events.Token {
 	mac := hmac.New(sha256.New, secret)
-	for _, part := range []string{c.caller.app, c.caller.keyID, "POST /v1/sessions", key} {
+	for _, part := range parts {
 		var length [4]byte
 		binary.BigEndian.PutUint32(length[:], uint32(len(part)))
 		mac.Write(length[:])
 		mac.Write([]byte(part))
 	}
-	return events.TokenOf(n.home.number, [32]byte(mac.Sum(nil)))
+	return events.TokenOf(number, [32]byte(mac.Sum(nil)))
 }
 
 // bodyHash returns the hash of what the request says, whatever its white space.

@@ -124,6 +124,9 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.Require{}, api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
 		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
+		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
+		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},
+		api.Issuer{}, api.IssuerFactor{}, api.IssuerAnswer{}, api.IssuerList{},
 	} {
 		typ := reflect.TypeOf(v)
 		got, ok := d.properties[typ.Name()]

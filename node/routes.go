@@ -44,6 +44,14 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
+		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
+		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
+		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeImpersonate, handle: n.impersonationToken},
+		{pattern: "POST /v1/impersonation/authenticate", scope: api.ScopeCreate, handle: n.authenticateImpersonation},
+		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
+		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},
+		{pattern: "POST /v1/sessions/migrate", scope: api.ScopeVerify, handle: n.migrateSession},
+
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
 		{pattern: "GET /v1/apps/{app}", scope: api.ScopeAdmin, handle: n.getApp},
@@ -69,6 +77,11 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.getTemplate},
 		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
 		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
+
+		{pattern: "GET /v1/apps/{app}/issuers", scope: api.ScopeAdmin, handle: n.listIssuers},
+		{pattern: "GET /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.getIssuer},
+		{pattern: "PUT /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.putIssuer},
+		{pattern: "DELETE /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.deleteIssuer},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},

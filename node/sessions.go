@@ -25,6 +25,8 @@ type found struct {
 	at events.Position
 	// plain is the private part if it is at hand, opened.
 	plain []byte
+	// shown is the JWT by which the session was found, if it was one.
+	shown string
 }
 
 // find looks a session up for an app. What belongs to another app, and what no
@@ -96,6 +98,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
 		return n.nothing()
 	}
+	f.shown = jwt
 	return f, err
 }
 
@@ -231,7 +234,7 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:      []json.RawMessage{},
 		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
-		Roles: append([]string{}, p.Roles...), OrganizationID: p.Organization.ID, OrganizationSlug: p.Organization.Slug,
+		Roles: n.rolesOf(s.App, p.Roles), OrganizationID: p.Organization.ID, OrganizationSlug: p.Organization.Slug,
 		Actor: p.Actor, AssuranceLevel: level(p), RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
 	}
 	_, out.AuthenticatedAt = factorClaims(p.Factors, date(s.CreatedAt), n.conf.Clock.Wall())

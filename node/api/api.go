@@ -112,6 +112,8 @@ type SessionAnswer struct {
 	SessionToken string  `json:"session_token"`
 	SessionJWT   string  `json:"session_jwt"`
 	User         *User   `json:"user,omitempty"`
+	// Verdict is there if an authorization_check was asked for, and granted.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
@@ -142,6 +144,10 @@ type Authenticate struct {
 	Touch *bool `json:"touch,omitempty"`
 	// Require demands more than a good session; what it falls short of is 401 step_up_required.
 	Require *Require `json:"require,omitempty"`
+	// AuthorizationCheck refuses the session with 403, changing nothing, unless a role of it permits the action by the app's policy.
+	AuthorizationCheck *AuthorizationCheck `json:"authorization_check,omitempty"`
+	// TelemetryID is accepted, as Stytch's clients may send it, and means nothing here.
+	TelemetryID string `json:"telemetry_id,omitempty"`
 }
 
 // Require is how recently and how well the user must have logged in.

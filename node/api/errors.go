@@ -22,10 +22,13 @@ const (
 	InvalidArgument    = "invalid_argument"             // 400
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
+	ImpersonationEnded = "impersonation_failed"         // 401: an impersonation token; error_details.reason
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
 	JWTExpired         = "jwt_expired"                  // 401: where only one counts that has not
 	StepUpRequired     = "step_up_required"             // 401: the session is good, and not as fresh or as strong as the request demands
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
+	NotAuthorized      = "session_authorization_error"  // 403: no role of the session permits it
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
 	FacadeOff          = "facade_not_enabled"           // 403: the app does not list that vendor in compat
@@ -48,6 +51,7 @@ const (
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
+	IssuerUnreachable  = "issuer_unreachable"           // 503: the keys of an issuer could not be fetched
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
