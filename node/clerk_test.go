@@ -197,6 +197,22 @@ func testClerkOrganization(t *testing.T, h *harness, a vendorApp) {
 	if diff := cmp.Diff(m{"id": "org_2", "slg": "acme", "rol": "admin"}, claims(path)["o"]); diff != "" {
 		t.Error(diff)
 	}
+	// What the app's policy lets its roles do, from the moment it does.
+	h.do(a.key, "PUT", "/v1/rbac/policy", m{
+		"resources": []m{{"resource_id": "invoices", "actions": []string{"read", "create"}}, {"resource_id": "teams", "actions": []string{"manage"}}},
+		"roles": []m{
+			{"role_id": "org:admin", "permissions": []m{{"resource_id": "invoices", "actions": []string{"*"}}}},
+			{"role_id": "other", "permissions": []m{{"resource_id": "teams", "actions": []string{"manage"}}}},
+		},
+	}).want(200)
+	c := claims(path)
+	if diff := cmp.Diff(m{"id": "org_2", "slg": "acme", "rol": "admin", "per": "read,create", "fpm": "3"}, c["o"]); diff != "" || c["fea"] != "o:invoices" {
+		t.Errorf("%v %s", c["fea"], diff)
+	}
+	h.do(a.key, "PUT", "/v1/rbac/policy", m{"roles": []m{}}).want(200)
+	if c := claims(path); c["fea"] != nil || c["o"].(map[string]any)["per"] != nil {
+		t.Errorf("after the policy permits nothing: %v", c)
+	}
 	s = h.do(h.admin, "POST", "/v1/sessions/impersonate?app="+a.id, m{"user_id": "ada", "actor": m{"sub": "support", "reason": "a call"}}).want(201)
 	id := s.str("session.session_id")
 	if diff := cmp.Diff(m{"sub": "support"}, claims(id)["act"]); diff != "" {

@@ -65,6 +65,8 @@ type Claims struct {
 	Factors json.RawMessage
 	// Roles are the roles of the session.
 	Roles []string
+	// Permissions are what those roles permit in the organization; clerk only.
+	Permissions []Permission
 	// Actor is the JSON object act of RFC 8693 section 4.1; native and clerk.
 	Actor json.RawMessage
 	// Custom is a JSON object whose members become claims. Reserved names, and
@@ -72,6 +74,12 @@ type Claims struct {
 	// with CheckCustom before they store them, and a name that is reserved later
 	// must not make stored sessions unmintable.
 	Custom json.RawMessage
+}
+
+// Permission permits actions on a resource.
+type Permission struct {
+	Resource string
+	Actions  []string
 }
 
 // Attributes is what was known of the client at log-in.

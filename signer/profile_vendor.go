@@ -2,6 +2,7 @@ package signer
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,9 +61,59 @@ func writeClerk(o *object, c *Claims) error {
 			// Their libraries know one role, and put the prefix before it.
 			org.text("rol", strings.TrimPrefix(c.Roles[0], "org:"))
 		}
+		if features, actions, masks := clerkPermissions(c.Permissions); features != "" {
+			org.text("per", actions)
+			org.text("fpm", masks)
+			o.text("fea", features)
+		}
 		o.nested("o", &org)
 	}
 	return nil
+}
+
+// maxClerkActions is how many different actions fit into a mask that all of
+// Clerk's libraries can read.
+const maxClerkActions = 50
+
+// clerkPermissions returns permissions as the texts fea, per and fpm: the features
+// with their scope, all actions, and for each feature the mask of its actions. A
+// name that the form cannot hold is left out, and so permits nothing.
+func clerkPermissions(all []Permission) (features, actions, masks string) {
+	var names, verbs []string
+	var bits []uint64
+	for _, p := range all {
+		for _, action := range p.Actions {
+			if !clerkName(p.Resource) || !clerkName(action) {
+				continue
+			}
+			j := slices.Index(verbs, action)
+			if j < 0 && len(verbs) == maxClerkActions {
+				continue
+			} else if j < 0 {
+				j, verbs = len(verbs), append(verbs, action)
+			}
+			i := slices.Index(names, p.Resource)
+			if i < 0 {
+				i, names, bits = len(names), append(names, p.Resource), append(bits, 0)
+			}
+			bits[i] |= 1 << j
+		}
+	}
+	for i, name := range names {
+		if i > 0 {
+			features, masks = features+",", masks+","
+		}
+		features, masks = features+"o:"+name, masks+strconv.FormatUint(bits[i], 10)
+	}
+	return features, strings.Join(verbs, ","), masks
+}
+
+// clerkName reports whether the name means the same to all of Clerk's libraries,
+// which cut at commas and colons, and some at white space.
+func clerkName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
 }
 
 // minutesSince returns the whole minutes since t, or -1 for none.

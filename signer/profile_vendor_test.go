@@ -3,6 +3,8 @@ package signer_test
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +47,21 @@ func TestClerkClaims(t *testing.T) {
 	c.AuthorizedParty, c.Actor = "https://shop.example", json.RawMessage(`{"sub":"support-1"}`)
 	c.OrgID, c.OrgSlug, c.Roles = "org_1", "acme", []string{"org:admin", "member"}
 	check("all", `"fva":[2,0],"azp":"https://shop.example","act":{"sub":"support-1"},"o":{"id":"org_1","slg":"acme","rol":"admin"}}`)
-	c.OrgID, c.Actor, c.AuthorizedParty = "", nil, ""
+	c.Actor, c.AuthorizedParty = nil, ""
+	c.Permissions = []signer.Permission{
+		{Resource: "invoices", Actions: []string{"read", "create", "a,b", "a:b", "", " x"}}, {Resource: "o:x", Actions: []string{"read"}},
+		{Resource: "teams", Actions: []string{"manage", "create"}}, {Resource: "invoices", Actions: []string{"delete", "read"}}, {Resource: "none"},
+	}
+	check("permissions", `"fva":[2,0],"fea":"o:invoices,o:teams","o":{"id":"org_1","slg":"acme","rol":"admin","per":"read,create,manage,delete","fpm":"11,6"}}`)
+	many := signer.Permission{Resource: "all"}
+	for i := range 60 {
+		many.Actions = append(many.Actions, "a"+strconv.Itoa(i))
+	}
+	c.Permissions = []signer.Permission{many}
+	if got := body(t, mint(t, keyFor(signer.RS256), signer.Clerk, c)); !strings.Contains(got, `"fpm":"1125899906842623"`) || !strings.Contains(got, `,a49"`) {
+		t.Errorf("60 actions: %s", got)
+	}
+	c.OrgID = ""
 	check("roles without an organization", `"fva":[2,0]}`)
 	c.Actor = json.RawMessage(`[]`)
 	if _, err := signer.Mint(keyFor(signer.RS256), signer.Clerk, c); !errors.Is(err, signer.ErrBadClaims) {
