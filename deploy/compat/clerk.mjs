@@ -197,6 +197,30 @@ await check('has({ role }), has({ permission }): nothing that was not granted', 
   return same([has({ role: 'admin' }), has({ permission: 'org:x:read' }), has({ feature: 'x' }), has({ plan: 'x' })], [false, false, false, false], 'has')
 })
 
+await check('has({ role }), has({ permission }) in an organization', async () => {
+  await call('PUT', '/v1/rbac/policy', {
+    resources: [{ resource_id: 'invoices', actions: ['read', 'create', 'delete'] }, { resource_id: 'teams', actions: ['read', 'manage'] }],
+    roles: [
+      { role_id: 'org:admin', permissions: [{ resource_id: 'teams', actions: ['manage'] }, { resource_id: 'invoices', actions: ['read', 'create'] }] },
+      { role_id: 'org:owner', permissions: [{ resource_id: 'invoices', actions: ['*'] }] }
+    ]
+  })
+  const s = await call('POST', '/v1/sessions', { user_id: job.user, organization_id: 'org_1', organization_slug: 'acme', roles: ['org:admin'] })
+  const auth = (await clerk.authenticateRequest(bearer(s.session_jwt), { publishableKey: job.cookie.publishableKey })).toAuth()
+  const { has } = auth
+  const asked = ['org:invoices:read', 'org:invoices:create', 'org:teams:manage', 'org:invoices:delete', 'org:teams:read', 'org:invoices:manage']
+  return first(
+    same([auth.orgId, auth.orgSlug, auth.orgRole], ['org_1', 'acme', 'org:admin'], 'organization'),
+    same([has({ role: 'org:admin' }), has({ role: 'org:owner' })], [true, false], 'has role'),
+    same(asked.map(permission => has({ permission })), [true, true, true, false, false, false], 'has permission'))
+})
+
+await check('actor', async () => {
+  const s = await call('POST', `/v1/sessions/impersonate?app=${job.app}`, { user_id: job.user, actor: { sub: 'support' } }, { base: job.base, secretKey: job.adminKey })
+  const auth = (await clerk.authenticateRequest(bearer(s.session_jwt), { publishableKey: job.cookie.publishableKey })).toAuth()
+  return first(same(auth.actor, { sub: 'support' }, 'actor'), same((await sessions.getSession(s.session.session_id)).actor, { sub: 'support' }, 'of the session'))
+})
+
 await check('revokeSession', async () => {
   const revoked = await sessions.revokeSession(session.id)
   return first(

@@ -36,7 +36,7 @@ func TestClerkNode(t *testing.T) {
 	shop := elsewhere.newApp(t, "shop", object{"jwt_profile": "clerk", "jwt_ttl_seconds": 30})
 	var results []struct{ Name, Trouble string }
 	runScript(t, "clerk.mjs", object{
-		"base": n.base, "secretKey": c.key, "app": "clerk-node", "user": "ada", "pem": publicPEM(t, c.jwks(t)), "slow": !testing.Short(),
+		"base": n.base, "secretKey": c.key, "adminKey": n.boot.AdminKey, "app": "clerk-node", "user": "ada", "pem": publicPEM(t, c.jwks(t)), "slow": !testing.Short(),
 		"cookie": object{
 			"base": elsewhere.base, "secretKey": shop.key,
 			"publishableKey": "pk_live_" + base64.StdEncoding.EncodeToString([]byte(clerkHost+"$")),
@@ -46,7 +46,7 @@ func TestClerkNode(t *testing.T) {
 	for _, r := range results {
 		tab.row(r.Trouble, r.Name)
 	}
-	if len(results) < 23 {
+	if len(results) < 25 {
 		t.Errorf("only %d calls were made", len(results))
 	}
 }
@@ -125,6 +125,16 @@ func TestClerkGo(t *testing.T) {
 	claims, err = verify(minted.JWT, func(p *jwt.VerifyParams) { p.JWK = set.Keys[0] })
 	tab.row(unless(err == nil && claims.SessionID == s.ID, "%+v, %v", claims, err), "jwt.Verify with a JWK, without network")
 	tab.row(unless(err == nil && claims.HasRole("org:admin") == false && claims.HasPermission("org:x:read") == false, "has more than was granted"), "HasRole, HasPermission")
+
+	c.do(t, "PUT", "/v1/rbac/policy", object{
+		"resources": []object{{"resource_id": "invoices", "actions": []string{"read", "create"}}, {"resource_id": "teams", "actions": []string{"create"}}},
+		"roles":     []object{{"role_id": "org:admin", "permissions": []object{{"resource_id": "invoices", "actions": []string{"read"}}, {"resource_id": "teams", "actions": []string{"*"}}}}},
+	}).want(t, http.StatusOK)
+	inOrg := c.do(t, "POST", "/v1/sessions", object{"user_id": "ada", "organization_id": "org_1", "organization_slug": "acme", "roles": []string{"org:admin"}}).want(t, http.StatusCreated)
+	claims, err = verify(inOrg.SessionJWT)
+	tab.row(unless(err == nil && claims.ActiveOrganizationID == "org_1" && claims.ActiveOrganizationSlug == "acme" && claims.HasRole("org:admin") && !claims.HasRole("org:owner") &&
+		claims.HasPermission("org:invoices:read") && claims.HasPermission("org:teams:create") && !claims.HasPermission("org:invoices:create"), "%+v, %v", claims, err),
+		"HasRole, HasPermission in an organization")
 
 	// Go's Verify leaves the token out, so nothing could be verified.
 	_, err = sessions.Verify(ctx, &clerksession.VerifyParams{ID: s.ID, Token: &minted.JWT})
