@@ -124,9 +124,25 @@ func TestSessionLimitAtOnce(t *testing.T) {
 		bubble(t, func(t *testing.T, h *harness) {
 			h.limitTo(3, policy)
 			slow(&h.home.MemoryLink)
-			codes := map[int]int{}
+			codes, done, most := map[int]int{}, make(chan struct{}), 0
+			var watching sync.WaitGroup
+			watching.Go(func() {
+				for {
+					select {
+					case <-time.After(time.Millisecond):
+						most = max(most, len(h.good("ada")))
+					case <-done:
+						return
+					}
+				}
+			})
 			for _, r := range atOnce(12, func(int) *reply { return h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada"}) }) {
 				codes[r.Status]++
+			}
+			close(done)
+			watching.Wait()
+			if most != 3 {
+				t.Errorf("%s: %d good sessions meanwhile, limit 3", policy, most)
 			}
 			if got := h.good("ada"); len(got) != 3 {
 				t.Errorf("%s: %d good sessions after 12 creates at once, want 3 (%v)", policy, len(got), codes)
@@ -261,4 +277,53 @@ func TestSessionLimitRegions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSessionLimitSkewedClocks: who logged in first goes first, although the clock
+// of the node there is ahead.
+func TestSessionLimitSkewedClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newContinents(t)
+		eu, us := c.nodes["eu1"], c.nodes["us1"]
+		eu.limitTo(2, "evict_oldest")
+		c.us.mu.Lock()
+		c.us.skew = 5 * time.Second
+		c.us.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		first := us.login("ada")
+		time.Sleep(time.Second)
+		second := eu.login("ada")
+		time.Sleep(time.Second)
+		third := eu.login("ada")
+		time.Sleep(time.Second)
+		eu.verify(first.str("session_token")).wantRefused("revoked")
+		us.verify(second.str("session_token")).want(204)
+		us.verify(third.str("session_token")).want(204)
+	})
+}
+
+// TestSessionLimitSameKey: a create that waits for its turn, while another node
+// makes its session under the same Idempotency-Key, does not evict that.
+func TestSessionLimitSameKey(t *testing.T) {
+	fleetBubble(t, 2, func(t *testing.T, f *fleet) {
+		f.limitTo(1, "evict_oldest")
+		time.Sleep(2 * time.Second)
+		f.nodes[1].link.SetFaults(events.MemoryFaults{Send: func(ctx context.Context, _ events.Message) error { wait(ctx, 50*time.Millisecond); return nil }})
+		replies := atOnce(3, func(i int) *reply {
+			if i == 0 {
+				return f.nodes[1].do(f.key, "POST", "/v1/sessions", m{"user_id": "ada"})
+			}
+			time.Sleep(10 * time.Millisecond)
+			return f.nodes[i-1].do(f.key, "POST", "/v1/sessions", m{"user_id": "ada"}, "Idempotency-Key", "k")
+		})
+		token := replies[1].want(201).str("session_token")
+		if again := replies[2].want(201).str("session_token"); again != token {
+			t.Error("one key, two sessions")
+		}
+		time.Sleep(time.Second)
+		f.nodes[1].verify(token).want(204)
+		if got := f.good("ada"); len(got) != 1 {
+			t.Errorf("%d good sessions, limit 1", len(got))
+		}
+	})
 }

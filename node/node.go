@@ -175,6 +175,7 @@ type Node struct {
 	touches  touches
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
 	limits   limits
+	reuses   singleflight.Group // sessions whose replaced token was shown, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64

@@ -15,11 +15,17 @@ func (h *harness) rotateToken(token string, grace int) *reply {
 // session ends, and nothing else does.
 func TestTokenReuse(t *testing.T) {
 	show := map[string]func(h *harness, token string) *reply{
-		"verify":       func(h *harness, token string) *reply { return h.verify(token).wantRefused("token_reuse") },
-		"verify, body": func(h *harness, token string) *reply { return h.do(token, "GET", "/v1/verify?body=1", nil).wantError(401, api.TokenReuse) },
-		"verify, app":  func(h *harness, token string) *reply { return h.do(token, "GET", "/v1/verify?app=acme", nil).wantRefused("token_reuse") },
-		"authenticate": func(h *harness, token string) *reply { return h.auth(m{"session_token": token}).wantError(409, api.TokenReuse) },
-		"rotate":       func(h *harness, token string) *reply { return h.rotateToken(token, 10).wantError(409, api.TokenReuse) },
+		"verify": func(h *harness, token string) *reply { return h.verify(token).wantRefused("token_reuse") },
+		"verify, body": func(h *harness, token string) *reply {
+			return h.do(token, "GET", "/v1/verify?body=1", nil).wantError(401, api.TokenReuse)
+		},
+		"verify, app": func(h *harness, token string) *reply {
+			return h.do(token, "GET", "/v1/verify?app=acme", nil).wantRefused("token_reuse")
+		},
+		"authenticate": func(h *harness, token string) *reply {
+			return h.auth(m{"session_token": token}).wantError(409, api.TokenReuse)
+		},
+		"rotate": func(h *harness, token string) *reply { return h.rotateToken(token, 10).wantError(409, api.TokenReuse) },
 	}
 	for name, shown := range show {
 		for _, rounds := range []int{1, 3} { // the original, and the one before the newest
@@ -125,6 +131,32 @@ func TestTokenReuseEverywhere(t *testing.T) {
 		time.Sleep(time.Second)
 		for _, n := range f.nodes {
 			n.verify(now).wantRefused("revoked")
+		}
+	})
+}
+
+// TestTokenReuseFlood: however often it is shown at once, one revocation is
+// written; and while none can be, the token is refused and nobody is signed out.
+func TestTokenReuseFlood(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.do(h.key, "PATCH", "/v1/apps/acme", m{"token_reuse": "revoke"}).want(200)
+		first := h.login("ada").str("session_token")
+		now := h.rotateToken(first, 0).want(200).str("session_token")
+		h.home.Cut()
+		h.verify(first).want(503)
+		h.verify(now).want(204)
+		h.home.Heal()
+		time.Sleep(10 * time.Second)
+
+		other := h.login("eve").str("session_token")
+		h.rotateToken(other, 0).want(200)
+		slow(&h.home.MemoryLink)
+		count := h.stored()
+		for _, r := range atOnce(20, func(int) *reply { return h.verify(other) }) {
+			r.want(401)
+		}
+		if got := h.stored() - count; got != 1 {
+			t.Errorf("%d events were written, want 1", got)
 		}
 	})
 }
