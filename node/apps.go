@@ -132,7 +132,8 @@ func (n *Node) showApp(e *events.App) api.App {
 			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
 			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)),
 		},
-		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
+		ImportRegion: s.ImportRegion,
+		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}
 }
 

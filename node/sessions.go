@@ -73,15 +73,7 @@ func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want con
 // nobody knows. A JWT that only seems too young says nothing against its session.
 func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
 	if jwt == "" {
-		key, ok := events.Token(token).Key()
-		if !ok {
-			return n.nothing()
-		}
-		f, err := n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
-		if err == nil && f.verdict == projection.Unknown && !want.sure && !want.again {
-			err = n.reused(ctx, app, key)
-		}
-		return f, err
+		return n.findToken(ctx, app, token, want)
 	}
 	v, err := n.verifyJWT(ctx, app, jwt, when)
 	if errors.Is(err, signer.ErrNotYetValid) {
@@ -100,6 +92,24 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 	}
 	f.shown = jwt
 	return f, err
+}
+
+// findToken is findCredential for a token, native or foreign.
+func (n *Node) findToken(ctx context.Context, app, token string, want consistency) (found, error) {
+	var at events.Position
+	a, ok, err := n.resolveShown(ctx, app, token, want, &at)
+	switch {
+	case err != nil:
+		return found{}, err
+	case !ok:
+		return n.nothing()
+	case a.App != app:
+		a = answer{staleness: a.staleness}
+	}
+	if a.verdict == projection.Unknown && !want.sure && !want.again {
+		err = n.reusedToken(ctx, app, token)
+	}
+	return found{answer: a, at: at}, err
 }
 
 // nothing is the answer about a session that nobody knows. Even that is not
@@ -408,18 +418,30 @@ func stateOf(s *projection.Session) events.State {
 	return e
 }
 
-// encode returns the private part as it is to be written, if it is not too large.
-func (d *draft) encode() ([]byte, error) {
-	private, err := marshal(&d.private)
-	if err == nil && len(private) > events.MaxPrivate {
-		err = fail(api.ClaimsTooLarge,
+// sealDraft returns the message that creates the draft's session.
+func (n *Node) sealDraft(s *stream, d *draft) (events.Message, error) {
+	private, err := sealable(&d.private)
+	if err != nil {
+		return events.Message{}, err
+	}
+	return n.conf.Keys.Encode(s.region, &d.state, private, n.life(d.state.ExpiresAt))
+}
+
+// sealable returns the private part as it is sealed.
+func sealable(p *events.Private) ([]byte, error) {
+	private, err := marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(private) > events.MaxPrivate {
+		return nil, fail(api.ClaimsTooLarge,
 			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
-	return private, err
+	return private, nil
 }
 
 func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
-	private, err := d.encode()
+	private, err := sealable(&d.private)
 	if err != nil {
 		return events.Position{}, err
 	}
