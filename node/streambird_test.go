@@ -229,11 +229,13 @@ func TestStreambird(t *testing.T) {
 		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, h *harness) {
-				rows[name].check(t, h, h.newVendorApp("streambird", rows[name].settings))
+		for row := range strings.SplitSeq(name, "+") { // each row by its name
+			t.Run(row, func(t *testing.T) {
+				bubble(t, func(t *testing.T, h *harness) {
+					rows[name].check(t, h, h.newVendorApp("streambird", rows[name].settings))
+				})
 			})
-		})
+		}
 	}
 }
 
