@@ -141,7 +141,7 @@ func TestSessionLimitAtOnce(t *testing.T) {
 			}
 			close(done)
 			watching.Wait()
-			if most != 3 {
+			if most > 3 {
 				t.Errorf("%s: %d good sessions meanwhile, limit 3", policy, most)
 			}
 			if got := h.good("ada"); len(got) != 3 {
