@@ -135,7 +135,7 @@ func (e *erasure) session(ctx context.Context, sid events.SID) error {
 		if e.n.holdsNothing(&s) {
 			return nil
 		}
-		d := &draft{state: stateOf(&s, e.n.wall())}
+		d := &draft{state: stateOf(&s)}
 		d.state.Reason, d.state.By = events.ReasonErased, e.c.caller.keyID
 		pos, err := e.n.writeState(ctx, d, events.Expect(s.StateSeq))
 		if errors.Is(err, events.ErrConflict) {

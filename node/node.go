@@ -173,12 +173,14 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
+	limits   limits
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
 	// importing holds one for each chunk of rows that is being imported, claims the
 	// keys of those rows.
 	importing chan struct{}
 	claimed   keyClaims
 	lazy      lazyImports
+	reuses    singleflight.Group // sessions whose replaced token was shown, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -187,8 +189,10 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	jwtLives jwtLives
-	reseal   resealing
+	jwtLives   jwtLives
+	policies   policies
+	issuerKeys issuerKeys
+	reseal     resealing
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
@@ -283,6 +287,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.awaitReady(ctx) })
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
+	g.Go(func() error { return n.recount(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })

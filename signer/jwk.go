@@ -71,6 +71,8 @@ func ParsePublic(jwk []byte) (*Key, error) {
 	return k, nil
 }
 
+var errPrivate = errors.New("has a private member")
+
 func parseJWK(data []byte) (*Key, error) {
 	list, err := members(data)
 	if err != nil {
@@ -86,7 +88,7 @@ func parseJWK(data []byte) (*Key, error) {
 			}
 			text[m.name] = s
 		case "d", "p", "q", "dp", "dq", "qi", "oth", "k":
-			return nil, errors.New("has a private member")
+			return nil, errPrivate
 		}
 	}
 	if u, ok := text["use"]; ok && u != "sig" {
