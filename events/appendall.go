@@ -33,11 +33,6 @@ func AppendAll(ctx context.Context, log Log, ms []Message) []Appended {
 	return out
 }
 
-// wholeBatch is the most messages of a batch that one caller brings: what a server
-// takes. What waits beside it waits longer than beside one that gathered, so the
-// two take turns.
-const wholeBatch = 1000
-
 // appenders is how many messages are appended at a time that cannot be appended
 // together.
 const appenders = 64
@@ -54,8 +49,8 @@ func appendEach(n int, do func(i int)) {
 }
 
 // AppendAll implements [Bulk]. On one replica each call is one atomic batch, and
-// one sync of the file; what the server does not take as that, or does not answer,
-// is appended one by one.
+// one sync of the file; what the server does not take as that is appended one by
+// one.
 func (j *JetStream) AppendAll(ctx context.Context, ms []Message) []Appended {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -75,7 +70,7 @@ func (j *JetStream) AppendAll(ctx context.Context, ms []Message) []Appended {
 			out[i].Err = fmt.Errorf("append to %s: %w", j.name, err)
 			continue
 		}
-		if size += wireSize(m); len(fit) == wholeBatch || size > maxBatchBytes && len(fit) > 0 {
+		if size += wireSize(m); len(fit) == maxBatch || size > maxBatchBytes && len(fit) > 0 {
 			flush()
 			size = wireSize(m)
 		}
@@ -87,7 +82,8 @@ func (j *JetStream) AppendAll(ctx context.Context, ms []Message) []Appended {
 	return out
 }
 
-// appendBatch stores the messages as one batch, and reports whether it did.
+// appendBatch stores the messages as one batch, and reports whether that was done,
+// or may have been.
 func (j *JetStream) appendBatch(ctx context.Context, members []*pending, at []int, out []Appended) bool {
 	if j.replicated || len(members) <= batchAbove {
 		return false
@@ -107,11 +103,15 @@ func (j *JetStream) appendBatch(ctx context.Context, members []*pending, at []in
 		j.metrics.batchesRefused.Add(1)
 		return false
 	}
-	wait, cancel := context.WithDeadline(ctx, b.deadline)
-	defer cancel()
-	resp, err := b.sub.NextMsgWithContext(wait)
+	resp, err := b.sub.NextMsgWithContext(ctx)
 	if err != nil {
-		return false
+		// It may be stored. To send it again, message by message, is what a server
+		// that is too slow needs least: whoever brings so many can come again.
+		for _, i := range at {
+			out[i].Err = fmt.Errorf("append to %s: %w", j.name, unanswered(err))
+			j.metrics.appends.inc(outcome(out[i].Err))
+		}
+		return true
 	}
 	ack, err := parseAck(resp.Data, j.name)
 	n := uint64(len(members))
