@@ -199,6 +199,8 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
+	// IntrospectionMax is how far ahead the exp of an introspection may lie; 0: the default.
+	IntrospectionMax int64 `json:"introspection_max_exp,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

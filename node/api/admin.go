@@ -35,6 +35,9 @@ type AppSettings struct {
 	WhenStale *string `json:"when_stale,omitempty"`
 	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch profile.
 	ReturnToken *bool `json:"return_token,omitempty"`
+	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
+	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
+	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
 }
 
 // CreateApp is the body of POST /v1/apps.
