@@ -386,7 +386,7 @@ func stateOf(s *projection.Session, now int64) events.State {
 		App: s.App, User: s.User, SID: s.SID,
 		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
 		Idle: s.Idle, SeenAt: s.SeenAt, Prev: s.StateSeq, CreatedSeq: s.CreatedSeq, AuthSeq: s.AuthSeq,
-		OriginalUntil: s.OriginalUntil,
+		OriginalUntil: s.OriginalUntil, Bound: s.Bound,
 	}
 	for _, a := range s.Aliases {
 		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {
