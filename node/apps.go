@@ -73,6 +73,9 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	if in.ReturnToken != nil {
 		s.ReturnToken = *in.ReturnToken
 	}
+	if in.DPoPNonce != nil {
+		s.DPoPNonce = *in.DPoPNonce
+	}
 	if s.AbsoluteMax < s.SessionDuration {
 		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
 	}
@@ -93,7 +96,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			JWTProfile: &s.JWTProfile, JWTAlg: &s.JWTAlg, JWTTTLSeconds: &s.JWTTTL,
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
-			IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
+			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}
