@@ -34,15 +34,24 @@ type appSettings struct {
 	IdleTimeout      *time.Duration `env:"-" placeholder:"TIME" help:"Ends sessions that are not used; 0s: none."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
+	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
-	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken}
-	if s.JWTTTL != nil {
-		if *s.JWTTTL%time.Second != 0 {
-			return out, &usageError{fmt.Errorf("--jwt-ttl %v: want whole seconds", *s.JWTTTL)}
+	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken, DPoPNonce: s.DPoPNonce}
+	for _, f := range []struct {
+		flag string
+		from *time.Duration
+		to   **int64
+	}{{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"introspection-max-exp", s.IntrospectionMax, &out.IntrospectionMaxExpSeconds}} {
+		if f.from == nil {
+			continue
 		}
-		out.JWTTTLSeconds = new(int64(*s.JWTTTL / time.Second))
+		if *f.from%time.Second != 0 {
+			return out, &usageError{fmt.Errorf("--%s %v: want whole seconds", f.flag, *f.from)}
+		}
+		*f.to = new(int64(*f.from / time.Second))
 	}
 	for _, f := range []struct {
 		flag string
@@ -164,6 +173,7 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		row(w, "absolute lifetime", seconds(a.AbsoluteLifetimeMinutes, 60))
 		row(w, "idle timeout", seconds(a.IdleTimeoutMinutes, 60))
 		row(w, "when stale", text(a.WhenStale))
+		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
 		if out.APIKey != "" {
 			row(w, "API key", out.APIKey)
 		}
