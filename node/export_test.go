@@ -13,12 +13,13 @@ import (
 type RouteScope struct {
 	Pattern, Scope string
 	Raw            bool // answers without the common wrapper
+	OAuth          bool // takes a form, and answers errors of OAuth: see TestOAuthClients
 }
 
 // RouteTable returns the route table.
 func (n *Node) RouteTable() (all []RouteScope) {
 	for _, rt := range n.routes() {
-		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil})
+		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil, rt.oauth})
 	}
 	return all
 }
