@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -338,6 +340,27 @@ func TestBoundElsewhere(t *testing.T) {
 		free := h.login("ada").str("session_token")
 		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_token": free, "dpop": m{"proof": d.proof("PUT", shop, free), "htm": "PUT", "htu": shop}}).wantError(401, api.ProofInvalid)
 		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_token": free}).want(200)
+	})
+}
+
+// TestProofCountsOnce: of many who show the same proof at once, one is let in.
+func TestProofCountsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		d := newDevice(t)
+		token := d.login(h).str("session_token")
+		proof := d.proof("GET", verifyAt, token)
+		var all sync.WaitGroup
+		var good atomic.Int32
+		for range 32 {
+			all.Go(func() {
+				if h.do("", "GET", "/v1/verify", nil, "Authorization", "DPoP "+token, "DPoP", proof).Status == http.StatusNoContent {
+					good.Add(1)
+				}
+			})
+		}
+		if all.Wait(); good.Load() != 1 {
+			t.Errorf("%d were let in", good.Load())
+		}
 	})
 }
 

@@ -53,3 +53,36 @@ func TestKeyfunc(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifiersGoOnAlone (S22): with the keys once fetched, JWTs are verified while
+// there is no node to ask.
+func TestVerifiersGoOnAlone(t *testing.T) {
+	n := newNode(t)
+	tab := newTable(t, "alg", "verified with the node stopped")
+	type fetched struct {
+		s    signed
+		keys keyfunc.Keyfunc
+	}
+	var all []fetched
+	for _, alg := range algs {
+		s := signedBy(t, n, "alone-"+lower(alg), "native", alg)
+		keys, err := keyfunc.NewDefaultCtx(t.Context(), []string{s.jwks})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, fetched{s, keys})
+	}
+	if code := n.stop(t); code != 0 {
+		t.Errorf("the node ended with %d", code)
+	}
+	for _, f := range all {
+		good, now := 0, clock(seconds(t, f.s.jwt, "iat"))
+		var err error
+		for range 1000 {
+			if _, err = jwt.Parse(f.s.jwt, f.keys.Keyfunc, jwt.WithIssuer(f.s.issuer), jwt.WithAudience(f.s.app), jwt.WithTimeFunc(now)); err == nil {
+				good++
+			}
+		}
+		tab.row(unless(good == 1000, "%v", err), f.s.alg, good)
+	}
+}
