@@ -32,8 +32,8 @@ type stytchKeySet struct {
 
 // providerMetadata is what OAuth calls authorization server metadata (RFC 8414
 // section 2), as far as there is something. There is no authorization endpoint:
-// logging in is somebody else's. No member has an empty value that a client
-// would take for a default.
+// logging in is somebody else's. An array that is absent would mean its default,
+// so grant_types_supported is there, and empty.
 type providerMetadata struct {
 	Issuer         string       `json:"issuer"`
 	JWKSURI        string       `json:"jwks_uri"`
