@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -34,6 +37,9 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		if err != nil || *in.JWTProfile == "" {
 			return s, badSetting("jwt_profile", "want one of %v", signer.Profiles())
 		}
+		if string(p) != s.JWTProfile && rsaByDefault(p) && in.JWTAlg == nil {
+			s.JWTAlg = string(signer.RS256)
+		}
 		s.JWTProfile = string(p)
 	}
 	if in.JWTAlg != nil {
@@ -42,6 +48,44 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 			return s, badSetting("jwt_alg", "want one of ES256, RS256, EdDSA")
 		}
 		s.JWTAlg = string(alg)
+	}
+	if err := mergeNumbers(&s, in); err != nil {
+		return s, err
+	}
+	if err := mergeChoices(&s, in); err != nil {
+		return s, err
+	}
+	if in.DPoPNonce != nil {
+		s.DPoPNonce = *in.DPoPNonce
+	}
+	if in.ReturnToken != nil {
+		s.ReturnToken = *in.ReturnToken
+	}
+	if in.Compat != nil {
+		for i, name := range in.Compat {
+			if !slices.Contains(facadeNames(), name) || slices.Contains(in.Compat[:i], name) {
+				return s, badSetting("compat", "want some of %v, each once", facadeNames())
+			}
+		}
+		s.Compat = in.Compat
+	}
+	if s.JWTProfile == string(signer.Clerk) && s.JWTAlg != string(signer.RS256) {
+		return s, badSetting("jwt_alg", "Clerk's libraries take RS256 and nothing else, so the clerk profile needs it")
+	}
+	if s.AbsoluteMax < s.SessionDuration {
+		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
+	}
+	return s, nil
+}
+
+// mergeNumbers sets what is counted. The numbers given stand above the preset.
+func mergeNumbers(s *events.AppSettings, in *api.AppSettings) error {
+	if in.LifetimePreset != nil {
+		p, err := presetOf(*in.LifetimePreset)
+		if err != nil {
+			return err
+		}
+		s.SessionDuration, s.AbsoluteMax, s.Idle = p.total, p.total, p.idle
 	}
 	for _, number := range []struct {
 		field    string
@@ -55,31 +99,81 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
 		{"introspection_max_exp_seconds", in.IntrospectionMaxExpSeconds, 1, maxIntrospectionMax, 1, &s.IntrospectionMax},
+		{"max_sessions_per_user", in.MaxSessionsPerUser, 0, maxSessionsPerUser, 1, &s.MaxSessions},
 	} {
 		if number.in == nil {
 			continue
 		}
 		if *number.in < number.min || *number.in > number.max {
-			return s, badSetting(number.field, "want %d to %d", number.min, number.max)
+			return badSetting(number.field, "want %d to %d", number.min, number.max)
 		}
 		*number.to = *number.in * number.unit
 	}
-	if in.WhenStale != nil {
-		if !slices.Contains([]string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, *in.WhenStale) {
-			return s, badSetting("when_stale", "want refuse, serve or reauth")
+	return nil
+}
+
+// mergeChoices sets what is one of a few words.
+func mergeChoices(s *events.AppSettings, in *api.AppSettings) error {
+	for _, choice := range []struct {
+		field string
+		in    *string
+		of    []string
+		to    *string
+	}{
+		{"when_stale", in.WhenStale, []string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, &s.WhenStale},
+		{"session_limit_policy", in.SessionLimitPolicy, []string{limitEvict, limitReject}, &s.SessionLimit},
+		{"token_reuse", in.TokenReuse, []string{reuseRefuse, reuseRevoke}, &s.TokenReuse},
+	} {
+		if choice.in == nil {
+			continue
 		}
-		s.WhenStale = *in.WhenStale
+		if !slices.Contains(choice.of, *choice.in) {
+			return badSetting(choice.field, "want one of %s", strings.Join(choice.of, ", "))
+		}
+		*choice.to = *choice.in
 	}
-	if in.ReturnToken != nil {
-		s.ReturnToken = *in.ReturnToken
+	return nil
+}
+
+// rsaByDefault: the vendor's own JWTs are signed with RSA.
+func rsaByDefault(p signer.Profile) bool { return p == signer.Streambird || p == signer.Clerk }
+
+// clerkSigned refuses settings under which a JWT that Clerk's libraries are to
+// read would be signed with anything but RS256. A key of another algorithm signs
+// on for an hour after the app has changed to RS256.
+func (n *Node) clerkSigned(app string, s *events.AppSettings) error {
+	where := ""
+	if s.JWTProfile == string(signer.Clerk) {
+		where = "the clerk profile"
 	}
-	if in.DPoPNonce != nil {
-		s.DPoPNonce = *in.DPoPNonce
+	for _, held := range n.catalog.Snapshot().SettingsOf(app, templateType) {
+		if t, err := readTemplate(held); err == nil && t.JWTProfile == string(signer.Clerk) {
+			where = "template " + t.Name
+		}
 	}
-	if s.AbsoluteMax < s.SessionDuration {
-		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
+	if where == "" {
+		return nil
 	}
-	return s, nil
+	return n.signsRSA(app, s.JWTAlg, where)
+}
+
+// signsRSA refuses what needs RS256 while the app signs with something else.
+func (n *Node) signsRSA(app, alg, where string) error {
+	if alg != string(signer.RS256) {
+		return badSetting("jwt_alg", "%s needs RS256: Clerk's libraries take nothing else", where)
+	}
+	now := n.conf.Clock.Wall()
+	key, err := n.ring(app).Active(signer.RS256, now)
+	if err != nil || key.Alg == signer.RS256 {
+		return err
+	}
+	from := "an hour after jwt_alg is set to RS256, which has to be done first"
+	for _, k := range n.ring(app).Keys() {
+		if k.Alg == signer.RS256 && k.ActiveAt.After(now) && !k.Compromised {
+			from = "from " + k.ActiveAt.UTC().Format(time.RFC3339) + " on"
+		}
+	}
+	return badSetting("jwt_profile", "%s needs RS256, and the app signs with that only %s", where, from)
 }
 
 func badSetting(field, format string, args ...any) *failure {
@@ -96,9 +190,12 @@ func (n *Node) showApp(e *events.App) api.App {
 			JWTProfile: &s.JWTProfile, JWTAlg: &s.JWTAlg, JWTTTLSeconds: &s.JWTTTL,
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
+			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
+			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
 			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
-		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
+		ImportRegion: s.ImportRegion,
+		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}
 }
 
@@ -149,7 +246,7 @@ func (n *Node) changeApp(ctx context.Context, id, by string, edit func(*events.A
 	if err := edit(&next); err != nil {
 		return nil, events.Position{}, err
 	}
-	if next == *held {
+	if reflect.DeepEqual(&next, held) {
 		return held, n.settings.position(), nil
 	}
 	if next.Settings.JWTAlg != held.Settings.JWTAlg {
@@ -171,7 +268,14 @@ func (n *Node) postApp(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	base := defaultSettings()
-	base.ReturnToken = in.JWTProfile != nil && *in.JWTProfile == string(signer.Stytch)
+	if in.JWTProfile != nil {
+		switch signer.Profile(*in.JWTProfile) {
+		case signer.Stytch, signer.Streambird:
+			base.ReturnToken = true
+		case signer.Clerk:
+			base.JWTTTL = 60
+		}
+	}
 	settings, err := mergeSettings(base, &in.AppSettings)
 	if err != nil {
 		return 0, nil, err
@@ -223,8 +327,10 @@ func (n *Node) patchApp(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	return n.answerChange(n.changeApp(ctx, c.caller.app, c.caller.keyID, func(app *events.App) (err error) {
-		app.Settings, err = mergeSettings(app.Settings, &in)
-		return err
+		if app.Settings, err = mergeSettings(app.Settings, &in); err != nil {
+			return err
+		}
+		return n.clerkSigned(app.App, &app.Settings)
 	}))
 }
 

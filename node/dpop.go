@@ -42,9 +42,9 @@ const (
 	anyKey = "*"
 )
 
-// possession is a proof of possession as it was shown, and the request that it
+// shownProof is a proof of possession as it was shown, and the request that it
 // must be about.
-type possession struct {
+type shownProof struct {
 	proofs      []string // only exactly one counts
 	method, url string   // of the request that the client made; no url: that is not known
 	token       string   // the token or the JWT that was shown; empty: none
@@ -74,7 +74,7 @@ func (u proofs) use(p *signer.Proof) bool {
 //
 // The error is a failure that names the trouble, or says that this node cannot
 // tell.
-func (n *Node) prove(app *events.App, p possession, thumbprint string) (of, nonce string, err error) {
+func (n *Node) prove(app *events.App, p shownProof, thumbprint string) (of, nonce string, err error) {
 	var fresh string
 	if app.Settings.DPoPNonce {
 		if fresh, err = n.dpopNonce(app.App, 0); err != nil {
@@ -82,7 +82,7 @@ func (n *Node) prove(app *events.App, p possession, thumbprint string) (of, nonc
 		}
 	}
 	refused := func(kind, format string, args ...any) (string, string, error) {
-		f := fail(kind, format, args...)
+		f := noProof(kind, format, args...)
 		f.nonce = fresh
 		return "", "", f
 	}
@@ -152,13 +152,13 @@ func (n *Node) proveFound(ctx context.Context, c *call, app *events.App, f found
 		return nil
 	}
 	if !f.Bound {
-		return fail(api.ProofInvalid, "the session is not bound to a key")
+		return noProof(api.ProofInvalid, "the session is not bound to a key")
 	}
 	p, err := n.private(ctx, &f)
 	if err != nil {
 		return err
 	}
-	shown := possession{token: token}
+	shown := shownProof{token: token}
 	if in != nil {
 		shown.proofs, shown.method, shown.url = []string{in.Proof}, in.Method, in.URL
 	}
@@ -176,7 +176,17 @@ func (c *call) nonce(nonce string) {
 
 // unproved is how a bound session is answered where no proof can be shown.
 func unproved() *failure {
-	return fail(api.ProofInvalid, "the session is bound to a key, and this request can show no proof of it")
+	return noProof(api.ProofInvalid, "the session is bound to a key, and this request can show no proof of it")
+}
+
+// noProof is a failure of the kind, ProofInvalid or ProofNonce.
+func noProof(kind, format string, args ...any) *failure {
+	f := fail(kind, format, args...)
+	f.challenge = proofChallenge[0]
+	if kind == api.ProofNonce {
+		f.challenge = nonceChallenge[0]
+	}
+	return f
 }
 
 // bind returns the thumbprint of the key to which a new session is to be bound,
@@ -198,7 +208,7 @@ func (n *Node) bind(c *call, app *events.App, in *api.Bind) (string, error) {
 	if given != "" {
 		key = given
 	}
-	of, nonce, err := n.prove(app, possession{proofs: header, method: c.r.Method, url: n.issuer + c.r.URL.EscapedPath()}, key)
+	of, nonce, err := n.prove(app, shownProof{proofs: header, method: c.r.Method, url: n.issuer + c.r.URL.EscapedPath()}, key)
 	c.nonce(nonce)
 	return of, err
 }
@@ -216,8 +226,8 @@ func (n *Node) bindable() error {
 // of a client says which request that client has made, and so has signed, in the
 // four X-Forwarded headers, of which each must be there once; it must set them
 // itself, whatever the client sent. Without them it is this very request.
-func (n *Node) shownBy(r *http.Request) possession {
-	p := possession{proofs: r.Header[dpopHeader], method: r.Method}
+func (n *Node) shownBy(r *http.Request) shownProof {
+	p := shownProof{proofs: r.Header[dpopHeader], method: r.Method}
 	method, uri := r.Header["X-Forwarded-Method"], r.Header["X-Forwarded-Uri"]
 	if len(method) == 0 && len(uri) == 0 {
 		p.url = n.issuer + r.URL.EscapedPath()

@@ -63,7 +63,7 @@ func (n *Node) proved(ctx context.Context, v *verifyRequest, o outcome) outcome 
 	if !ok {
 		return unanswered(appNotFound(o.App)) // it was there a moment ago
 	}
-	shown := possession{}
+	shown := shownProof{}
 	switch {
 	case v.proof != nil:
 		shown.proofs, shown.method, shown.url = []string{v.proof.Proof}, v.proof.Method, v.proof.URL

@@ -21,6 +21,9 @@ type VerifyOptions struct {
 	// it came with; nil: none. A session that is bound to a key is good only with
 	// one. It says too that the session must be bound.
 	Proof *api.DPoPProof
+	// Require demands more than a good session: that its user logged in recently,
+	// or well. Nil: nothing.
+	Require *api.Require
 }
 
 // Verified is a session that is good.
@@ -64,6 +67,8 @@ const (
 	ErrExpired = verifyKind("session expired")
 	// ErrRevoked: the session was revoked.
 	ErrRevoked = verifyKind("session revoked")
+	// ErrStepUp: the session is good, and falls short of VerifyOptions.Require.
+	ErrStepUp = verifyKind("step-up required")
 	// ErrSuspended: the session's app is suspended.
 	ErrSuspended = verifyKind("app suspended")
 	// ErrProof: the session is bound to a key, and there is no good proof of it. The
@@ -104,6 +109,12 @@ func (n *Node) Verify(ctx context.Context, credential string, o VerifyOptions) (
 	if o.Proof != nil {
 		v.proof, v.scheme = o.Proof, schemeDPoP
 	}
+	if o.Require != nil {
+		var err error
+		if v.need, err = newDemand(o.Require); err != nil {
+			return Verified{}, notVerified(&outcome{status: http.StatusUnauthorized, reason: reasonMalformed, err: err})
+		}
+	}
 	out := n.decide(ctx, &v)
 	if out.status != http.StatusNoContent {
 		return Verified{}, notVerified(&out)
@@ -122,7 +133,9 @@ func notVerified(o *outcome) *VerifyError {
 		e.kind = ErrSuspended
 	case o.reason == reasonProof, o.reason == reasonNonce:
 		e.kind = ErrProof
-	case o.reason == "revoked":
+	case o.stepUp != nil:
+		e.kind, e.err = ErrStepUp, o.stepUp
+	case o.reason == "revoked", o.reason == reasonReuse:
 		e.kind = ErrRevoked
 	case o.reason == reasonExpired, o.reason == "idle":
 		e.kind = ErrExpired

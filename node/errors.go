@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,36 +14,49 @@ import (
 
 // statusOf is the one place that gives an error type its HTTP status.
 var statusOf = map[string]int{
-	api.InvalidArgument:    http.StatusBadRequest,
-	api.TooManyArguments:   http.StatusBadRequest,
-	api.Unauthorized:       http.StatusUnauthorized,
-	api.HomeReauth:         http.StatusUnauthorized,
-	api.JWTNotYetValid:     http.StatusUnauthorized,
-	api.ProofInvalid:       http.StatusUnauthorized,
-	api.ProofNonce:         http.StatusUnauthorized,
-	api.SessionNotFound:    http.StatusNotFound,
-	api.Forbidden:          http.StatusForbidden,
-	api.AppSuspended:       http.StatusForbidden,
-	api.NotFound:           http.StatusNotFound,
-	api.AppNotFound:        http.StatusNotFound,
-	api.MethodNotAllowed:   http.StatusMethodNotAllowed,
-	api.Conflict:           http.StatusConflict,
-	api.AlreadyExists:      http.StatusConflict,
-	api.RevokedMeanwhile:   http.StatusConflict,
-	api.IdempotencyEnded:   http.StatusConflict,
-	api.BodyTooLarge:       http.StatusRequestEntityTooLarge,
-	api.ClaimsTooLarge:     http.StatusRequestEntityTooLarge,
-	api.MediaType:          http.StatusUnsupportedMediaType,
-	api.IdempotencyReused:  http.StatusUnprocessableEntity,
-	api.HeaderTooLarge:     http.StatusRequestHeaderFieldsTooLarge,
-	api.Internal:           http.StatusInternalServerError,
-	api.NodeStale:          http.StatusServiceUnavailable,
-	api.HomeUnreachable:    http.StatusServiceUnavailable,
-	api.ClusterOutdated:    http.StatusServiceUnavailable,
-	api.LogUnavailable:     http.StatusServiceUnavailable,
-	api.LogFull:            http.StatusServiceUnavailable,
-	api.MemoryFull:         http.StatusServiceUnavailable,
-	api.ConsistencyTimeout: http.StatusServiceUnavailable,
+	api.InvalidArgument:         http.StatusBadRequest,
+	api.TooManyArguments:        http.StatusBadRequest,
+	api.Unauthorized:            http.StatusUnauthorized,
+	api.AttestationFailed:       http.StatusUnauthorized,
+	api.ImpersonationEnded:      http.StatusUnauthorized,
+	api.HomeReauth:              http.StatusUnauthorized,
+	api.JWTNotYetValid:          http.StatusUnauthorized,
+	api.StepUpRequired:          http.StatusUnauthorized,
+	api.SessionNotFound:         http.StatusNotFound,
+	api.NotAuthorized:           http.StatusForbidden,
+	api.Forbidden:               http.StatusForbidden,
+	api.AppSuspended:            http.StatusForbidden,
+	api.NotFound:                http.StatusNotFound,
+	api.AppNotFound:             http.StatusNotFound,
+	api.MethodNotAllowed:        http.StatusMethodNotAllowed,
+	api.Conflict:                http.StatusConflict,
+	api.AlreadyExists:           http.StatusConflict,
+	api.RevokedMeanwhile:        http.StatusConflict,
+	api.IdempotencyEnded:        http.StatusConflict,
+	api.SessionLimit:            http.StatusConflict,
+	api.TokenReuse:              http.StatusConflict,
+	api.BodyTooLarge:            http.StatusRequestEntityTooLarge,
+	api.ClaimsTooLarge:          http.StatusRequestEntityTooLarge,
+	api.MediaType:               http.StatusUnsupportedMediaType,
+	api.IdempotencyReused:       http.StatusUnprocessableEntity,
+	api.HeaderTooLarge:          http.StatusRequestHeaderFieldsTooLarge,
+	api.Internal:                http.StatusInternalServerError,
+	api.NodeStale:               http.StatusServiceUnavailable,
+	api.IssuerUnreachable:       http.StatusServiceUnavailable,
+	api.HomeUnreachable:         http.StatusServiceUnavailable,
+	api.LogUnavailable:          http.StatusServiceUnavailable,
+	api.LogFull:                 http.StatusServiceUnavailable,
+	api.MemoryFull:              http.StatusServiceUnavailable,
+	api.ConsistencyTimeout:      http.StatusServiceUnavailable,
+	api.ForeignEnded:            http.StatusConflict,
+	api.ImportExpired:           http.StatusConflict,
+	api.ForeignConflict:         http.StatusConflict,
+	api.ImportSourceUnavailable: http.StatusServiceUnavailable,
+	api.JWTExpired:              http.StatusUnauthorized,
+	api.FacadeOff:               http.StatusForbidden,
+	api.ProofInvalid:            http.StatusUnauthorized,
+	api.ProofNonce:              http.StatusUnauthorized,
+	api.ClusterOutdated:         http.StatusServiceUnavailable,
 }
 
 // failure is an error with the error type it is answered with. Its message is
@@ -53,6 +67,8 @@ type failure struct {
 	details map[string]any
 	nonce   string // what the next proof of possession must hold, if there is one
 	cause   error
+	// challenge is the WWW-Authenticate of a 401; empty: the usual one.
+	challenge string
 }
 
 // fail returns a failure of the kind; the message is for the caller.
@@ -88,10 +104,13 @@ func (f *failure) Unwrap() error { return f.cause }
 // shows nothing.
 func classify(err error) *failure {
 	var stale *staleError
+	var vendor *api.Error
 	f, ok := errors.AsType[*failure](err)
 	switch {
 	case ok:
 		return f
+	case errors.As(err, &vendor) && statusOf[vendor.ErrorType] != 0: // of a facade
+		return &failure{kind: vendor.ErrorType, message: vendor.ErrorMessage, details: vendor.ErrorDetails}
 	case errors.As(err, &stale) && stale.reauth:
 		return fail(api.HomeReauth, "this node cannot check the session now; log in again").because(err)
 	case errors.As(err, &stale) && stale.stream == events.ConfigRegion:
@@ -128,14 +147,7 @@ func (f *failure) headers(h http.Header) {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
 	case http.StatusUnauthorized:
-		challenge := `Bearer error="invalid_token"`
-		switch f.kind {
-		case api.ProofInvalid:
-			challenge = proofChallenge[0]
-		case api.ProofNonce:
-			challenge = nonceChallenge[0]
-		}
-		h.Set("WWW-Authenticate", challenge)
+		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
 	}
 	if f.nonce != "" {
 		h.Set(nonceHeader, f.nonce)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/outbound"
 	"github.com/revocast/revocast/projection"
 	"github.com/revocast/revocast/signer"
 )
@@ -106,6 +108,10 @@ type Config struct {
 	// times a second, from one goroutine.
 	Memory func() (used, limit uint64)
 
+	// Outbound makes the requests to addresses that apps chose; nil: an
+	// outbound.Client, which reaches public ones only.
+	Outbound Outbound
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -123,6 +129,16 @@ type Disk interface {
 	// Restart restarts the log's server on the same store. Clients reconnect
 	// by themselves.
 	Restart(ctx context.Context) error
+}
+
+// Outbound is what [outbound.Client] is. Do MUST judge the address at the moment
+// it dials it, MUST NOT follow redirects, and MUST NOT put the URL, which may be
+// secret, into its errors.
+type Outbound interface {
+	// Check says whether text may be the URL of a request at all.
+	Check(text string) error
+	// Do sends the request and reads the answer, of at most limit bytes.
+	Do(ctx context.Context, r *http.Request, limit int64) (*outbound.Answer, error)
 }
 
 // Node is one node. New makes it, Run lives its life.
@@ -157,8 +173,15 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
-	proofs   proofs             // of possession, that were used
-	creates  singleflight.Group // creates under an Idempotency-Key, by sid
+	proofs   proofs // of possession, that were used
+	limits   limits
+	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
+	// importing holds one for each chunk of rows that is being imported, claims the
+	// keys of those rows.
+	importing chan struct{}
+	claimed   keyClaims
+	lazy      lazyImports
+	reuses    singleflight.Group // sessions whose replaced token was shown, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -167,8 +190,10 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	jwtLives jwtLives
-	reseal   resealing
+	jwtLives   jwtLives
+	policies   policies
+	issuerKeys issuerKeys
+	reseal     resealing
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
@@ -216,6 +241,9 @@ func New(c Config) (*Node, error) {
 	if c.Durability == nil {
 		c.Durability = func() string { return "unverified" }
 	}
+	if c.Outbound == nil {
+		c.Outbound = outbound.New()
+	}
 	if c.Clock == nil {
 		c.Clock = events.SystemClock{}
 	}
@@ -231,6 +259,7 @@ func New(c Config) (*Node, error) {
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
+		importing:   make(chan struct{}, importChunks),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -260,6 +289,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.awaitReady(ctx) })
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
+	g.Go(func() error { return n.recount(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })

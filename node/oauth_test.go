@@ -76,7 +76,7 @@ func TestIntrospection(t *testing.T) {
 		want := map[string]any{
 			"active": true, "token_type": "Bearer", "iss": publicURL + "/v1/apps/acme", "sub": "ada", "aud": "acme", "client_id": "acme",
 			"sid": c.str("session.session_id"), "iat": float64(now), "exp": float64(now + 60), "sxp": float64(now + 43_200*60), "auth_time": float64(now),
-			"amr": []any{"pwd", "otp", "mfa"}, "scope": "read write", "plan": map[string]any{"n": 1.0},
+			"acr": "aal2", "amr": []any{"pwd", "otp", "mfa"}, "scope": "read write", "plan": map[string]any{"n": 1.0},
 		}
 		r := h.introspect(token)
 		if diff := cmp.Diff(want, r.JSON); diff != "" {

@@ -32,8 +32,11 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	var want consistency
 	look := func() (found, error) {
-		return n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		f, err := n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
+		want.again = true
+		return f, err
 	}
 	if f, err := look(); err != nil {
 		return 0, nil, err

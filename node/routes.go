@@ -17,7 +17,8 @@ type route struct {
 	scope string
 	// handle answers through serve.
 	handle handler
-	// raw answers by itself: the hot path, and what is not JSON.
+	// raw answers by itself: the hot path, what is not JSON, and what is read
+	// while it is answered. It sees to its scope itself.
 	raw http.HandlerFunc
 	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
 	oauth bool
@@ -30,18 +31,31 @@ type route struct {
 // GET /v1/sessions/{sid}/events, so they share one that tells them apart:
 // "jwks" is no session id.
 func (n *Node) routes() []route {
-	return append(n.verifyRoutes(), []route{
+	native := append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
+		{pattern: "POST /v1/sessions/impersonate", scope: api.ScopeImpersonate, handle: n.impersonateUser},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
+		{pattern: "POST /v1/sessions/import", scope: api.ScopeAdmin, raw: n.importSessions},
 		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions},
 		{pattern: "GET /v1/sessions/{sid}", scope: api.ScopeRead, handle: n.getSession},
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
+		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
+		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
+
+		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
+		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
+		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeImpersonate, handle: n.impersonationToken},
+		{pattern: "POST /v1/impersonation/authenticate", scope: api.ScopeCreate, handle: n.authenticateImpersonation},
+		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
+		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},
+		{pattern: "POST /v1/sessions/migrate", scope: api.ScopeVerify, handle: n.migrateSession},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -69,6 +83,14 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
 		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
 
+		{pattern: "GET /v1/apps/{app}/issuers", scope: api.ScopeAdmin, handle: n.listIssuers},
+		{pattern: "GET /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.getIssuer},
+		{pattern: "PUT /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.putIssuer},
+		{pattern: "DELETE /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.deleteIssuer},
+		{pattern: "GET /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.getLazyImport},
+		{pattern: "PUT /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.putLazyImport},
+		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
+
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery},
@@ -87,6 +109,7 @@ func (n *Node) routes() []route {
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
 	}...)
+	return append(native, n.facadeRoutes(native)...)
 }
 
 // verifyRoutes are those that a [VerifyServer] serves too.

@@ -25,6 +25,8 @@ type found struct {
 	at events.Position
 	// plain is the private part if it is at hand, opened.
 	plain []byte
+	// shown is the JWT by which the session was found, if it was one.
+	shown string
 }
 
 // find looks a session up for an app. What belongs to another app, and what no
@@ -82,11 +84,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 // nobody knows. A JWT that only seems too young says nothing against its session.
 func (n *Node) findShown(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
 	if jwt == "" {
-		key, ok := events.Token(token).Key()
-		if !ok {
-			return n.nothing()
-		}
-		return n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
+		return n.findToken(ctx, app, token, want)
 	}
 	v, err := n.verifyJWT(ctx, app, jwt, when)
 	if errors.Is(err, signer.ErrNotYetValid) {
@@ -104,7 +102,26 @@ func (n *Node) findShown(ctx context.Context, app, token, jwt string, when jwtTi
 		return n.nothing()
 	}
 	f.Bound = f.Bound || v.Thumbprint != "" && f.verdict != projection.Unknown
+	f.shown = jwt
 	return f, err
+}
+
+// findToken is findCredential for a token, native or foreign.
+func (n *Node) findToken(ctx context.Context, app, token string, want consistency) (found, error) {
+	var at events.Position
+	a, ok, err := n.resolveShown(ctx, app, token, want, &at)
+	switch {
+	case err != nil:
+		return found{}, err
+	case !ok:
+		return n.nothing()
+	case a.App != app:
+		a = answer{staleness: a.staleness}
+	}
+	if a.verdict == projection.Unknown && !want.sure && !want.again {
+		err = n.reusedToken(ctx, app, token)
+	}
+	return found{answer: a, at: at}, err
 }
 
 // nothing is the answer about a session that nobody knows. Even that is not
@@ -239,8 +256,11 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:      []json.RawMessage{},
 		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
-		Roles: []string{}, RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
+		Roles: n.rolesOf(s.App, p.Roles), OrganizationID: p.Organization.ID, OrganizationSlug: p.Organization.Slug,
+		Actor: p.Actor, AssuranceLevel: level(p), RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
 	}
+	_, out.AuthenticatedAt = factorClaims(p.Factors, date(s.CreatedAt), n.conf.Clock.Wall())
+	out.AuthenticatedAt = out.AuthenticatedAt.UTC()
 	if home := n.stream(s.SID.Stream()); home != nil {
 		out.Region, out.Revision = home.region, home.at(s.StateSeq).String()
 	}
@@ -318,6 +338,7 @@ type draft struct {
 	state   events.State
 	private events.Private
 	plain   []byte // the private part as it was written
+	limit   limit  // of a new session
 }
 
 // attempts is how often a change is computed anew when others change the same.
@@ -348,7 +369,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if f.StateSeq != newest {
 			continue // the token shown may not be of the newer state
 		}
-		d := &draft{state: stateOf(&f.Session, n.wall()), private: *p}
+		d := &draft{state: stateOf(&f.Session), private: *p}
 		d.state.By = c.caller.keyID
 		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
 			return f, err
@@ -395,8 +416,9 @@ func (n *Node) written(d *draft, pos events.Position) (found, error) {
 	return f, nil
 }
 
-// stateOf returns the newest state of the session, for the next to be made of.
-func stateOf(s *projection.Session, now int64) events.State {
+// stateOf returns the newest state of the session, for the next to be made of. A
+// replaced token stays in it when its grace is over, to be known for one.
+func stateOf(s *projection.Session) events.State {
 	e := events.State{
 		App: s.App, User: s.User, SID: s.SID,
 		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
@@ -404,21 +426,39 @@ func stateOf(s *projection.Session, now int64) events.State {
 		OriginalUntil: s.OriginalUntil, Bound: s.Bound,
 	}
 	for _, a := range s.Aliases {
-		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {
+		if !a.Key.IsZero() {
 			e.Aliases = append(e.Aliases, a)
 		}
 	}
 	return e
 }
 
-func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
-	private, err := marshal(&d.private)
+// sealDraft returns the message that creates the draft's session.
+func (n *Node) sealDraft(s *stream, d *draft) (events.Message, error) {
+	private, err := sealable(&d.private)
 	if err != nil {
-		return events.Position{}, err
+		return events.Message{}, err
+	}
+	return n.conf.Keys.Encode(s.region, &d.state, private, n.life(d.state.ExpiresAt))
+}
+
+// sealable returns the private part as it is sealed.
+func sealable(p *events.Private) ([]byte, error) {
+	private, err := marshal(p)
+	if err != nil {
+		return nil, err
 	}
 	if len(private) > events.MaxPrivate {
-		return events.Position{}, fail(api.ClaimsTooLarge,
+		return nil, fail(api.ClaimsTooLarge,
 			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return private, nil
+}
+
+func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+	private, err := sealable(&d.private)
+	if err != nil {
+		return events.Position{}, err
 	}
 	s, err := n.homeOf(d.state.SID)
 	if err != nil {

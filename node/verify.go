@@ -56,6 +56,9 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	if v.scheme == schemeDPoP && o.status == http.StatusUnauthorized && o.challenge == nil {
 		o.challenge = dpopChallenge
 	}
+	if v.need != nil && o.status == http.StatusNoContent {
+		o = n.demanded(ctx, v, o)
+	}
 	if v.jwt && o.status == http.StatusNoContent && o.stale == "" {
 		o = n.withJWT(ctx, v, o)
 	}
@@ -92,6 +95,8 @@ type outcome struct {
 	thumbprint string   // of the key, if a JWT says it
 	nonce      string   // what the next proof should hold
 	challenge  []string // instead of the usual one
+	// stepUp says what a good session falls short of.
+	stepUp *failure
 }
 
 // check judges the credential, which must be of the app if the query names one.
@@ -101,7 +106,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 	var at events.Position
 	var err error
 	var thumbprint string
-	if cr.isJWT {
+	if cr.isJWT && !n.isForeign(cr.text, pin) {
 		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
 		if refused != nil {
 			return refusedJWT(refused)
@@ -118,14 +123,17 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 			a = answer{staleness: a.staleness}
 		}
 	} else {
-		key, ok := events.Token(cr.text).Key()
-		if !ok {
+		var before *events.Position
+		if q.jwt || q.body {
+			before = &at
+		}
+		var ok bool
+		if a, ok, err = n.resolveShown(ctx, pin, cr.text, consistency{}, before); !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
 		}
-		if q.jwt || q.body {
-			at = n.positionOf(key.Stream())
+		if err == nil && a.verdict == projection.Unknown {
+			err = n.reusedToken(ctx, pin, cr.text)
 		}
-		a, err = n.resolveToken(ctx, key, consistency{})
 	}
 	if err != nil {
 		return unanswered(err)
@@ -167,8 +175,11 @@ func (n *Node) admit(ctx context.Context, a answer) outcome {
 func unanswered(err error) outcome {
 	o := outcome{status: http.StatusServiceUnavailable, reason: api.NodeStale, err: err}
 	if f, ok := errors.AsType[*failure](err); ok {
-		if o.reason = f.kind; f.kind == api.ConsistencyTimeout {
+		switch o.reason = f.kind; f.kind {
+		case api.ConsistencyTimeout:
 			o.reason = reasonBehind
+		case api.TokenReuse:
+			o.status, o.reason = http.StatusUnauthorized, reasonReuse
 		}
 	} else if stale, ok := errors.AsType[*staleError](err); ok {
 		o.reason = stale.reason

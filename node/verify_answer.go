@@ -96,6 +96,8 @@ func (h *head) fill(o *outcome) {
 		h.share("Www-Authenticate", ask)
 	case o.challenge != nil:
 		h.share("Www-Authenticate", o.challenge)
+	case o.stepUp != nil:
+		h.put("Www-Authenticate", o.stepUp.challenge)
 	case o.status == http.StatusUnauthorized:
 		h.share("Www-Authenticate", challenge)
 	}
@@ -181,6 +183,8 @@ func (n *Node) respondBody(w http.ResponseWriter, c *call, o *outcome) {
 	f := classify(o.err)
 	switch {
 	case o.err != nil:
+	case o.stepUp != nil:
+		f = o.stepUp
 	case o.reason == reasonEarly:
 		f = tooEarly()
 	default:

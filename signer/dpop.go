@@ -109,9 +109,6 @@ func proofKey(segment string) (*Key, Alg, error) {
 	return key, alg, nil
 }
 
-// errPrivate is what parseJWK says of a key with a private half.
-var errPrivate = errors.New("has a private member")
-
 // jwkFault says in our own words what is wrong: the library's may quote a stranger.
 func jwkFault(err error) string {
 	if errors.Is(err, errPrivate) {

@@ -71,6 +71,8 @@ func ParsePublic(jwk []byte) (*Key, error) {
 	return k, nil
 }
 
+var errPrivate = errors.New("has a private member")
+
 func parseJWK(data []byte) (*Key, error) {
 	list, err := members(data)
 	if err != nil {

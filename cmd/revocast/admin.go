@@ -26,20 +26,34 @@ type appCmd struct {
 // appSettings are an app's settings as flags; what is not given keeps its
 // default or stays as it is.
 type appSettings struct {
-	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native or stytch."`
+	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native, stytch, streambird or clerk."`
 	JWTAlg           *string        `env:"-" name:"jwt-alg" placeholder:"ALG" help:"What signs them: ES256, RS256 or EdDSA."`
 	JWTTTL           *time.Duration `env:"-" name:"jwt-ttl" placeholder:"TIME" help:"Their life, 30s to 1h."`
 	SessionDuration  *time.Duration `env:"-" placeholder:"TIME" help:"Life of a session unless asked otherwise."`
 	AbsoluteLifetime *time.Duration `env:"-" placeholder:"TIME" help:"Longest life of a session however often it is extended."`
 	IdleTimeout      *time.Duration `env:"-" placeholder:"TIME" help:"Ends sessions that are not used; 0s: none."`
+	LifetimePreset   *string        `env:"-" placeholder:"LEVEL" help:"Sets the three above to what NIST SP 800-63B allows: aal1, aal2 or aal3."`
+	MaxSessions      *int64         `env:"-" placeholder:"N" help:"Sessions that a user may have at a time; 0: any number."`
+	SessionLimit     *string        `env:"-" placeholder:"WHAT" help:"What becomes of one more: evict_oldest or reject."`
+	TokenReuse       *string        `env:"-" placeholder:"WHAT" help:"What a replaced token that is shown does: refuse, or revoke its session."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
 	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
 	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
+	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
-	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken, DPoPNonce: s.DPoPNonce}
+	out := api.AppSettings{
+		JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken, DPoPNonce: s.DPoPNonce,
+		LifetimePreset: s.LifetimePreset, MaxSessionsPerUser: s.MaxSessions, SessionLimitPolicy: s.SessionLimit, TokenReuse: s.TokenReuse,
+	}
+	if s.Compat != nil {
+		out.Compat = []string{}
+		if *s.Compat != "none" {
+			out.Compat = strings.Split(*s.Compat, ",")
+		}
+	}
 	for _, f := range []struct {
 		flag string
 		from *time.Duration
@@ -172,8 +186,15 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		row(w, "session duration", seconds(a.SessionDurationMinutes, 60))
 		row(w, "absolute lifetime", seconds(a.AbsoluteLifetimeMinutes, 60))
 		row(w, "idle timeout", seconds(a.IdleTimeoutMinutes, 60))
+		if a.MaxSessionsPerUser != nil && *a.MaxSessionsPerUser > 0 {
+			row(w, "sessions per user", fmt.Sprintf("%d, %s", *a.MaxSessionsPerUser, text(a.SessionLimitPolicy)))
+		}
+		row(w, "token reuse", text(a.TokenReuse))
 		row(w, "when stale", text(a.WhenStale))
 		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
+		if len(a.Compat) > 0 {
+			row(w, "compat", strings.Join(a.Compat, ", "))
+		}
 		if out.APIKey != "" {
 			row(w, "API key", out.APIKey)
 		}
@@ -277,7 +298,7 @@ type templatePut struct {
 	remote
 	inApp
 	Name     string        `arg:"" help:"Its name: [a-z0-9][a-z0-9_-]{0,63}."`
-	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native or stytch (default: the app's)."`
+	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native, stytch, streambird or clerk (default: the app's)."`
 	TTL      time.Duration `env:"-" name:"ttl" placeholder:"TIME" help:"Their life (default: the app's)."`
 	Audience string        `env:"-" placeholder:"TEXT" help:"Their aud (default: the app)."`
 	Claims   string        `env:"-" placeholder:"JSON" help:"Claims added to the session's: a JSON object."`

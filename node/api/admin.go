@@ -12,6 +12,8 @@ type App struct {
 	CreatedAt time.Time `json:"created_at"`
 	ChangedAt time.Time `json:"changed_at"`
 	AppSettings
+	// ImportRegion is the region in which its imported sessions live, set by the first import; absent: there are none.
+	ImportRegion string `json:"import_region,omitempty"`
 	// Issuer is the iss of its JWTs and the base of its discovery documents.
 	Issuer string `json:"issuer"`
 }
@@ -19,11 +21,11 @@ type App struct {
 // AppSettings are what an app decides for itself. In a request, a member that
 // is absent takes the default (create) or stays as it is (change).
 type AppSettings struct {
-	// JWTProfile is the shape of its JWTs: native (default) or stytch.
+	// JWTProfile is the shape of its JWTs: native (default), stytch, streambird or clerk.
 	JWTProfile *string `json:"jwt_profile,omitempty"`
-	// JWTAlg signs them: ES256 (default), RS256 or EdDSA.
+	// JWTAlg signs them: ES256 (default), RS256 (default of streambird and clerk) or EdDSA.
 	JWTAlg *string `json:"jwt_alg,omitempty"`
-	// JWTTTLSeconds is their life, 30 to 3600; default 300.
+	// JWTTTLSeconds is their life, 30 to 3600; default 300, in the clerk profile 60.
 	JWTTTLSeconds *int64 `json:"jwt_ttl_seconds,omitempty"`
 	// SessionDurationMinutes is a session's life unless asked otherwise, 1 to 527040; default 43200 (30 d).
 	SessionDurationMinutes *int64 `json:"session_duration_minutes,omitempty"`
@@ -31,15 +33,28 @@ type AppSettings struct {
 	AbsoluteLifetimeMinutes *int64 `json:"absolute_lifetime_minutes,omitempty"`
 	// IdleTimeoutMinutes ends a session that is not used; 0, the default: none.
 	IdleTimeoutMinutes *int64 `json:"idle_timeout_minutes,omitempty"`
+	// LifetimePreset, in a request only, sets the three above to what NIST SP 800-63B allows at most: aal1 (30 d, no idle
+	// timeout), aal2 (24 h, 1 h idle) or aal3 (12 h, 15 min idle). Those that are given as well stand above it.
+	LifetimePreset *string `json:"lifetime_preset,omitempty"`
+	// MaxSessionsPerUser is how many sessions a user may have at a time, 1 to 1000; 0, the default: any number. Best effort
+	// between regions, which then come to it by evicting the oldest.
+	MaxSessionsPerUser *int64 `json:"max_sessions_per_user,omitempty"`
+	// SessionLimitPolicy is what becomes of one more: evict_oldest (default) revokes the oldest, reject refuses it with 409.
+	SessionLimitPolicy *string `json:"session_limit_policy,omitempty"`
+	// TokenReuse is what becomes of a session whose replaced token is shown after its grace: refuse (default) refuses the
+	// token, revoke ends the session as well. Then whoever holds an old token can log the user out.
+	TokenReuse *string `json:"token_reuse,omitempty"`
 	// WhenStale is what a node without a lease does: refuse (default), serve or reauth.
 	WhenStale *string `json:"when_stale,omitempty"`
-	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch profile.
+	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch and streambird profiles.
 	ReturnToken *bool `json:"return_token,omitempty"`
 	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
 	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
 	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
 	// DPoPNonce demands a nonce of the node in proofs of bound sessions; default: false.
 	DPoPNonce *bool `json:"dpop_nonce,omitempty"`
+	// Compat lists the vendors whose API the app answers as well: streambird, clerk; default: that of jwt_profile.
+	Compat []string `json:"compat,omitzero"`
 }
 
 // CreateApp is the body of POST /v1/apps.
@@ -66,12 +81,14 @@ type AppList struct {
 // Scopes of API keys. A cluster admin key has ScopeCluster and may do
 // everything in every app.
 const (
-	ScopeCreate  = "create"
-	ScopeVerify  = "verify"
-	ScopeRead    = "read"
-	ScopeRevoke  = "revoke"
-	ScopeAdmin   = "admin" // of its own app: keys, API keys, templates, settings
-	ScopeCluster = "cluster"
+	ScopeCreate = "create"
+	ScopeVerify = "verify"
+	ScopeRead   = "read"
+	ScopeRevoke = "revoke"
+	ScopeAdmin  = "admin" // of its own app: keys, API keys, templates, settings
+	// ScopeImpersonate: to make sessions with an actor. No key has it unless it was asked for by name.
+	ScopeImpersonate = "impersonate"
+	ScopeCluster     = "cluster"
 )
 
 // APIKey is a key for the API, without its secret.
@@ -88,7 +105,7 @@ type APIKey struct {
 // CreateAPIKey is the body of POST /v1/apps/{app}/api-keys and /v1/admin-keys.
 type CreateAPIKey struct {
 	Name string `json:"name,omitempty"`
-	// Scopes defaults to all of an app's, or to cluster for an admin key.
+	// Scopes defaults to all of an app's but impersonate, or to cluster for an admin key.
 	Scopes    []string   `json:"scopes,omitempty"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }

@@ -24,10 +24,16 @@ const (
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
 	ProofInvalid       = "invalid_dpop_proof"           // 401: the session is bound to a key, and there is no good proof of it
 	ProofNonce         = "use_dpop_nonce"               // 401: the proof needs the nonce of the header DPoP-Nonce
+	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
+	ImpersonationEnded = "impersonation_failed"         // 401: an impersonation token; error_details.reason
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
+	JWTExpired         = "jwt_expired"                  // 401: where only one counts that has not
+	StepUpRequired     = "step_up_required"             // 401: the session is good, and not as fresh or as strong as the request demands
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
+	NotAuthorized      = "session_authorization_error"  // 403: no role of the session permits it
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
+	FacadeOff          = "facade_not_enabled"           // 403: the app does not list that vendor in compat
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
@@ -35,6 +41,8 @@ const (
 	AlreadyExists      = "already_exists"               // 409
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
+	SessionLimit       = "session_limit_reached"        // 409: max_sessions_per_user
+	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415
@@ -46,7 +54,13 @@ const (
 	LogFull            = "log_full"                     // 503
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
 	ClusterOutdated    = "cluster_outdated"             // 503: some node runs a version that does not know what is asked for
+	IssuerUnreachable  = "issuer_unreachable"           // 503: the keys of an issuer could not be fetched
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
+	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
+	ImportExpired      = "imported_session_expired"     // 409: the session was over before it was imported
+	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
+	// ImportSourceUnavailable, 503: the system that sessions are imported from on demand cannot be asked.
+	ImportSourceUnavailable = "import_source_unavailable"
 )
