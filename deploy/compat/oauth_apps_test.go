@@ -72,9 +72,9 @@ type finding struct {
 	Detail string `json:"detail"`
 }
 
-// runScript gives the apps to a script of Node.js and lets the table show what it
+// runOAuthScript gives the apps to a script of Node.js and lets the table show what it
 // finds; it must find at least so much.
-func runScript(t *testing.T, script string, apps []oauthApp, least int, packages ...string) {
+func runOAuthScript(t *testing.T, script string, apps []oauthApp, least int, packages ...string) {
 	t.Helper()
 	installPackages(t, append(packages, "express", "jose")...)
 	in, err := json.Marshal(apps)
