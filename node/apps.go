@@ -330,6 +330,9 @@ func (n *Node) patchApp(ctx context.Context, c *call) (int, any, error) {
 		if app.Settings, err = mergeSettings(app.Settings, &in); err != nil {
 			return err
 		}
+		if in.JWTProfile == nil && in.JWTAlg == nil {
+			return nil
+		}
 		return n.clerkSigned(app.App, &app.Settings)
 	}))
 }

@@ -2,16 +2,13 @@ package node_test
 
 import (
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/revocast/revocast/node"
 	"github.com/revocast/revocast/node/api"
 )
 
@@ -81,7 +78,7 @@ func TestClerk(t *testing.T) {
 				h.do(string(b), "GET", "/v1/verify", nil).want(401)
 			}
 		},
-		"C7": func(t *testing.T, h *harness, a vendorApp) {
+		"C7+C11": func(t *testing.T, h *harness, a vendorApp) {
 			jwt := a.login(nil).str("session_jwt")
 			c, head := jwtPart(t, jwt, 1), jwtPart(t, jwt, 0)
 			if c["exp"].(float64)-c["iat"].(float64) != 60 || head["alg"] != "RS256" || head["typ"] != "JWT" {
@@ -100,7 +97,7 @@ func TestClerk(t *testing.T) {
 			}
 			h.do(r.str("jwt"), "GET", "/v1/verify", nil).want(204)
 		},
-		"C8 template": testClerkTemplates,
+		"templates": testClerkTemplates,
 		"C9": func(t *testing.T, _ *harness, a vendorApp) {
 			path, _ := a.clerkSession("ada")
 			a.do("POST", path+"/revoke", m{}).want(200)
@@ -136,18 +133,20 @@ func TestClerk(t *testing.T) {
 				t.Errorf("%s %v", r.Raw, c)
 			}
 		},
-		"lists":   testClerkLists,
-		"verify":  testClerkVerify,
-		"org+act": testClerkOrganization,
-		"refresh": testClerkRefresh,
-		"fva":     testClerkFactorAges,
-		"bad":     testClerkBadInput,
-		"device":  testClerkDevice,
+		"lists":        testClerkLists,
+		"verify":       testClerkVerify,
+		"organization": testClerkOrganization,
+		"refresh":      testClerkRefresh,
+		"fva":          testClerkFactorAges,
+		"bad":          testClerkBadInput,
+		"device":       testClerkDevice,
 	}
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, h *harness) { rows[name](t, h, h.newVendorApp("clerk", nil)) })
-		})
+		for row := range strings.SplitSeq(name, "+") { // each row by its name
+			t.Run(row, func(t *testing.T) {
+				bubble(t, func(t *testing.T, h *harness) { rows[name](t, h, h.newVendorApp("clerk", nil)) })
+			})
+		}
 	}
 }
 
@@ -477,137 +476,4 @@ func TestClerkIdempotency(t *testing.T) {
 		}
 		a.do("POST", "/clerk/v1/sessions", m{"user_id": "bob"}, "Idempotency-Key", "k").wantClerk(422, api.IdempotencyReused)
 	})
-}
-
-// TestFacadeSettings: which apps have which facade, and what a vendor's profile
-// brings along.
-func TestFacadeSettings(t *testing.T) {
-	bubble(t, func(t *testing.T, h *harness) {
-		r := h.do(h.key, "GET", "/clerk/v1/sessions?user_id=u", nil).wantClerk(403, api.FacadeOff)
-		if !strings.Contains(string(r.Raw), "PATCH /v1/apps/acme") {
-			t.Errorf("does not say how: %s", r.Raw)
-		}
-		r = h.do(h.key, "GET", "/v1/auth/sessions/list?user_id=u", nil).wantError(403, api.FacadeOff)
-		if !strings.Contains(r.str("error_message"), "PATCH /v1/apps/acme") {
-			t.Errorf("does not say how: %s", r.Raw)
-		}
-		h.do(h.admin, "GET", "/v1/auth/sessions/list?user_id=u&app=acme", nil).wantError(403, api.FacadeOff)
-		h.do("", "GET", "/clerk/v1/jwks", nil).wantClerk(403, api.FacadeOff)
-		both := []string{"streambird", "clerk"}
-		r = h.do(h.key, "PATCH", "/v1/apps/acme", m{"compat": both}).want(200)
-		if diff := cmp.Diff([]any{"streambird", "clerk"}, r.at("app.compat")); diff != "" {
-			t.Error(diff)
-		}
-		h.do(h.key, "GET", "/clerk/v1/sessions?user_id=u", nil).want(200)
-		h.do(h.key, "GET", "/v1/auth/sessions/list?user_id=u", nil).want(200)
-		h.do(h.admin, "GET", "/v1/auth/sessions/list?user_id=u&app=acme", nil).want(200)
-		h.do(h.admin, "GET", "/clerk/v1/sessions?user_id=u", nil, "X-Revocast-App", "acme").want(200)
-		h.do(h.key, "PATCH", "/v1/apps/acme", m{"compat": both}).want(200) // changes nothing
-		h.do(h.key, "PATCH", "/v1/apps/acme", m{"compat": []string{}}).want(200)
-		h.do(h.key, "GET", "/clerk/v1/sessions?user_id=u", nil).wantClerk(403, api.FacadeOff)
-		for _, bad := range []any{[]string{"stytch"}, []string{"clerk", "clerk"}, "clerk", []string{""}, []int{1}} {
-			h.do(h.key, "PATCH", "/v1/apps/acme", m{"compat": bad}).wantError(400, api.InvalidArgument)
-		}
-
-		for profile, want := range map[string]m{
-			"streambird": {"jwt_alg": "RS256", "jwt_ttl_seconds": 300.0, "return_token": true, "compat": []any{"streambird"}, "issuer": publicURL},
-			"clerk":      {"jwt_alg": "RS256", "jwt_ttl_seconds": 60.0, "return_token": false, "compat": []any{"clerk"}, "issuer": publicURL},
-		} {
-			r := h.do(h.admin, "POST", "/v1/apps", m{"app_id": profile, "jwt_profile": profile}).want(201)
-			for field, want := range want {
-				if diff := cmp.Diff(want, r.at("app."+field)); diff != "" {
-					t.Errorf("%s: %s: %s", profile, field, diff)
-				}
-			}
-			// With the facade of its own profile turned off it stays off.
-			key := r.str("api_key")
-			h.do(key, "PATCH", "/v1/apps/"+profile, m{"compat": []string{}}).want(200)
-			h.do(key, "GET", "/clerk/v1/sessions?user_id=u", nil).wantClerk(403, api.FacadeOff)
-			h.do(key, "GET", "/v1/auth/sessions/list?user_id=u", nil).wantError(403, api.FacadeOff)
-		}
-		h.do(h.admin, "POST", "/v1/apps", m{"app_id": "a", "jwt_profile": "streambird", "jwt_alg": "EdDSA"}).want(201)
-		for _, alg := range []string{"ES256", "EdDSA"} {
-			r := h.do(h.admin, "POST", "/v1/apps", m{"app_id": "b", "jwt_profile": "clerk", "jwt_alg": alg}).wantError(400, api.InvalidArgument)
-			if r.str("error_details.field") != "jwt_alg" {
-				t.Errorf("%s", r.Raw)
-			}
-		}
-		h.do(h.admin, "PATCH", "/v1/apps/clerk", m{"jwt_alg": "ES256"}).wantError(400, api.InvalidArgument)
-	})
-}
-
-// TestClerkLater: an app that signs with another algorithm takes the clerk profile
-// only once its RS256 key signs, so Clerk's libraries never see a JWT that they
-// would refuse.
-func TestClerkLater(t *testing.T) {
-	bubble(t, func(t *testing.T, h *harness) {
-		const app, template = "/v1/apps/acme", "/v1/apps/acme/templates/t"
-		for range 2 {
-			h.do(h.key, "PATCH", app, m{"jwt_profile": "clerk"}).wantError(400, api.InvalidArgument)
-			h.do(h.key, "PUT", template, m{"jwt_profile": "clerk"}).wantError(400, api.InvalidArgument)
-			h.do(h.key, "PATCH", app, m{"jwt_alg": "RS256"}).want(200)
-		}
-		r := h.do(h.key, "PATCH", app, m{"jwt_profile": "clerk"}).wantError(400, api.InvalidArgument)
-		if when := time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04"); !strings.Contains(r.str("error_message"), when) {
-			t.Errorf("does not say when: %s", r.Raw)
-		}
-		time.Sleep(time.Hour + time.Minute)
-		h.do(h.key, "PUT", template, m{"jwt_profile": "clerk"}).want(200)
-		r = h.do(h.key, "PATCH", app, m{"jwt_alg": "ES256"}).wantError(400, api.InvalidArgument)
-		if !strings.Contains(r.str("error_message"), "template t") {
-			t.Errorf("does not say why: %s", r.Raw)
-		}
-		h.do(h.key, "PATCH", app, m{"jwt_profile": "clerk"}).want(200)
-		s := h.login("u")
-		if head := jwtPart(t, s.str("session_jwt"), 0); head["alg"] != "RS256" || jwtPart(t, s.str("session_jwt"), 1)["v"] != 2.0 {
-			t.Errorf("header %v", head)
-		}
-		// JWTs of any profile go on authenticating.
-		h.do(h.key, "PATCH", app, m{"jwt_profile": "streambird"}).want(200)
-		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_jwt": s.str("session_jwt")}).want(200)
-		h.do(s.str("session_jwt"), "GET", "/v1/verify", nil).want(204)
-	})
-}
-
-// TestFacadeCosts: a call to a facade starts nothing and has one request id,
-// whatever it asks natively.
-func TestFacadeCosts(t *testing.T) {
-	bubble(t, func(t *testing.T, h *harness) {
-		a := h.newVendorApp("clerk", m{"compat": []string{"clerk", "streambird"}})
-		path, _ := a.clerkSession("ada")
-		token := a.login(nil).str("session_token")
-		synctest.Wait()
-		before, ids := runtime.NumGoroutine(), map[string]bool{}
-		for range 50 {
-			for _, r := range []*reply{
-				a.do("GET", path, nil), a.do("POST", path+"/tokens", nil), a.do("POST", path+"/revoke", nil),
-				a.do("GET", "/clerk/v1/sessions?user_id=ada&paginated=true", nil), a.verify(m{"session_token": token}), a.verify(m{}),
-			} {
-				id := r.Header.Get("X-Request-Id")
-				if len(r.Header.Values("X-Request-Id")) != 1 || ids[id] || !strings.HasPrefix(id, "request-id-") {
-					t.Fatalf("%s: request ids %v", r.call, r.Header.Values("X-Request-Id"))
-				}
-				ids[id] = true
-			}
-		}
-		synctest.Wait()
-		if after := runtime.NumGoroutine(); after > before {
-			t.Errorf("%d goroutines, then %d", before, after)
-		}
-		var fenced *reply
-		h.home.Cut()
-		time.Sleep(node.DefaultLease + time.Second)
-		if fenced = a.do("GET", path, nil); fenced.str("clerk_trace_id") != fenced.Header.Get("X-Request-Id") {
-			t.Errorf("%s", fenced.Raw)
-		}
-		h.home.Heal()
-	})
-}
-
-// TestFacadePanics: a panic below a vendor's prefix is answered in its shape.
-func TestFacadePanics(t *testing.T) {
-	h := unstarted(t)
-	h.handler = h.node.PanicHandler()
-	h.do("", "GET", "/clerk/v1/sessions", nil).wantClerk(500, "internal_clerk_error")
-	h.do("", "GET", "/v1/auth/sessions/list", nil).wantError(500, api.Internal)
 }

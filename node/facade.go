@@ -183,26 +183,22 @@ func (f *facadeCall) Native(pattern string, in compat.In) (int, any, error) {
 func (f *facadeCall) PublicApp(named, key string) (string, error) {
 	n := f.c.n
 	f.c.h.Set("Access-Control-Allow-Origin", "*")
-	if _, header := f.c.r.Header["Authorization"]; named == "" && key == "" && header {
-		var err error
-		if _, key, err = credentials(f.c.r); err != nil {
-			return "", err
-		}
-	}
-	if named == "" && key != "" {
-		held, err := n.apiKey(f.ctx, key)
-		if err != nil {
-			return "", err
-		}
-		named = held.App
-		if named == "" { // a cluster admin key
-			if named, err = namedApp(f.c.r); err != nil {
-				return "", err
-			}
-		}
+	asked, err := namedApp(f.c.r)
+	if err != nil {
+		return "", err
 	}
 	if named == "" {
-		var err error
+		if named, err = f.appOfKey(key); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case named == "":
+		named = asked
+	case asked != "" && asked != named:
+		return "", appNotFound(asked)
+	}
+	if named == "" {
 		if named, err = n.soleApp(f.c, "/v1/apps/{app}/jwks"); err != nil {
 			return "", err
 		}
@@ -212,6 +208,25 @@ func (f *facadeCall) PublicApp(named, key string) (string, error) {
 		return "", err
 	}
 	return named, hasFacade(named, &app.Settings, f.name)
+}
+
+// appOfKey returns the app of the API key, or of that in the header; empty: there
+// is none, or it is a cluster admin key.
+func (f *facadeCall) appOfKey(key string) (string, error) {
+	if key == "" {
+		if len(f.c.r.Header.Values("Authorization")) == 0 {
+			return "", nil
+		}
+		var err error
+		if _, key, err = credentials(f.c.r); err != nil {
+			return "", err
+		}
+	}
+	held, err := f.c.n.apiKey(f.ctx, key)
+	if err != nil {
+		return "", err
+	}
+	return held.App, nil
 }
 
 // vendorFactors returns the factors of a session as JWTs of the profile have
