@@ -55,6 +55,9 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	if err := mergeChoices(&s, in); err != nil {
 		return s, err
 	}
+	if in.DPoPNonce != nil {
+		s.DPoPNonce = *in.DPoPNonce
+	}
 	if in.ReturnToken != nil {
 		s.ReturnToken = *in.ReturnToken
 	}
@@ -95,6 +98,7 @@ func mergeNumbers(s *events.AppSettings, in *api.AppSettings) error {
 		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
+		{"introspection_max_exp_seconds", in.IntrospectionMaxExpSeconds, 1, maxIntrospectionMax, 1, &s.IntrospectionMax},
 		{"max_sessions_per_user", in.MaxSessionsPerUser, 0, maxSessionsPerUser, 1, &s.MaxSessions},
 	} {
 		if number.in == nil {
@@ -188,6 +192,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
 			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
+			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		ImportRegion: s.ImportRegion,
 		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -42,11 +43,14 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 	if err := n.reach(ctx, want); err != nil {
 		return nil, err
 	}
-	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
+	f, err := n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
 	if err != nil {
 		return nil, err
 	}
 	if err := f.active(); err != nil {
+		return nil, err
+	}
+	if err := n.proveFound(ctx, c, app, f, req.DPoP, cmp.Or(req.SessionToken, req.SessionJWT)); err != nil {
 		return nil, err
 	}
 	// Who is not permitted changes nothing.
@@ -57,7 +61,7 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 		return nil, err
 	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
+		return n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
 	}
 	if f, err = n.refresh(ctx, c, f, look, req); err != nil {
 		return nil, err

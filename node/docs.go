@@ -51,6 +51,9 @@ var meaning = map[string]string{
 	api.ForeignConflict:         "The token was imported before as the session of another user.",
 	api.JWTExpired:              "The JWT has expired, and this route takes only one that has not. Its session may well be good: ask for a fresh one.",
 	api.FacadeOff:               "The app has not the API of that vendor. Add the vendor to the app's setting compat: PATCH /v1/apps/{app}.",
+	api.ProofInvalid:            "The session is bound to a key of its client, and the request came without one good, unused DPoP proof of it (RFC 9449). Nobody was logged out.",
+	api.ProofNonce:              "The DPoP proof must hold the nonce of the header DPoP-Nonce. Make another proof with it and try again.",
+	api.ClusterOutdated:         "Some node of the cluster runs a version that does not know what is asked for. Finish the upgrade and try again.",
 }
 
 var errorPage = template.Must(template.New("errors").Parse(`<!doctype html>

@@ -54,6 +54,9 @@ var statusOf = map[string]int{
 	api.ImportSourceUnavailable: http.StatusServiceUnavailable,
 	api.JWTExpired:              http.StatusUnauthorized,
 	api.FacadeOff:               http.StatusForbidden,
+	api.ProofInvalid:            http.StatusUnauthorized,
+	api.ProofNonce:              http.StatusUnauthorized,
+	api.ClusterOutdated:         http.StatusServiceUnavailable,
 }
 
 // failure is an error with the error type it is answered with. Its message is
@@ -62,6 +65,7 @@ type failure struct {
 	kind    string // of package api
 	message string
 	details map[string]any
+	nonce   string // what the next proof of possession must hold, if there is one
 	cause   error
 	// challenge is the WWW-Authenticate of a 401; empty: the usual one.
 	challenge string
@@ -144,5 +148,8 @@ func (f *failure) headers(h http.Header) {
 		h.Set("Retry-After", strconv.Itoa(1))
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
+	}
+	if f.nonce != "" {
+		h.Set(nonceHeader, f.nonce)
 	}
 }

@@ -94,7 +94,7 @@ func (n *Node) importSessions(w http.ResponseWriter, r *http.Request) {
 		i.run(r.Context())
 	} else {
 		var body any
-		status, body = n.failed(c, err)
+		status, body = n.failed(c, route{}, err)
 		respond(w, c, status, body)
 	}
 	n.metrics.requests.WithLabelValues(r.Pattern, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
@@ -367,7 +367,7 @@ func (i *importRun) broken(err error) error {
 func (i *importRun) finish() {
 	line := &api.ImportSummary{Type: api.ImportLineSummary, LastLine: i.settled, Complete: i.stopped == nil, ImportCounts: i.counts, RequestID: i.c.id}
 	if i.stopped != nil {
-		_, body := i.n.failed(i.c, i.stopped)
+		_, body := i.n.failed(i.c, route{}, i.stopped)
 		failed := body.(*api.Error)
 		line.ErrorType, line.ErrorDetails = failed.ErrorType, failed.ErrorDetails
 		line.ErrorMessage = fmt.Sprintf("%s; go on from line %d", failed.ErrorMessage, i.settled+1)

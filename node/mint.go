@@ -171,7 +171,7 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
 		AuthTime: auth, AMR: methods, ACR: level(p), FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
-		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: roles, Actor: actor,
+		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: roles, Actor: actor, Thumbprint: p.Thumbprint,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:    factors, Permissions: permissions, Custom: custom,
 	}, nil

@@ -173,6 +173,7 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
+	proofs   proofs // of possession, that were used
 	limits   limits
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
 	// importing holds one for each chunk of rows that is being imported, claims the
@@ -257,6 +258,7 @@ func New(c Config) (*Node, error) {
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
+		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}

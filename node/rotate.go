@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 
@@ -33,9 +34,16 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	}
 	var want consistency
 	look := func() (found, error) {
-		f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
+		f, err := n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
 		want.again = true
 		return f, err
+	}
+	if f, err := look(); err != nil {
+		return 0, nil, err
+	} else if err := f.active(); err != nil {
+		return 0, nil, err
+	} else if err := n.proveFound(ctx, c, app, f, req.DPoP, cmp.Or(req.SessionToken, req.SessionJWT)); err != nil {
+		return 0, nil, err
 	}
 	var next events.Token
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {

@@ -20,6 +20,8 @@ type route struct {
 	// raw answers by itself: the hot path, what is not JSON, and what is read
 	// while it is answered. It sees to its scope itself.
 	raw http.HandlerFunc
+	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
+	oauth bool
 }
 
 // routes returns the whole API. api/openapi.yaml says the same; a test compares
@@ -95,6 +97,10 @@ func (n *Node) routes() []route {
 		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery},
 		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
 		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
+		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery},
+
+		n.oauth("POST /oauth2/introspect", api.ScopeVerify, n.introspect),
+		n.oauth("POST /oauth2/revoke", api.ScopeRevoke, n.oauthRevoke),
 
 		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
 

@@ -50,6 +50,12 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	default:
 		o = n.check(ctx, v.shown, &v.verifyQuery)
 	}
+	if o.needsProof(v) {
+		o = n.proved(ctx, v, o)
+	}
+	if v.scheme == schemeDPoP && o.status == http.StatusUnauthorized && o.challenge == nil {
+		o.challenge = dpopChallenge
+	}
 	if v.need != nil && o.status == http.StatusNoContent {
 		o = n.demanded(ctx, v, o)
 	}
@@ -85,6 +91,10 @@ type outcome struct {
 	status int
 	reason string // "-" when good
 	err    error  // of a 403 or a 503
+	// Of a session that is bound to a key, see dpop_verify.go.
+	thumbprint string   // of the key, if a JWT says it
+	nonce      string   // what the next proof should hold
+	challenge  []string // instead of the usual one
 	// stepUp says what a good session falls short of.
 	stepUp *failure
 }
@@ -95,6 +105,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 	var a answer
 	var at events.Position
 	var err error
+	var thumbprint string
 	if cr.isJWT && !n.isForeign(cr.text, pin) {
 		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
 		if refused != nil {
@@ -104,6 +115,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		if bad != nil {
 			return refusedJWT(signer.ErrBadClaims)
 		}
+		thumbprint = v.Thumbprint
 		if q.jwt || q.body {
 			at = n.positionOf(sid.Stream())
 		}
@@ -133,7 +145,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		return outcome{answer: a, at: at, status: http.StatusUnauthorized, reason: a.verdict.String()}
 	}
 	o := n.admit(ctx, a)
-	o.at = at
+	o.at, o.thumbprint = at, thumbprint
 	return o
 }
 

@@ -58,6 +58,10 @@ type Claims struct {
 	// OrgID and OrgSlug name the organization the session acts for.
 	OrgID, OrgSlug string
 
+	// Thumbprint is that of the key whose proof must come with the JWT (RFC 9449
+	// section 6.1): cnf.jkt, in every profile. Empty: the JWT is a bearer token.
+	Thumbprint string
+
 	// Attributes are the address and device of the log-in; stytch and streambird.
 	Attributes Attributes
 	// Factors is a JSON array of authentication factors; stytch and streambird,
@@ -154,6 +158,14 @@ func payload(s shape, c *Claims) ([]byte, error) {
 	o.date("exp", c.Expires)
 	if err := s.write(&o, c); err != nil {
 		return nil, err
+	}
+	if c.Thumbprint != "" {
+		if !ValidThumbprint(c.Thumbprint) {
+			return nil, refuse(ErrBadClaims, "the thumbprint is that of no key")
+		}
+		cnf := object{buf: []byte{'{'}}
+		cnf.text("jkt", c.Thumbprint)
+		o.nested("cnf", &cnf)
 	}
 	if err := o.custom(c.Custom); err != nil {
 		return nil, err

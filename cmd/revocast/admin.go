@@ -38,12 +38,14 @@ type appSettings struct {
 	TokenReuse       *string        `env:"-" placeholder:"WHAT" help:"What a replaced token that is shown does: refuse, or revoke its session."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
+	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
 	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
 	out := api.AppSettings{
-		JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken,
+		JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken, DPoPNonce: s.DPoPNonce,
 		LifetimePreset: s.LifetimePreset, MaxSessionsPerUser: s.MaxSessions, SessionLimitPolicy: s.SessionLimit, TokenReuse: s.TokenReuse,
 	}
 	if s.Compat != nil {
@@ -52,11 +54,18 @@ func (s *appSettings) settings() (api.AppSettings, error) {
 			out.Compat = strings.Split(*s.Compat, ",")
 		}
 	}
-	if s.JWTTTL != nil {
-		if *s.JWTTTL%time.Second != 0 {
-			return out, &usageError{fmt.Errorf("--jwt-ttl %v: want whole seconds", *s.JWTTTL)}
+	for _, f := range []struct {
+		flag string
+		from *time.Duration
+		to   **int64
+	}{{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"introspection-max-exp", s.IntrospectionMax, &out.IntrospectionMaxExpSeconds}} {
+		if f.from == nil {
+			continue
 		}
-		out.JWTTTLSeconds = new(int64(*s.JWTTTL / time.Second))
+		if *f.from%time.Second != 0 {
+			return out, &usageError{fmt.Errorf("--%s %v: want whole seconds", f.flag, *f.from)}
+		}
+		*f.to = new(int64(*f.from / time.Second))
 	}
 	for _, f := range []struct {
 		flag string
@@ -182,6 +191,7 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		}
 		row(w, "token reuse", text(a.TokenReuse))
 		row(w, "when stale", text(a.WhenStale))
+		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
 		if len(a.Compat) > 0 {
 			row(w, "compat", strings.Join(a.Compat, ", "))
 		}

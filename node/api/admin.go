@@ -48,6 +48,11 @@ type AppSettings struct {
 	WhenStale *string `json:"when_stale,omitempty"`
 	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch and streambird profiles.
 	ReturnToken *bool `json:"return_token,omitempty"`
+	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
+	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
+	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
+	// DPoPNonce demands a nonce of the node in proofs of bound sessions; default: false.
+	DPoPNonce *bool `json:"dpop_nonce,omitempty"`
 	// Compat lists the vendors whose API the app answers as well: streambird, clerk; default: that of jwt_profile.
 	Compat []string `json:"compat,omitzero"`
 }

@@ -22,6 +22,8 @@ const (
 	InvalidArgument    = "invalid_argument"             // 400
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	ProofInvalid       = "invalid_dpop_proof"           // 401: the session is bound to a key, and there is no good proof of it
+	ProofNonce         = "use_dpop_nonce"               // 401: the proof needs the nonce of the header DPoP-Nonce
 	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
 	ImpersonationEnded = "impersonation_failed"         // 401: an impersonation token; error_details.reason
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
@@ -51,6 +53,7 @@ const (
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
+	ClusterOutdated    = "cluster_outdated"             // 503: some node runs a version that does not know what is asked for
 	IssuerUnreachable  = "issuer_unreachable"           // 503: the keys of an issuer could not be fetched
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
