@@ -199,6 +199,12 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
+	// Origins are those whose pages may call the routes for browsers.
+	Origins []string `json:"origins,omitempty"`
+	// ClientJWTTTL is the life of JWTs for browsers, where it is shorter than JWTTTL; 0: the default.
+	ClientJWTTTL int64 `json:"client_jwt_ttl,omitempty"`
+	// ClearSiteData: a log-out in a browser wipes what the origin has stored there.
+	ClearSiteData bool `json:"clear_site_data,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

@@ -58,6 +58,7 @@ func goldens() []golden {
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
 				Idle: 1800, WhenStale: "refuse", ReturnToken: true,
+				Origins: []string{"https://app.example.com"}, ClientJWTTTL: 60, ClearSiteData: true,
 			},
 		}},
 		{"key", &events.SigningKey{

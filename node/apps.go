@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 
 	"github.com/revocast/revocast/events"
@@ -22,7 +23,7 @@ const (
 func defaultSettings() events.AppSettings {
 	return events.AppSettings{
 		JWTProfile: string(signer.Native), JWTAlg: string(signer.DefaultAlg), JWTTTL: 300,
-		SessionDuration: 43_200 * 60, AbsoluteMax: maxMinutes * 60, WhenStale: whenStaleRefuse,
+		SessionDuration: 43_200 * 60, AbsoluteMax: maxMinutes * 60, WhenStale: whenStaleRefuse, ClientJWTTTL: defaultClientJWTTTL,
 	}
 }
 
@@ -50,6 +51,7 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		to       *int64
 	}{
 		{"jwt_ttl_seconds", in.JWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.JWTTTL},
+		{"client_jwt_ttl_seconds", in.ClientJWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.ClientJWTTTL},
 		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
@@ -71,6 +73,15 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	if in.ReturnToken != nil {
 		s.ReturnToken = *in.ReturnToken
 	}
+	if in.Origins != nil {
+		if err := checkOrigins(*in.Origins); err != nil {
+			return s, err
+		}
+		s.Origins = slices.Clip(append([]string(nil), *in.Origins...)) // nil when empty, as an app without has it
+	}
+	if in.ClearSiteData != nil {
+		s.ClearSiteData = *in.ClearSiteData
+	}
 	if s.AbsoluteMax < s.SessionDuration {
 		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
 	}
@@ -91,6 +102,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			JWTProfile: &s.JWTProfile, JWTAlg: &s.JWTAlg, JWTTTLSeconds: &s.JWTTTL,
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
+			Origins: new(append([]string{}, s.Origins...)), ClientJWTTTLSeconds: new(clientJWTTTL(&s)), ClearSiteData: &s.ClearSiteData,
 		},
 		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}
@@ -143,7 +155,7 @@ func (n *Node) changeApp(ctx context.Context, id, by string, edit func(*events.A
 	if err := edit(&next); err != nil {
 		return nil, events.Position{}, err
 	}
-	if next == *held {
+	if reflect.DeepEqual(&next, held) {
 		return held, n.settings.position(), nil
 	}
 	if next.Settings.JWTAlg != held.Settings.JWTAlg {

@@ -129,6 +129,7 @@ type Disk interface {
 type Node struct {
 	conf        Config
 	issuer      string
+	origin      string // of issuer, as browsers write it
 	incarnation events.Incarnation
 
 	// projected is replaced as a whole by a node that joins, before it follows a
@@ -224,6 +225,7 @@ func New(c Config) (*Node, error) {
 	n := &Node{
 		conf:        c,
 		issuer:      strings.TrimRight(c.PublicURL, "/"),
+		origin:      originOf(c.PublicURL),
 		incarnation: events.NewIncarnation(),
 		catalog:     new(projection.Settings),
 		ready:       make(chan struct{}),

@@ -17,6 +17,8 @@ type route struct {
 	scope string
 	// handle answers through serve.
 	handle handler
+	// cors says which pages of other origins may call it.
+	cors cors
 	// raw answers by itself: the hot path, and what is not JSON.
 	raw http.HandlerFunc
 }
@@ -38,8 +40,11 @@ func (n *Node) routes() []route {
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
-		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
+
+		{pattern: "POST /v1/client/refresh", handle: n.clientRefresh, cors: corsApp},
+		{pattern: "POST /v1/client/logout", handle: n.clientLogout, cors: corsApp},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -67,12 +72,12 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
 		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
 
-		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
-		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},
-		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery},
-		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery},
-		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
-		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
+		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
+		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery, cors: corsAny},
 
 		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
 
@@ -107,6 +112,11 @@ func (n *Node) handler(routes []route) http.Handler {
 		}
 		known.Handle(rt.pattern, h)
 		mux.Handle(rt.pattern, h)
+		if rt.cors != corsNone {
+			ask := n.preflight(rt)
+			known.Handle(ask.pattern, n.serve(ask))
+			mux.Handle(ask.pattern, n.serve(ask))
+		}
 	}
 	missing := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
 		return 0, nil, missed(known, c)

@@ -81,6 +81,8 @@ type CreateSession struct {
 	// AuthRevision is a revision read when the log-in began: if the user was
 	// logged out everywhere since, the session is refused with 409.
 	AuthRevision string `json:"auth_revision,omitempty"`
+	// SetCookie asks for set_cookie in the answer.
+	SetCookie bool `json:"set_cookie,omitempty"`
 }
 
 // SessionAnswer answers create, authenticate, rotate and patch.
@@ -91,6 +93,9 @@ type SessionAnswer struct {
 	SessionToken string  `json:"session_token"`
 	SessionJWT   string  `json:"session_jwt"`
 	User         *User   `json:"user,omitempty"`
+	// SetCookie is, when a create or a rotate asked for it, the value of a header Set-Cookie with the token, for
+	// the caller to put on its own answer to the browser.
+	SetCookie string `json:"set_cookie,omitempty"`
 }
 
 // SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
@@ -139,6 +144,8 @@ type Rotate struct {
 	// with it again within that time returns the same new token. With 0 an
 	// answer that is lost cannot be asked for again.
 	GraceSeconds int64 `json:"grace_seconds,omitempty"`
+	// SetCookie asks for set_cookie in the answer.
+	SetCookie bool `json:"set_cookie,omitempty"`
 }
 
 // Revoke is the body of POST /v1/sessions/revoke. Exactly one of SessionID,

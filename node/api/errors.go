@@ -22,10 +22,12 @@ const (
 	InvalidArgument    = "invalid_argument"             // 400
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	NoSession          = "no_session"                   // 401: of the routes for browsers; error_details.reason: missing, malformed, token_needed, unknown, expired, idle, revoked
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
+	OriginNotAllowed   = "origin_not_allowed"           // 403: not one of the app's origins
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
