@@ -32,7 +32,7 @@ type description struct {
 
 var (
 	yamlPath     = regexp.MustCompile(`^  (/\S*):$`)
-	yamlMethod   = regexp.MustCompile(`^    (get|post|put|patch|delete):$`)
+	yamlMethod   = regexp.MustCompile(`^    (get|post|put|patch|delete|options):$`)
 	yamlScope    = regexp.MustCompile(`^      x-scope: (\w+)$`)
 	yamlPublic   = regexp.MustCompile(`^      security: \[\]$`)
 	yamlSchema   = regexp.MustCompile(`^    (\w+):$`)

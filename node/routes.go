@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/revocast/revocast/node/api"
@@ -88,14 +89,20 @@ func (n *Node) routes() []route {
 	}...)
 }
 
+// verifyMethods are those of a verify; HEAD goes with GET. Some proxies ask with
+// the method of the original request, and any other answer than a verdict would
+// refuse that.
+var verifyMethods = []string{
+	http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
+}
+
 // verifyRoutes are those that a [VerifyServer] serves too.
 func (n *Node) verifyRoutes() []route {
-	return []route{
-		{pattern: "GET /v1/verify", raw: n.verify},
-		{pattern: "POST /v1/verify", raw: n.verify},
-		{pattern: "GET /v1/verify/", raw: n.verify},
-		{pattern: "POST /v1/verify/", raw: n.verify},
+	var all []route
+	for _, method := range verifyMethods {
+		all = append(all, route{pattern: method + " /v1/verify", raw: n.verify}, route{pattern: method + " /v1/verify/", raw: n.verify})
 	}
+	return all
 }
 
 // Handler returns the node's API. It may serve before Run is called: what needs
@@ -142,8 +149,7 @@ func (n *Node) handler(routes []route) http.Handler {
 
 func isVerify(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/verify")
-	return ok && (rest == "" || rest[0] == '/') &&
-		(r.Method == http.MethodGet || r.Method == http.MethodPost || r.Method == http.MethodHead)
+	return ok && (rest == "" || rest[0] == '/') && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
 }
 
 // clean is what http.ServeMux would redirect p to.

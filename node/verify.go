@@ -50,9 +50,10 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	default:
 		o = n.check(ctx, v.shown, &v.verifyQuery)
 	}
-	if v.jwt && o.status == http.StatusNoContent && o.stale == "" {
+	if (v.jwt || v.authorization) && o.status == http.StatusNoContent && o.stale == "" {
 		o = n.withJWT(ctx, v, o)
 	}
+	o.authorization = v.authorization
 	if o.status == http.StatusNoContent && !v.background {
 		n.touch(&o.Session, o.asked)
 	}
@@ -82,6 +83,8 @@ type outcome struct {
 	status int
 	reason string // "-" when good
 	err    error  // of a 403 or a 503
+	// authorization: the answer has a header Authorization.
+	authorization bool
 }
 
 // check judges the credential, which must be of the app if the query names one.
@@ -99,7 +102,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		if bad != nil {
 			return refusedJWT(signer.ErrBadClaims)
 		}
-		if q.jwt || q.body {
+		if q.jwt || q.authorization || q.body {
 			at = n.positionOf(sid.Stream())
 		}
 		if a, err = n.resolveSID(ctx, sid, consistency{}); err == nil && (a.App != v.App || a.User != v.Subject) {
@@ -110,7 +113,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		if !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
 		}
-		if q.jwt || q.body {
+		if q.jwt || q.authorization || q.body {
 			at = n.positionOf(key.Stream())
 		}
 		a, err = n.resolveToken(ctx, key, consistency{})

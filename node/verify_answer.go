@@ -89,6 +89,9 @@ func (h *head) fill(o *outcome) {
 			h.share(name, dash)
 		}
 	}
+	if o.authorization {
+		h.authorize(o.jwt)
+	}
 	switch {
 	case o.status == http.StatusServiceUnavailable:
 		h.share("Retry-After", retry)
@@ -97,6 +100,16 @@ func (h *head) fill(o *outcome) {
 	case o.status == http.StatusUnauthorized:
 		h.share("Www-Authenticate", challenge)
 	}
+}
+
+// authorize adds the header Authorization with the JWT. Without one it is a dash,
+// never absent: a proxy then writes it over what the client sent.
+func (h *head) authorize(jwt string) {
+	if jwt == "" {
+		h.share("Authorization", dash)
+		return
+	}
+	h.put("Authorization", "Bearer "+jwt)
 }
 
 // fillGood says whose session it is, and what is seldom asked for or seldom true.

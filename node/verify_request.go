@@ -238,6 +238,9 @@ func cookie(lines []string, name string) (string, bool) {
 type verifyQuery struct {
 	app                   string
 	jwt, body, background bool
+	// authorization: the JWT is wanted as a header Authorization of the answer, for
+	// proxies that can copy a header but not write one.
+	authorization bool
 }
 
 // parse reads the query and reports whether it is bad: one that cannot be read,
@@ -257,8 +260,12 @@ func (q *verifyQuery) parse(raw string) (bad bool) {
 		q.app = app
 	}
 	q.jwt, q.body, q.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
+	q.authorization = all.Get("header") == headerAuthorization
 	return false
 }
+
+// headerAuthorization is the one value of the parameter header.
+const headerAuthorization = "authorization"
 
 func isOn(value string) bool { return value == "1" || value == "true" }
 
@@ -269,6 +276,7 @@ func plainQuery(raw string) bool { return len(raw) <= 512 && !strings.ContainsAn
 // scan is parse of a plain query, without a map.
 func (q *verifyQuery) scan(raw string) (bad bool) {
 	var was, is verifyQuery // which were there before, and what the first of each said
+	headed := false
 	for named := false; raw != ""; {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
@@ -285,9 +293,11 @@ func (q *verifyQuery) scan(raw string) (bad bool) {
 			first(&was.body, &is.body, value)
 		case "background":
 			first(&was.background, &is.background, value)
+		case "header":
+			is.authorization, headed = is.authorization || !headed && value == headerAuthorization, true
 		}
 	}
-	q.jwt, q.body, q.background = is.jwt, is.body, is.background
+	q.jwt, q.body, q.background, q.authorization = is.jwt, is.body, is.background, is.authorization
 	return false
 }
 
