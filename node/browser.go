@@ -195,6 +195,11 @@ func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) 
 	case jwt == "":
 		return nil, noSession(reasonExpired)
 	}
+	if f.Sealed.Empty() { // it may have been waited for: is the token shown still one?
+		if f, err = n.clientSession(ctx, cl); err != nil {
+			return nil, err
+		}
+	}
 	if !req.Background && len(cl.r.Header[backgroundHeader]) == 0 {
 		n.touch(&f.Session, f.asked)
 	}

@@ -62,6 +62,7 @@ func FuzzVerifyQuery(f *testing.F) {
 	for _, q := range []string{
 		"", "app=acme", "app=", "app", "app=a&app=a", "app=a&app=b", "app=a&app=", "jwt=1", "jwt=0&jwt=1", "jwt=true&body=1&background=1", "&&", "=", "app==a",
 		"jwt=1&app=a&app=b", "a=b=c&jwt=1", "JWT=1", "é=1&jwt=1", "a&b&jwt", "?app=x",
+		"header=authorization", "header=a&header=authorization", "header&header=authorization", "header=authorization&header=", "header=Authorization",
 	} {
 		f.Add(q)
 	}
@@ -78,6 +79,7 @@ func FuzzVerifyQuery(f *testing.F) {
 				want.app = app
 			}
 			want.jwt, want.body, want.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
+			want.authorization = all.Get("header") == headerAuthorization
 		}
 		if bad != wantBad || !bad && q != want {
 			t.Fatalf("%q is %+v, bad %v; want %+v, %v", raw, q, bad, want, wantBad)

@@ -3,6 +3,7 @@ package signer_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -178,6 +179,41 @@ func TestRefusedIsNotHeld(t *testing.T) {
 		if _, err := cache.Verify(signer.NewRing(k), token, expect()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestMintedAtOnce: of several JWTs that were minted under one fingerprint before
+// any was held, all callers get one. Run it with -race.
+func TestMintedAtOnce(t *testing.T) {
+	k := keyFor(signer.ES256)
+	ring := signer.NewRing(k)
+	f := signer.NewFingerprint("f")
+	var cache signer.MintCache
+	for round := range 100 {
+		at := now.Add(time.Duration(round) * time.Minute) // the one of the round before is past its half
+		var got [8]string
+		var wg sync.WaitGroup
+		for i := range got {
+			wg.Go(func() {
+				var expires time.Time
+				got[i], expires = cache.Put(ring, f, k, fmt.Sprint(round, i), at, at.Add(time.Minute))
+				if !expires.Equal(at.Add(time.Minute)) {
+					t.Errorf("expires %v", expires)
+				}
+			})
+		}
+		wg.Wait()
+		held, _, _ := cache.Get(ring, f, at)
+		for _, jwt := range got {
+			if jwt != held || !strings.HasPrefix(jwt, fmt.Sprint(round, "")) {
+				t.Fatalf("round %d: handed out %q, held %q", round, got, held)
+			}
+		}
+	}
+	bad := *k
+	bad.Compromised = true
+	if jwt, _ := cache.Put(signer.NewRing(&bad), f, k, "new", now.Add(99*time.Minute), now.Add(100*time.Minute)); jwt != "new" {
+		t.Errorf("a JWT of a compromised key was handed out: %s", jwt)
 	}
 }
 
