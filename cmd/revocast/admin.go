@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,15 +35,32 @@ type appSettings struct {
 	IdleTimeout      *time.Duration `env:"-" placeholder:"TIME" help:"Ends sessions that are not used; 0s: none."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	Origins          *[]string      `env:"-" name:"origins" placeholder:"URL,…" sep:"," help:"Origins whose pages may call /v1/client, such as https://app.example.com; replaces those it had. \"none\": no page may."`
+	ClientJWTTTL     *time.Duration `env:"-" name:"client-jwt-ttl" placeholder:"TIME" help:"Life of JWTs for browsers, 30s to 1h; never longer than the others."`
+	ClearSiteData    *bool          `env:"-" negatable:"" help:"A log-out in a browser wipes what the origin stored there."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
 	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken}
-	if s.JWTTTL != nil {
-		if *s.JWTTTL%time.Second != 0 {
-			return out, &usageError{fmt.Errorf("--jwt-ttl %v: want whole seconds", *s.JWTTTL)}
+	if s.Origins != nil {
+		out.Origins = s.Origins
+		if slices.Equal(*s.Origins, []string{"none"}) {
+			out.Origins = &[]string{}
 		}
-		out.JWTTTLSeconds = new(int64(*s.JWTTTL / time.Second))
+	}
+	out.ClearSiteData = s.ClearSiteData
+	for _, f := range []struct {
+		flag string
+		from *time.Duration
+		to   **int64
+	}{{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"client-jwt-ttl", s.ClientJWTTTL, &out.ClientJWTTTLSeconds}} {
+		if f.from == nil {
+			continue
+		}
+		if *f.from%time.Second != 0 {
+			return out, &usageError{fmt.Errorf("--%s %v: want whole seconds", f.flag, *f.from)}
+		}
+		*f.to = new(int64(*f.from / time.Second))
 	}
 	for _, f := range []struct {
 		flag string
