@@ -205,6 +205,8 @@ type AppSettings struct {
 	ClientJWTTTL int64 `json:"client_jwt_ttl,omitempty"`
 	// ClearSiteData: a log-out in a browser wipes what the origin has stored there.
 	ClearSiteData bool `json:"clear_site_data,omitempty"`
+	// IntrospectionMax is how far ahead the exp of an introspection may lie; 0: the default.
+	IntrospectionMax int64 `json:"introspection_max_exp,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -55,6 +56,7 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
+		{"introspection_max_exp_seconds", in.IntrospectionMaxExpSeconds, 1, maxIntrospectionMax, 1, &s.IntrospectionMax},
 	} {
 		if number.in == nil {
 			continue
@@ -103,6 +105,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 			Origins: new(append([]string{}, s.Origins...)), ClientJWTTTLSeconds: new(clientJWTTTL(&s)), ClearSiteData: &s.ClearSiteData,
+			IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}

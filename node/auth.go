@@ -72,6 +72,12 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
+	return n.authorizeAs(r, user, secret, scope)
+}
+
+// authorizeAs is authorize for the API key, however the request bears it; user
+// names its app, or is empty.
+func (n *Node) authorizeAs(r *http.Request, user, secret, scope string) (caller, error) {
 	key, err := n.apiKey(r.Context(), secret)
 	if err != nil {
 		return caller{}, err

@@ -31,17 +31,26 @@ type stytchKeySet struct {
 }
 
 // providerMetadata is what OAuth calls authorization server metadata (RFC 8414
-// section 2), as far as verifying a JWT needs it. There is no authorization
-// endpoint: logging in is somebody else's.
+// section 2), as far as there is something. There is no authorization endpoint:
+// logging in is somebody else's. No member has an empty value that a client
+// would take for a default.
 type providerMetadata struct {
-	Issuer        string       `json:"issuer"`
-	JWKSURI       string       `json:"jwks_uri"`
-	SigningAlgs   []signer.Alg `json:"id_token_signing_alg_values_supported"`
-	ResponseTypes []string     `json:"response_types_supported"`
-	GrantTypes    []string     `json:"grant_types_supported"`
-	SubjectTypes  []string     `json:"subject_types_supported"`
-	Claims        []string     `json:"claims_supported"`
+	Issuer         string       `json:"issuer"`
+	JWKSURI        string       `json:"jwks_uri"`
+	Introspection  string       `json:"introspection_endpoint"`
+	IntrospectAuth []string     `json:"introspection_endpoint_auth_methods_supported"`
+	Revocation     string       `json:"revocation_endpoint"`
+	RevocationAuth []string     `json:"revocation_endpoint_auth_methods_supported"`
+	SigningAlgs    []signer.Alg `json:"id_token_signing_alg_values_supported"`
+	ResponseTypes  []string     `json:"response_types_supported"`
+	GrantTypes     []string     `json:"grant_types_supported"`
+	SubjectTypes   []string     `json:"subject_types_supported"`
+	Claims         []string     `json:"claims_supported"`
 }
+
+// clientAuth is how a client may authenticate at the OAuth endpoints. Bearer has
+// no name there.
+var clientAuth = []string{"client_secret_basic", "client_secret_post"}
 
 // jwks answers with the public keys of the app. It needs no lease: public keys
 // do not go stale, and clients fail to start without them.
@@ -112,6 +121,8 @@ func (n *Node) metadata(c *call, t *events.App) (int, any, error) {
 	m := providerMetadata{
 		Issuer:        n.issuerOf(t.App, signer.Profile(t.Settings.JWTProfile)),
 		JWKSURI:       n.issuer + "/v1/apps/" + t.App + "/jwks",
+		Introspection: n.issuer + "/oauth2/introspect", IntrospectAuth: clientAuth,
+		Revocation: n.issuer + "/oauth2/revoke", RevocationAuth: clientAuth,
 		SigningAlgs:   []signer.Alg{},
 		ResponseTypes: []string{"none"},
 		GrantTypes:    []string{},

@@ -179,6 +179,9 @@ func TestDiscovery(t *testing.T) {
 		h.do(h.key, "PATCH", "/v1/apps/acme", `{"jwt_profile":"stytch"}`).want(200)
 		r := h.do("", "GET", "/.well-known/openid-configuration", nil).want(200)
 		golden(t, "discovery_stytch.json", r.Raw)
+		if inserted := h.do("", "GET", "/.well-known/oauth-authorization-server", nil).want(200); string(inserted.Raw) != string(r.Raw) {
+			t.Errorf("the two forms differ: %s", inserted.Raw)
+		}
 		h.newApp("second", nil)
 		h.do("", "GET", "/.well-known/openid-configuration", nil).wantError(404, api.NotFound)
 		h.do("", "GET", "/v1/apps/none/.well-known/openid-configuration", nil).wantError(404, api.AppNotFound)

@@ -58,7 +58,7 @@ func (n *Node) serve(rt route) http.Handler {
 		c.h.Set("Cache-Control", "no-store")
 		status, body, err := n.invoke(c, rt)
 		if err != nil {
-			status, body = n.failed(c, err)
+			status, body = n.failed(c, rt, err)
 		}
 		respond(w, c, status, body)
 		n.metrics.requests.WithLabelValues(rt.pattern, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
@@ -77,7 +77,7 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 	if c.r.Body != nil {
 		c.body, c.bodyErr = readBody(nil, c.r, make([]byte, min(max(c.r.ContentLength, 0), maxBody)+1))
 	}
-	if rt.scope != "" {
+	if rt.scope != "" && !rt.oauth {
 		if c.caller, err = n.authorize(c.r, rt.scope); err != nil {
 			return 0, nil, err
 		}
@@ -85,13 +85,16 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 	return rt.handle(c.r.Context(), c)
 }
 
-func (n *Node) failed(c *call, err error) (status int, body any) {
+func (n *Node) failed(c *call, rt route, err error) (status int, body any) {
 	f := classify(err)
-	f.headers(c.h)
 	status = statusOf[f.kind]
 	if status >= http.StatusInternalServerError && (status != http.StatusServiceUnavailable || n.refusals.first(f.kind, n.conf.Clock.Boot())) {
 		n.conf.Log.Error("request failed", "request_id", c.id, "route", c.r.Pattern, "error_type", f.kind, "error", err)
 	}
+	if rt.oauth {
+		return oauthFailed(c, f)
+	}
+	f.headers(c.h)
 	return status, f.body(n.issuer, c.id)
 }
 
@@ -147,8 +150,8 @@ func respond(w http.ResponseWriter, c *call, status int, body any) {
 	_, _ = w.Write(buf.Bytes()) // a client that went away reads nothing
 }
 
-// read returns the whole body if it may be JSON.
-func (c *call) read() ([]byte, error) {
+// bodyOf returns the whole body, whatever it is.
+func (c *call) bodyOf() ([]byte, error) {
 	b, err := c.body, c.bodyErr
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		return nil, fail(api.BodyTooLarge, "the body is over %d bytes", maxBody)
@@ -157,6 +160,15 @@ func (c *call) read() ([]byte, error) {
 	}
 	if enc := c.r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, fail(api.MediaType, "Content-Encoding %q: want none", enc)
+	}
+	return b, nil
+}
+
+// read returns the whole body if it may be JSON.
+func (c *call) read() ([]byte, error) {
+	b, err := c.bodyOf()
+	if err != nil {
+		return nil, err
 	}
 	if ct := c.r.Header.Get("Content-Type"); ct != "" && !mediaJSON(ct, b) {
 		return nil, fail(api.MediaType, "Content-Type %q: want application/json", ct)

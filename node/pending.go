@@ -167,6 +167,9 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 		return 0, nil, cause
 	}
 	s, v, err := n.target(ctx, r)
+	if err != nil && !undecided(err) {
+		return 0, nil, cause // no credential, which a node without a lease does not say
+	}
 	if err != nil {
 		return 0, nil, err
 	}

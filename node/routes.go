@@ -22,6 +22,8 @@ type route struct {
 	cors cors
 	// raw answers by itself: the hot path, and what is not JSON.
 	raw http.HandlerFunc
+	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
+	oauth bool
 }
 
 // routes returns the whole API. api/openapi.yaml says the same; a test compares
@@ -79,6 +81,10 @@ func (n *Node) routes() []route {
 		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
 		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery, cors: corsAny},
 		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery, cors: corsAny},
+		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery, cors: corsAny},
+
+		n.oauth("POST /oauth2/introspect", api.ScopeVerify, n.introspect),
+		n.oauth("POST /oauth2/revoke", api.ScopeRevoke, n.oauthRevoke),
 
 		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
 

@@ -41,6 +41,9 @@ type AppSettings struct {
 	ClientJWTTTLSeconds *int64 `json:"client_jwt_ttl_seconds,omitempty"`
 	// ClearSiteData makes /v1/client/logout send Clear-Site-Data, so that the browser wipes what it has of the origin.
 	ClearSiteData *bool `json:"clear_site_data,omitempty"`
+	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
+	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
+	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
 }
 
 // CreateApp is the body of POST /v1/apps.
