@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -85,13 +87,15 @@ func (f *front) run(t testing.TB, dir, program string, args ...string) {
 	cmd.Dir, cmd.Env = dir, append(environ(), "HOME="+dir)
 	out := &output{}
 	cmd.Stdout, cmd.Stderr = out, out
+	// Some have children, which end with them only as a group.
+	cmd.SysProcAttr, cmd.WaitDelay = &syscall.SysProcAttr{Setpgid: true}, 5*time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	exited := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(exited) }()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-exited
 		if t.Failed() {
 			t.Logf("%s printed:\n%s", program, out)
@@ -249,7 +253,8 @@ const strangeToken = "AhERERERERERERERERERERERERERERERERERERERERER"
 // nothing that the client said of itself.
 func (f *front) wantSession(t *testing.T, name string, a answerOf, sid string) {
 	t.Helper()
-	if a.header.Get("Got-X-Session-User") != "ada%20l%C3%B6ve" || a.header.Get("Got-X-Session-Id") != sid || a.header.Get("Got-X-Session-App") != f.node.boot.App {
+	user, err := url.PathUnescape(a.header.Get("Got-X-Session-User"))
+	if err != nil || user != "ada löve" || a.header.Get("Got-X-Session-Id") != sid || a.header.Get("Got-X-Session-App") != f.node.boot.App {
 		t.Errorf("%s: the application got %v", name, a.header)
 	}
 	for header, values := range a.header {
@@ -302,3 +307,14 @@ func TestCaddyJWT(t *testing.T) {
 
 // port is ":<port>" of the proxy.
 func (f *front) port() string { return f.addr[strings.LastIndexByte(f.addr, ':'):] }
+
+// TestNginxSuite is TestNginx with what every configuration promises.
+func TestNginxSuite(t *testing.T) {
+	needs(t, "nginx", "nginx", "nginx")
+	f, dir := newFront(t), t.TempDir()
+	conf := configuration(t, dir, "nginx/nginx.conf", "server 127.0.0.1:8080;", "server "+f.node.addr+";", "server 127.0.0.1:3000;", "server "+f.app+";",
+		"listen 8000;", "listen "+f.addr+";", "events {", "pid "+dir+"/pid; error_log stderr; events {",
+		"http {", "http { access_log off; client_body_temp_path "+dir+"; proxy_temp_path "+dir+"; fastcgi_temp_path "+dir+"; uwsgi_temp_path "+dir+"; scgi_temp_path "+dir+";")
+	f.run(t, dir, "nginx", "-p", dir, "-c", conf, "-g", "daemon off; master_process off;")
+	f.suite(t, http.StatusServiceUnavailable, 0)
+}
