@@ -106,7 +106,8 @@ var verifyMethods = []string{
 func (n *Node) verifyRoutes() []route {
 	var all []route
 	for _, method := range verifyMethods {
-		all = append(all, route{pattern: method + " /v1/verify", raw: n.verify}, route{pattern: method + " /v1/verify/", raw: n.verify})
+		all = append(all, route{pattern: method + " /v1/verify", raw: n.verify}, route{pattern: method + " /v1/verify/", raw: n.verify},
+			route{pattern: method + " " + extAuthzPrefix + "{app}/", raw: n.extAuthz})
 	}
 	return all
 }
@@ -142,6 +143,8 @@ func (n *Node) handler(routes []route) http.Handler {
 			// Proxies put the path of the original request behind the prefix:
 			// it must not be cleaned. And this is the hot path.
 			n.verify(w, r)
+		case isExtAuthz(r):
+			n.extAuthz(w, r)
 		case len(r.Header.Get("Authorization")) > maxCredentials || len(r.Header.Get("Cookie")) > maxCredentials:
 			tooLong.ServeHTTP(w, r)
 		case r.URL.Path != clean(r.URL.Path):
@@ -156,6 +159,11 @@ func (n *Node) handler(routes []route) http.Handler {
 func isVerify(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/verify")
 	return ok && (rest == "" || rest[0] == '/') && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
+}
+
+func isExtAuthz(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.URL.Path, extAuthzPrefix)
+	return ok && strings.Contains(rest, "/") && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
 }
 
 // clean is what http.ServeMux would redirect p to.

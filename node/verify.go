@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -34,10 +35,29 @@ const (
 // and counts verdicts instead of measuring time.
 func (n *Node) verify(w http.ResponseWriter, r *http.Request) {
 	var v verifyRequest
-	v.read(w, r) // reads the body, so it comes before any clock
+	v.read(w, r, r.URL.RawQuery) // reads the body, so it comes before any clock
 	o := n.decide(r.Context(), &v)
 	n.respond(w, r, &o, &v.verifyQuery)
 }
+
+// extAuthz answers /v1/ext_authz/{app}/ and everything below: verify for Envoy's
+// HTTP service of ext_authz, which takes nothing but 200 for a yes, and puts path
+// and query of the original request behind a prefix. So the app stands in the
+// prefix ("-": any), and what the client wrote into its query means nothing here.
+func (n *Node) extAuthz(w http.ResponseWriter, r *http.Request) {
+	var v verifyRequest
+	v.read(w, r, "")
+	v.empty200 = true
+	// Not PathValue: the mux is not asked, see handler.
+	pin, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, extAuthzPrefix), "/")
+	if v.bad = v.bad || pin == ""; pin != "-" {
+		v.app = pin
+	}
+	o := n.decide(r.Context(), &v)
+	n.respond(w, r, &o, &v.verifyQuery)
+}
+
+const extAuthzPrefix = "/v1/ext_authz/"
 
 // decide is the verify itself, the same for every listener. The request must have
 // been read to its end.

@@ -170,10 +170,14 @@ func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *ve
 		n.respondBody(w, &call{n: n, r: r, h: to, id: to["X-Request-Id"][0]}, o)
 		return
 	}
-	if o.status != http.StatusNoContent {
+	status := o.status
+	if status == http.StatusNoContent && q.empty200 {
+		status = http.StatusOK
+	}
+	if status != http.StatusNoContent {
 		to["Content-Length"] = zero
 	}
-	w.WriteHeader(o.status)
+	w.WriteHeader(status)
 }
 
 // respondBody answers with a body, for who asks for one.

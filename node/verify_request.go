@@ -40,7 +40,7 @@ type shown struct {
 //
 // The body is read even when it is not needed: net/http would read it before it
 // answers, and a slow sender would age the answer.
-func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request) {
+func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request, query string) {
 	var body []byte
 	if r.Body != nil && r.Body != http.NoBody {
 		buf := bodies.Get().(*[pooledBody]byte)
@@ -51,7 +51,7 @@ func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	v.background = len(r.Header[backgroundHeader]) > 0
-	v.ask(r.URL.RawQuery)
+	v.ask(query)
 	if v.bad {
 		return
 	}
@@ -241,6 +241,8 @@ type verifyQuery struct {
 	// authorization: the JWT is wanted as a header Authorization of the answer, for
 	// proxies that can copy a header but not write one.
 	authorization bool
+	// empty200: a good session is 200 without a body.
+	empty200 bool
 }
 
 // parse reads the query and reports whether it is bad: one that cannot be read,
