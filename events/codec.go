@@ -49,7 +49,7 @@ func (t Trust) String() string {
 // private part sealed into it and kept for ttl (rounded up to a second; 0 for
 // good). It sets the event's version.
 func (ks *ClusterKeys) Encode(region string, e Event, private []byte, ttl time.Duration) (Message, error) {
-	*e.version() = Version
+	*e.version() = versionOf(e)
 	payload, err := json.Marshal(e)
 	if err != nil {
 		return Message{}, fmt.Errorf("encode event: %w", err)
@@ -121,7 +121,7 @@ func decodePayload(at Subject, payload []byte) (Event, error) {
 	switch v := *ev.version(); {
 	case v < 1:
 		return nil, fmt.Errorf("decode %s: version %d", k, v)
-	case v > Version:
+	case v > newestOf(ev):
 		return nil, nil
 	}
 	return ev, nil

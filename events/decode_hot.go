@@ -8,12 +8,18 @@ import "strconv"
 // with it.
 func scanPayload(at Subject, payload []byte) Event {
 	s := scanner{b: payload}
+	if at.Kind == KindState && s.next(`{"v":2`) {
+		if e := (&State{V: BoundVersion}); s.state(e, at.App) {
+			return e
+		}
+		return nil
+	}
 	if s.want(`{"v":1`); s.failed { // another version begins otherwise
 		return nil
 	}
 	switch at.Kind {
 	case KindState:
-		if e := new(State); s.state(e, at.App) {
+		if e := (&State{V: 1}); s.state(e, at.App) {
 			return e
 		}
 	case KindTouch:
@@ -37,7 +43,6 @@ func scanPayload(at Subject, payload []byte) Event {
 }
 
 func (s *scanner) state(e *State, app string) bool {
-	e.V = Version
 	s.known(`,"app":`, &e.App, app)
 	s.text(`,"user":`, &e.User)
 	s.sid(`,"sid":`, &e.SID)
@@ -67,11 +72,12 @@ func (s *scanner) state(e *State, app string) bool {
 		e.Aliases = append(e.Aliases, a)
 	})
 	s.text(`,"by":`, &e.By)
+	e.Bound = s.next(`,"bound":true`)
 	return s.done()
 }
 
 func (s *scanner) touch(e *Touch, app string) bool {
-	e.V = Version
+	e.V = 1
 	s.known(`,"app":`, &e.App, app)
 	s.text(`,"user":`, &e.User)
 	s.sid(`,"sid":`, &e.SID)
@@ -80,7 +86,7 @@ func (s *scanner) touch(e *Touch, app string) bool {
 }
 
 func (s *scanner) revoke(e *Revoke, app string) bool {
-	e.V = Version
+	e.V = 1
 	s.known(`,"app":`, &e.App, app)
 	s.text(`,"user":`, &e.User)
 	s.sid(`,"sid":`, &e.SID)
@@ -93,7 +99,7 @@ func (s *scanner) revoke(e *Revoke, app string) bool {
 }
 
 func (s *scanner) revokeAll(e *RevokeAll, app string) bool {
-	e.V = Version
+	e.V = 1
 	s.known(`,"app":`, &e.App, app)
 	s.text(`,"user":`, &e.User)
 	s.list(`,"except":`, func() { e.Except = append(e.Except, s.id()) })
@@ -107,7 +113,7 @@ func (s *scanner) revokeAll(e *RevokeAll, app string) bool {
 }
 
 func (s *scanner) beat(e *Beat, node string) bool {
-	e.V = Version
+	e.V = 1
 	s.known(`,"node":`, &e.Node, node)
 	if s.next(`,"incarnation":`) {
 		e.Incarnation = s.id()

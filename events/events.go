@@ -16,8 +16,30 @@ import (
 	"time"
 )
 
-// Version is the payload version this code writes and the newest it reads.
-const Version = 1
+// Version is the newest payload version that this code reads and writes. Most
+// events are written as version 1. What an older reader would take for more than
+// it grants has the version that brought it, so that such a reader answers
+// nothing instead: a State with Bound is version 2.
+const Version = 2
+
+// BoundVersion is the version of a State with Bound.
+const BoundVersion = 2
+
+// newestOf returns the newest version of the event's kind that this code reads.
+func newestOf(e Event) int {
+	if _, ok := e.(*State); ok {
+		return BoundVersion
+	}
+	return 1
+}
+
+// versionOf returns the version that the event is written as.
+func versionOf(e Event) int {
+	if s, ok := e.(*State); ok && s.Bound {
+		return BoundVersion
+	}
+	return 1
+}
 
 // Limits of what one event may hold (DESIGN section 7).
 const (
@@ -93,6 +115,9 @@ type State struct {
 	OriginalUntil int64   `json:"original_until,omitempty"`
 	Aliases       []Alias `json:"aliases,omitempty"`
 	By            string  `json:"by,omitempty"`
+	// Bound: whoever shows a token or a JWT of the session must prove the key whose
+	// thumbprint is in the private part. Once set it stays.
+	Bound bool `json:"bound,omitempty"`
 }
 
 // Alias is another token of a session: its key, and until when it is accepted
@@ -117,6 +142,9 @@ type Private struct {
 	// BodyHash is the hash of the request that created the session under an
 	// Idempotency-Key, base64url; a repeat with another body is refused by it.
 	BodyHash string `json:"body_hash,omitempty"`
+	// Thumbprint is that of the public key to which the session is bound (RFC 7638
+	// with SHA-256, base64url); set if and only if the State is Bound.
+	Thumbprint string `json:"jkt,omitempty"`
 }
 
 // LogValue implements [slog.LogValuer] and hides all of it.
@@ -207,6 +235,8 @@ type AppSettings struct {
 	ClearSiteData bool `json:"clear_site_data,omitempty"`
 	// IntrospectionMax is how far ahead the exp of an introspection may lie; 0: the default.
 	IntrospectionMax int64 `json:"introspection_max_exp,omitempty"`
+	// DPoPNonce: a proof of a bound session must have a nonce of a node.
+	DPoPNonce bool `json:"dpop_nonce,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

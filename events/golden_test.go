@@ -43,7 +43,7 @@ func goldens() []golden {
 			App: app, User: user, SID: sid, Reason: events.ReasonRotated,
 			CreatedAt: at, ExpiresAt: at + 3_600_000, AbsoluteAt: at + 2_592_000_000,
 			Idle: 1800, SeenAt: at + 1000, Prev: 1233, CreatedSeq: 1000, AuthSeq: 999,
-			OriginalUntil: at + 10_000, Aliases: []events.Alias{{Key: alias}, {Key: sid, Until: at + 10_000}}, By: by,
+			OriginalUntil: at + 10_000, Aliases: []events.Alias{{Key: alias}, {Key: sid, Until: at + 10_000}}, By: by, Bound: true,
 		}},
 		{"tch", &events.Touch{App: app, User: user, SID: sid, At: at}},
 		{"rev", &events.Revoke{
@@ -57,7 +57,7 @@ func goldens() []golden {
 			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12, ServedUntil: at - 5,
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
-				Idle: 1800, WhenStale: "refuse", ReturnToken: true,
+				Idle: 1800, WhenStale: "refuse", ReturnToken: true, IntrospectionMax: 60, DPoPNonce: true,
 				Origins: []string{"https://app.example.com"}, ClientJWTTTL: 60, ClearSiteData: true,
 			},
 		}},

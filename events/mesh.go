@@ -78,6 +78,9 @@ const (
 	meshSubject = "confirm."
 )
 
+// meshVersion is the version of what nodes say to one another over the mesh.
+const meshVersion = 1
+
 // meshQuestion and meshAnswer are the payloads. The seal binds them to their
 // subjects, and the nonce of an answer to one call of Ask.
 type meshQuestion struct {
@@ -193,7 +196,7 @@ func (s *sealedMesh) reply(ctx context.Context, q meshQuestion, answer func(cont
 	}
 	// To the subject that the seal names: a reply address could be anybody's.
 	s.send(answerSubject(q.Stream, q.Asker, q.Nonce), &meshAnswer{
-		V: Version, Stream: q.Stream, Seq: q.Seq, Nonce: q.Nonce,
+		V: meshVersion, Stream: q.Stream, Seq: q.Seq, Nonce: q.Nonce,
 		Node: c.Node, Incarnation: c.Incarnation, Fenced: c.Fenced,
 	}, nil)
 }
@@ -221,13 +224,13 @@ func (s *sealedMesh) send(subject string, head any, body []byte) {
 // is a question that this version understands.
 func readQuestion(m *Message) (q meshQuestion, ok bool) {
 	err := json.Unmarshal(m.Payload, &q)
-	return q, err == nil && q.V == Version && m.Subject == meshSubject+q.Stream
+	return q, err == nil && q.V == meshVersion && m.Subject == meshSubject+q.Stream
 }
 
 // hear passes an answer whose seal was verified on to who asked.
 func (s *sealedMesh) hear(m *Message) {
 	var a meshAnswer
-	if json.Unmarshal(m.Payload, &a) != nil || a.V != Version || m.Subject != answerSubject(a.Stream, s.asker, a.Nonce) {
+	if json.Unmarshal(m.Payload, &a) != nil || a.V != meshVersion || m.Subject != answerSubject(a.Stream, s.asker, a.Nonce) {
 		return
 	}
 	s.mu.Lock()
@@ -252,7 +255,7 @@ func (s *sealedMesh) Ask(ctx context.Context, q Question, confirmed func(Confirm
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		s.send(meshSubject+q.Stream, &meshQuestion{V: Version, Stream: q.Stream, Seq: q.Seq, Event: q.Event, Asker: s.asker, Nonce: nonce}, nil)
+		s.send(meshSubject+q.Stream, &meshQuestion{V: meshVersion, Stream: q.Stream, Seq: q.Seq, Event: q.Event, Asker: s.asker, Nonce: nonce}, nil)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -79,7 +79,7 @@ func (s *sealedMesh) Query(ctx context.Context, topic string, to Incarnation, bo
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		s.send(querySubject+topic, &meshQuery{V: Version, Topic: topic, To: to, Asker: s.asker, Nonce: nonce}, body)
+		s.send(querySubject+topic, &meshQuery{V: meshVersion, Topic: topic, To: to, Asker: s.asker, Nonce: nonce}, body)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -92,7 +92,7 @@ func (s *sealedMesh) Query(ctx context.Context, topic string, to Incarnation, bo
 func readQuery(m *Message) (q meshQuery, body []byte, ok bool) {
 	head, body, _ := bytes.Cut(m.Payload, []byte("\n"))
 	err := json.Unmarshal(head, &q)
-	return q, body, err == nil && q.V == Version && m.Subject == querySubject+q.Topic
+	return q, body, err == nil && q.V == meshVersion && m.Subject == querySubject+q.Topic
 }
 
 // query has the query answered if it is to this node, which knows its topic.
@@ -111,7 +111,7 @@ func (s *sealedMesh) query(ctx context.Context, q meshQuery, body []byte, a *Ans
 			return
 		}
 		s.send(replySubject(q.Topic, q.Asker, q.Nonce), &meshReply{
-			V: Version, Topic: q.Topic, Nonce: q.Nonce, Incarnation: a.Me,
+			V: meshVersion, Topic: q.Topic, Nonce: q.Nonce, Incarnation: a.Me,
 		}, body)
 	})
 }
@@ -120,7 +120,7 @@ func (s *sealedMesh) query(ctx context.Context, q meshQuery, body []byte, a *Ans
 func (s *sealedMesh) hearReply(m *Message) {
 	var r meshReply
 	head, body, _ := bytes.Cut(m.Payload, []byte("\n"))
-	if json.Unmarshal(head, &r) != nil || r.V != Version || m.Subject != replySubject(r.Topic, s.asker, r.Nonce) {
+	if json.Unmarshal(head, &r) != nil || r.V != meshVersion || m.Subject != replySubject(r.Topic, s.asker, r.Nonce) {
 		return
 	}
 	s.mu.Lock()

@@ -84,6 +84,9 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	if in.ClearSiteData != nil {
 		s.ClearSiteData = *in.ClearSiteData
 	}
+	if in.DPoPNonce != nil {
+		s.DPoPNonce = *in.DPoPNonce
+	}
 	if s.AbsoluteMax < s.SessionDuration {
 		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
 	}
@@ -105,7 +108,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 			Origins: new(append([]string{}, s.Origins...)), ClientJWTTTLSeconds: new(clientJWTTTL(&s)), ClearSiteData: &s.ClearSiteData,
-			IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
+			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}

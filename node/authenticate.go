@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -30,15 +31,18 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := n.reach(ctx, want); err != nil {
 		return 0, nil, err
 	}
-	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
+	f, err := n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
 	if err != nil {
 		return 0, nil, err
 	}
 	if err := f.active(); err != nil {
 		return 0, nil, err
 	}
+	if err := n.proveFound(ctx, c, app, f, req.DPoP, cmp.Or(req.SessionToken, req.SessionJWT)); err != nil {
+		return 0, nil, err
+	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		return n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
 	}
 	if f, err = n.refresh(ctx, c, f, look, &req); err != nil {
 		return 0, nil, err

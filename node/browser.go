@@ -91,7 +91,14 @@ func (cl *client) body(v any) error {
 // clientSession judges the credential as a verify does. The session's app must be one
 // whose origins allow the request.
 func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
-	o := n.check(ctx, cl.shown, &verifyQuery{app: cl.pin, body: true}) // body: the position is wanted
+	v := &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, request: cl.r} // body: the position is wanted
+	o := n.check(ctx, v.shown, &v.verifyQuery)
+	if o.needsProof(v) {
+		o = n.proved(ctx, v, o)
+	}
+	if o.nonce != "" {
+		cl.h.Set(nonceHeader, o.nonce)
+	}
 	if o.status == http.StatusNoContent {
 		if err := n.clientOf(cl, o.App); err != nil {
 			return found{}, err

@@ -478,3 +478,34 @@ func TestClientQueryIsNotLogged(t *testing.T) {
 		h.verify(token).want(204)
 	})
 }
+
+// TestClientBound: a session that is bound to a key is refreshed only by whoever
+// proves to have it; it can be ended by whoever has its token.
+func TestClientBound(t *testing.T) {
+	browserBubble(t, func(t *testing.T, h *harness) {
+		d := newDevice(t)
+		token := d.login(h).str("session_token")
+		for name, r := range map[string]*reply{
+			"bearer":            h.do(token, "POST", refresh, nil),
+			"bearer, proof":     h.do(token, "POST", refresh, nil, "DPoP", d.proof("POST", publicURL+refresh, token)),
+			"cookie":            h.browse(refresh, page, token),
+			"no proof":          h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token),
+			"of another method": h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", d.proof("GET", publicURL+refresh, token)),
+			"of another route":  h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", d.proof("POST", publicURL+logout, token)),
+			"of another key":    h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", newDevice(t).proof("POST", publicURL+refresh, token)),
+		} {
+			if r.wantError(401, "invalid_dpop_proof"); r.Header.Get("Set-Cookie") != "" || !strings.HasPrefix(r.Header.Get("WWW-Authenticate"), "DPoP ") {
+				t.Errorf("%s: %v", name, r.Header)
+			}
+		}
+		proof := d.proof("POST", publicURL+refresh, token)
+		r := h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", proof, "Origin", page).want(200)
+		if cnf, _ := claims(t, r.str("session_jwt"))["cnf"].(m); cnf["jkt"] != d.jkt {
+			t.Errorf("cnf %v", cnf)
+		}
+		h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", proof).wantError(401, "invalid_dpop_proof") // twice
+		h.do("", "POST", refresh, nil, "Cookie", "__Host-session="+token, "Origin", page, "DPoP", d.proof("POST", publicURL+refresh, token)).want(200)
+		h.browse(logout, page, token).want(200)
+		h.do("", "POST", refresh, nil, "Authorization", "DPoP "+token, "DPoP", d.proof("POST", publicURL+refresh, token)).wantNoSession("revoked", noneOrOwn)
+	})
+}

@@ -41,6 +41,9 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := n.bindDraft(c, app, d, &req); err != nil {
+		return 0, nil, err
+	}
 	// Its times are of the wall clock, so that has to be right as well: a session
 	// of the future would outlive a log-out that goes by time (pending.go).
 	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
@@ -69,6 +72,21 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 		out.SetCookie = n.sessionCookie(c, f, p.Token)
 	}
 	return http.StatusCreated, out, err
+}
+
+// bindDraft binds the session to the key that the request names. It is part of
+// the request then, however it was named: a repeat must name the same.
+func (n *Node) bindDraft(c *call, app *events.App, d *draft, req *api.CreateSession) error {
+	key, err := n.bind(c, app, req.Bind)
+	if err != nil || key == "" {
+		return err
+	}
+	if err := n.bindable(); err != nil {
+		return err
+	}
+	req.Bind = &api.Bind{DPoPJKT: key}
+	d.state.Bound, d.private.Thumbprint = true, key
+	return nil
 }
 
 // createNew creates a session with a token of its own.

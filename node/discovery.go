@@ -41,6 +41,7 @@ type providerMetadata struct {
 	IntrospectAuth []string     `json:"introspection_endpoint_auth_methods_supported"`
 	Revocation     string       `json:"revocation_endpoint"`
 	RevocationAuth []string     `json:"revocation_endpoint_auth_methods_supported"`
+	ProofAlgs      []string     `json:"dpop_signing_alg_values_supported"`
 	SigningAlgs    []signer.Alg `json:"id_token_signing_alg_values_supported"`
 	ResponseTypes  []string     `json:"response_types_supported"`
 	GrantTypes     []string     `json:"grant_types_supported"`
@@ -123,6 +124,7 @@ func (n *Node) metadata(c *call, t *events.App) (int, any, error) {
 		JWKSURI:       n.issuer + "/v1/apps/" + t.App + "/jwks",
 		Introspection: n.issuer + "/oauth2/introspect", IntrospectAuth: clientAuth,
 		Revocation: n.issuer + "/oauth2/revoke", RevocationAuth: clientAuth,
+		ProofAlgs:     signer.ProofAlgs(),
 		SigningAlgs:   []signer.Alg{},
 		ResponseTypes: []string{"none"},
 		GrantTypes:    []string{},

@@ -16,6 +16,8 @@ var meaning = map[string]string{
 	api.Unauthorized:       "The API key is missing, wrong, expired or revoked, or is not of the app it was used with.",
 	api.JWTNotYetValid:     "The JWT counts from a time that is still to come on this node: the clocks of two nodes differ. Nobody was logged out. Try again, or show the token. A revoke takes such a JWT.",
 	api.NoSession:          "A page showed no session that is good; error_details.reason says whether it is missing, malformed, unknown, expired, idle or revoked, or whether a JWT came where the token is needed. The user must log in again. A cookie of a session that has ended is taken away.",
+	api.ProofInvalid:       "The session is bound to a key of its client, and the request came without one good, unused DPoP proof of it (RFC 9449). Nobody was logged out.",
+	api.ProofNonce:         "The DPoP proof must hold the nonce of the header DPoP-Nonce. Make another proof with it and try again.",
 	api.SessionNotFound:    "There is no such session; error_details.reason says whether it is unknown, expired, idle or revoked. The user must log in again.",
 	api.Forbidden:          "The API key lacks the scope that this route needs.",
 	api.AppSuspended:       "The app is suspended; its sessions are kept and refused meanwhile.",
@@ -38,6 +40,7 @@ var meaning = map[string]string{
 	api.LogFull:            "The log has reached its budget. Verifying and revoking go on; creating does not.",
 	api.MemoryFull:         "The node is short of memory. Verifying, changing and revoking go on; creating does not. Try another node, or again once sessions have ended.",
 	api.HomeUnreachable:    "The region in which the session lives, or which keeps what the answer needs of it, cannot be reached from here. Nobody was logged out. Try again.",
+	api.ClusterOutdated:    "Some node of the cluster runs a version that does not know what is asked for. Finish the upgrade and try again.",
 	api.HomeReauth:         "The region in which the session lives cannot be reached from here, and the app would rather have the user log in again.",
 	api.ConsistencyTimeout: "This node has not come as far as the request demands within the time, or could not make sure in time that there is no such session, app or key. Nobody was logged out. Try again.",
 }

@@ -17,6 +17,10 @@ type VerifyOptions struct {
 	// Background marks a request that the session's user did not make: it is no
 	// use of the session, and keeps no idle session alive.
 	Background bool
+	// Proof is the DPoP proof that came with the credential, and the request that
+	// it came with; nil: none. A session that is bound to a key is good only with
+	// one. It says too that the session must be bound.
+	Proof *api.DPoPProof
 }
 
 // Verified is a session that is good.
@@ -33,6 +37,9 @@ type Verified struct {
 	// Stale is why the node holds no lease, when the session's app wants it
 	// served all the same (when_stale: serve); empty: it holds one.
 	Stale string
+	// Nonce is what the next proof of possession should hold; empty: it may hold
+	// what this one did, or none is wanted.
+	Nonce string
 }
 
 // VerifyError says why a credential is not good, or that this node may not say.
@@ -42,6 +49,8 @@ type VerifyError struct {
 	// Status is what /v1/verify would answer: 401 for no good session, 403 for a
 	// suspended app, 503 when nothing can be said. On 503 nobody may be signed out.
 	Status int
+	// Nonce is what the next proof of possession must hold; empty: none is wanted.
+	Nonce string
 
 	kind error
 	err  error
@@ -57,6 +66,9 @@ const (
 	ErrRevoked = verifyKind("session revoked")
 	// ErrSuspended: the session's app is suspended.
 	ErrSuspended = verifyKind("app suspended")
+	// ErrProof: the session is bound to a key, and there is no good proof of it. The
+	// error's Nonce is what the next one must hold, if that is why.
+	ErrProof = verifyKind("no proof of possession")
 	// ErrStale: this node may be behind and says nothing of the session.
 	ErrStale = verifyKind("node is stale")
 )
@@ -89,22 +101,27 @@ func (n *Node) Verify(ctx context.Context, credential string, o VerifyOptions) (
 	if credential != "" {
 		v.shown, v.bad = textual(credential)
 	}
+	if o.Proof != nil {
+		v.proof, v.scheme = o.Proof, schemeDPoP
+	}
 	out := n.decide(ctx, &v)
 	if out.status != http.StatusNoContent {
 		return Verified{}, notVerified(&out)
 	}
 	return Verified{
-		ID: out.SID, App: out.App, User: out.User, ExpiresAt: out.ExpiresAt, Staleness: out.staleness, Stale: out.stale,
+		ID: out.SID, App: out.App, User: out.User, ExpiresAt: out.ExpiresAt, Staleness: out.staleness, Stale: out.stale, Nonce: out.nonce,
 	}, nil
 }
 
 func notVerified(o *outcome) *VerifyError {
-	e := &VerifyError{Reason: o.reason, Status: o.status, kind: ErrNotFound, err: o.err}
+	e := &VerifyError{Reason: o.reason, Status: o.status, Nonce: o.nonce, kind: ErrNotFound, err: o.err}
 	switch {
 	case o.status == http.StatusServiceUnavailable, o.reason == api.HomeReauth:
 		e.kind = ErrStale
 	case o.status == http.StatusForbidden:
 		e.kind = ErrSuspended
+	case o.reason == reasonProof, o.reason == reasonNonce:
+		e.kind = ErrProof
 	case o.reason == "revoked":
 		e.kind = ErrRevoked
 	case o.reason == reasonExpired, o.reason == "idle":

@@ -19,6 +19,8 @@ var statusOf = map[string]int{
 	api.HomeReauth:         http.StatusUnauthorized,
 	api.JWTNotYetValid:     http.StatusUnauthorized,
 	api.NoSession:          http.StatusUnauthorized,
+	api.ProofInvalid:       http.StatusUnauthorized,
+	api.ProofNonce:         http.StatusUnauthorized,
 	api.SessionNotFound:    http.StatusNotFound,
 	api.Forbidden:          http.StatusForbidden,
 	api.AppSuspended:       http.StatusForbidden,
@@ -38,6 +40,7 @@ var statusOf = map[string]int{
 	api.Internal:           http.StatusInternalServerError,
 	api.NodeStale:          http.StatusServiceUnavailable,
 	api.HomeUnreachable:    http.StatusServiceUnavailable,
+	api.ClusterOutdated:    http.StatusServiceUnavailable,
 	api.LogUnavailable:     http.StatusServiceUnavailable,
 	api.LogFull:            http.StatusServiceUnavailable,
 	api.MemoryFull:         http.StatusServiceUnavailable,
@@ -50,6 +53,7 @@ type failure struct {
 	kind    string // of package api
 	message string
 	details map[string]any
+	nonce   string // what the next proof of possession must hold, if there is one
 	cause   error
 }
 
@@ -126,6 +130,16 @@ func (f *failure) headers(h http.Header) {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
 	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		challenge := `Bearer error="invalid_token"`
+		switch f.kind {
+		case api.ProofInvalid:
+			challenge = proofChallenge[0]
+		case api.ProofNonce:
+			challenge = nonceChallenge[0]
+		}
+		h.Set("WWW-Authenticate", challenge)
+	}
+	if f.nonce != "" {
+		h.Set(nonceHeader, f.nonce)
 	}
 }

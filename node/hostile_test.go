@@ -416,7 +416,7 @@ func unknownKinds(t *testing.T, s *stage) {
 	for _, e := range []*later{
 		{new(events.Marker), at, `{"v":1,"ignorable":true}`},
 		{new(events.Marker), at, `{"v":7,"ignorable":true}`},
-		{new(events.Marker), state, strings.Replace(string(forgedState(newer.user, newer.sid)), `"v":1`, `"v":2,"ignorable":true`, 1)},
+		{new(events.Marker), state, strings.Replace(string(forgedState(newer.user, newer.sid)), `"v":1`, `"v":3,"ignorable":true`, 1)},
 	} {
 		msg, err := s.keys.Encode("eu", e, nil, time.Hour)
 		if err != nil {

@@ -46,7 +46,7 @@ func (n *Node) introspect(ctx context.Context, c *call, token string) (int, any,
 		asked.SessionToken, asked.SessionJWT = "", cr.text
 	}
 	look := func() (found, error) {
-		f, err := n.findCredential(ctx, app.App, asked.SessionToken, asked.SessionJWT, jwtLive, consistency{})
+		f, err := n.findShown(ctx, app.App, asked.SessionToken, asked.SessionJWT, jwtLive, consistency{})
 		if failed, ok := errors.AsType[*failure](err); ok && failed.kind == api.JWTNotYetValid {
 			return n.nothing() // RFC 7662 section 2.2: before its nbf it is not active
 		}
@@ -111,6 +111,12 @@ func (n *Node) introspection(ctx context.Context, app *events.App, f found, p *e
 		Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.App, ClientID: claims.App, SessionID: claims.SessionID,
 		IssuedAt: f.CreatedAt / 1000, Expires: end, SessionExpires: f.ExpiresAt / 1000,
 		AuthTime: claims.AuthTime.Unix(), ACR: claims.ACR, AMR: claims.AMR,
+	}
+	if f.Bound {
+		if p.Thumbprint == "" {
+			return nil, errors.New("a bound session has no key")
+		}
+		out.TokenType, out.Confirmation = "DPoP", &api.Confirmation{JKT: p.Thumbprint}
 	}
 	if cr.isJWT {
 		// Its signature is checked once more against what the node holds of it, and

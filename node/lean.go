@@ -319,6 +319,7 @@ func (in *leanHead) field(name, value []byte) (usual bool) {
 			}
 			in.hostOnce = true
 		}
+		return !is(name, dpopHeader) // a proof is seldom, and costs more to check than the way around
 	}
 	return true
 }

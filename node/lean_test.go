@@ -41,6 +41,8 @@ type twins struct {
 	main, lean  string
 	leanServer  *node.VerifyServer
 	credentials *strings.Replacer
+	device      *device
+	bound       string           // a token of a session that is bound to its key
 	answers     map[string][]got // of the main listener, by case
 }
 
@@ -54,7 +56,12 @@ func newTwins(t *testing.T) *twins {
 	again := w.do(w.newApp("again", m{"when_stale": "reauth"}), "POST", "/v1/sessions", m{"user_id": "ada"}).want(201)
 	c, gone := w.login("ada löve"), w.login("ada")
 	w.do(w.key, "DELETE", "/v1/sessions/"+gone.str("session.session_id"), nil).want(200)
+	w.device = newDevice(t)
+	bound := w.device.login(w.harness)
+	w.bound = bound.str("session_token")
+	nonce := w.do(w.newApp("nonce", m{"dpop_nonce": true}), "POST", "/v1/sessions", m{"user_id": "ada", "bind": m{"dpop_jkt": w.device.jkt}}).want(201)
 	w.credentials = strings.NewReplacer(
+		"$BOUNDJWT", bound.str("session_jwt"), "$BOUND", w.bound, "$NONCE", nonce.str("session_token"),
 		"$TOKEN", c.str("session_token"), "$JWT", c.str("session_jwt"), "$KEY", w.key, "$SHUT", inShut.str("session_token"),
 		"$GONE", gone.str("session_token"), "$BAD", events.NewToken(2).Reveal(), "$NOSTREAM", events.NewToken(99).Reveal(),
 		"$SERVED", serves.str("session_token"), "$AGAIN", again.str("session_token"), "\r\n", "\r\n", "\n", "\r\n")
@@ -143,6 +150,9 @@ func exchange(t *testing.T, addr string, pieces ...string) (all []got) {
 		if stale, _, ok := strings.Cut(h.Get("X-Session-Freshness"), "staleness_ms="); ok {
 			h.Set("X-Session-Freshness", stale)
 		}
+		if h.Get("Dpop-Nonce") != "" {
+			h.Set("Dpop-Nonce", "some")
+		}
 		if h.Get("Content-Length") != "0" {
 			h.Del("Content-Length") // of a body whose numbers differ; http.ReadResponse held it
 		}
@@ -184,6 +194,27 @@ var leanCases = []struct {
 	{"suspended, body", "GET /v1/verify?body=1 HTTP/1.1\nHost: x\nAuthorization: Bearer $SHUT\n\n", 403, false},
 	{"served when stale", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $SERVED\n\n", 204, false},
 	{"reauth when stale", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $AGAIN\n\n", 204, false},
+	{"bound, as Bearer", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $BOUND\n\n", 401, false},
+	{"bound JWT, as Bearer", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $BOUNDJWT\n\n", 401, false},
+	{"bound, no proof", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\n\n", 401, false},
+	{"bound, no proof, body", "GET /v1/verify?body=1 HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\n\n", 401, false},
+	{"bound, junk", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: junk\n\n", 401, false},
+	{"bound, proved", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: $PROOF\n\n", 204, false},
+	{"bound, proved, spelled otherwise", "GET /v1/verify HTTP/1.1\nHost: x\nauthorization: dpop  $BOUND\ndpop: $PROOF\n\n", 204, false},
+	{"bound, proved and minted", "GET /v1/verify?jwt=1 HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: $PROOF\n\n", 204, false},
+	{"bound, proved, as Bearer", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $BOUND\nDPoP: $PROOF\n\n", 401, false},
+	{"bound, two proofs", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: $PROOF\nDPoP: $PROOF\n\n", 401, false},
+	{"bound, cookie", "GET /v1/verify HTTP/1.1\nHost: x\nCookie: session=$BOUND\n\n", 401, false},
+	{"bound, cookie, proved", "GET /v1/verify HTTP/1.1\nHost: x\nCookie: session=$BOUND\nDPoP: $PROOF\n\n", 204, false},
+	{"bound, body", "POST /v1/verify HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: $LEN\n\n{\"session_token\":\"$BOUND\"}", 401, false},
+	{"bound, forwarded", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: $FORWARDED\nX-Forwarded-Method: PUT\nX-Forwarded-Proto: https\nX-Forwarded-Host: shop.example\nX-Forwarded-Uri: /cart?a\n\n", 204, false},
+	{"bound, half forwarded", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nDPoP: $FORWARDED\nX-Forwarded-Method: PUT\nX-Forwarded-Uri: /cart?a\n\n", 401, false},
+	{"bound, forwarded, not proved", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $BOUND\nX-Forwarded-Method: PUT\nX-Forwarded-Proto: https\nX-Forwarded-Host: shop.example\nX-Forwarded-Uri: /cart?a\n\n", 401, false},
+	{"bound, no nonce", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $NONCE\nDPoP: $PROOF\n\n", 401, false},
+	{"not bound, as DPoP", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $TOKEN\nDPoP: $PROOF\n\n", 401, false},
+	{"not bound, as DPoP, no proof", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $TOKEN\n\n", 401, false},
+	{"not bound, as Bearer, with a proof", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: Bearer $TOKEN\nDPoP: junk\n\n", 204, false},
+	{"revoked, as DPoP", "GET /v1/verify HTTP/1.1\nHost: x\nAuthorization: DPoP $GONE\n\n", 401, false},
 	{"pinned", "GET /v1/verify?app=acme HTTP/1.1\nHost: x\nAuthorization: Bearer $TOKEN\n\n", 204, false},
 	{"pinned elsewhere", "GET /v1/verify?app=shut HTTP/1.1\nHost: x\nAuthorization: Bearer $TOKEN\n\n", 401, false},
 	{"pinned elsewhere, JWT", "GET /v1/verify?app=shut HTTP/1.1\nHost: x\nAuthorization: Bearer $JWT\n\n", 401, false},
@@ -338,6 +369,9 @@ func TestLeanListener(t *testing.T) {
 func (w *twins) compare(name, request string, status int, closes, fenced, lean bool) {
 	w.t.Helper()
 	text := w.credentials.Replace(request)
+	// A fresh one each time: none counts twice.
+	text = strings.ReplaceAll(text, "$PROOF", w.device.proof("GET", verifyAt, w.bound))
+	text = strings.ReplaceAll(text, "$FORWARDED", w.device.proof("PUT", "https://shop.example/cart", w.bound))
 	_, body, _ := strings.Cut(text, "\r\n\r\n")
 	text = strings.Replace(text, "$LEN", strconv.Itoa(len(body)), 1)
 	if !closes {

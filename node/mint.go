@@ -153,7 +153,7 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
-		AuthTime: auth, AMR: methods, Revision: f.at.String(), AuthorizedParty: s.party,
+		AuthTime: auth, AMR: methods, Revision: f.at.String(), Thumbprint: p.Thumbprint, AuthorizedParty: s.party,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:    p.Factors, Custom: custom,
 	}, nil

@@ -158,6 +158,7 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
+	proofs   proofs             // of possession, that were used
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
@@ -231,6 +232,7 @@ func New(c Config) (*Node, error) {
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
+		proofs:      newProofs(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})

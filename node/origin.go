@@ -33,7 +33,7 @@ const (
 	// clientHeaders are those that a page may set on the routes for browsers.
 	clientHeaders = "Authorization, Content-Type, DPoP, " + backgroundHeader
 	// exposedHeaders are those that it may read beside the harmless ones.
-	exposedHeaders = "Retry-After, WWW-Authenticate, X-Request-Id, " + warningHeader
+	exposedHeaders = "DPoP-Nonce, Retry-After, WWW-Authenticate, X-Request-Id, " + warningHeader
 )
 
 // webOrigin is an origin as browsers write it (RFC 6454 section 6.2): in lower

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 
@@ -32,7 +33,14 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		return n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+	}
+	if f, err := look(); err != nil {
+		return 0, nil, err
+	} else if err := f.active(); err != nil {
+		return 0, nil, err
+	} else if err := n.proveFound(ctx, c, app, f, req.DPoP, cmp.Or(req.SessionToken, req.SessionJWT)); err != nil {
+		return 0, nil, err
 	}
 	var next events.Token
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {

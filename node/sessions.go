@@ -63,13 +63,24 @@ func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want con
 	return n.find(app, sid.Stream(), func() (answer, error) { return n.resolveSID(ctx, sid, want) })
 }
 
-// findCredential looks up the session of a token or of a JWT, of which exactly
-// one is not empty. Whoever may show an expired JWT has shown an API key, too.
+// findCredential is findShown for who cannot show a proof of possession: a session
+// that is bound to a key is refused, except to take it away.
+func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
+	f, err := n.findShown(ctx, app, token, jwt, when, want)
+	if err == nil && f.Bound && f.verdict == projection.Active && when != jwtEver {
+		return found{}, unproved()
+	}
+	return f, err
+}
+
+// findShown looks up the session of a token or of a JWT, of which exactly one is
+// not empty. If it is bound to a key, the caller demands the proof, or hands on
+// that one is needed. Whoever may show an expired JWT has shown an API key, too.
 // Unknown means that there is none.
 //
 // What has not the form of a token, or is no JWT of the app, is a session
 // nobody knows. A JWT that only seems too young says nothing against its session.
-func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
+func (n *Node) findShown(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
 	if jwt == "" {
 		key, ok := events.Token(token).Key()
 		if !ok {
@@ -92,6 +103,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
 		return n.nothing()
 	}
+	f.Bound = f.Bound || v.Thumbprint != "" && f.verdict != projection.Unknown
 	return f, err
 }
 
@@ -241,6 +253,9 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		idle := date(max(s.SeenAt, s.CreatedAt) + s.Idle*1000)
 		out.IdleExpiresAt = &idle
 	}
+	if p.Thumbprint != "" {
+		out.Bind = &api.Bind{DPoPJKT: p.Thumbprint}
+	}
 	if v == projection.Revoked && s.RevokedAt != 0 {
 		at := date(s.RevokedAt)
 		out.RevokedAt = &at
@@ -386,7 +401,7 @@ func stateOf(s *projection.Session, now int64) events.State {
 		App: s.App, User: s.User, SID: s.SID,
 		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
 		Idle: s.Idle, SeenAt: s.SeenAt, Prev: s.StateSeq, CreatedSeq: s.CreatedSeq, AuthSeq: s.AuthSeq,
-		OriginalUntil: s.OriginalUntil,
+		OriginalUntil: s.OriginalUntil, Bound: s.Bound,
 	}
 	for _, a := range s.Aliases {
 		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {

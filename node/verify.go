@@ -70,6 +70,12 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	default:
 		o = n.check(ctx, v.shown, &v.verifyQuery)
 	}
+	if o.needsProof(v) {
+		o = n.proved(ctx, v, o)
+	}
+	if v.scheme == schemeDPoP && o.status == http.StatusUnauthorized && o.challenge == nil {
+		o.challenge = dpopChallenge
+	}
 	if (v.jwt || v.authorization) && o.status == http.StatusNoContent && o.stale == "" {
 		o = n.withJWT(ctx, v, o)
 	}
@@ -105,6 +111,10 @@ type outcome struct {
 	err    error  // of a 403 or a 503
 	// authorization: the answer has a header Authorization.
 	authorization bool
+	// Of a session that is bound to a key, see dpop_verify.go.
+	thumbprint string   // of the key, if a JWT says it
+	nonce      string   // what the next proof should hold
+	challenge  []string // instead of the usual one
 }
 
 // check judges the credential, which must be of the app if the query names one.
@@ -113,6 +123,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 	var a answer
 	var at events.Position
 	var err error
+	var thumbprint string
 	if cr.isJWT {
 		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
 		if refused != nil {
@@ -122,6 +133,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		if bad != nil {
 			return refusedJWT(signer.ErrBadClaims)
 		}
+		thumbprint = v.Thumbprint
 		if q.jwt || q.authorization || q.body {
 			at = n.positionOf(sid.Stream())
 		}
@@ -148,7 +160,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		return outcome{answer: a, at: at, status: http.StatusUnauthorized, reason: a.verdict.String()}
 	}
 	o := n.admit(ctx, a)
-	o.at = at
+	o.at, o.thumbprint = at, thumbprint
 	return o
 }
 

@@ -22,7 +22,7 @@ var (
 )
 
 // maxFields is the most header fields that an answer can have.
-const maxFields = 12
+const maxFields = 14
 
 // head is the head of an answer, for whichever library writes it: each field
 // once, under its canonical name. Heads are pooled; what a listener keeps of one
@@ -77,7 +77,7 @@ func (h *head) fill(o *outcome) {
 	} else {
 		h.put("X-Session-Reason", o.reason)
 	}
-	if o.err != nil && o.status != http.StatusForbidden {
+	if o.err != nil && o.status != http.StatusForbidden && o.challenge == nil {
 		h.share("X-Session-Staleness-Ms", dash)
 	} else {
 		h.number("X-Session-Staleness-Ms", o.staleness.Milliseconds())
@@ -97,8 +97,13 @@ func (h *head) fill(o *outcome) {
 		h.share("Retry-After", retry)
 	case o.status == http.StatusUnauthorized && o.reason == reasonMissing:
 		h.share("Www-Authenticate", ask)
+	case o.challenge != nil:
+		h.share("Www-Authenticate", o.challenge)
 	case o.status == http.StatusUnauthorized:
 		h.share("Www-Authenticate", challenge)
+	}
+	if o.nonce != "" {
+		h.put(nonceHeader, o.nonce)
 	}
 }
 

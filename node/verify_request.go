@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
 )
 
 // Cookies that may bear a token or a JWT. The first cannot be set by another
@@ -28,12 +29,18 @@ type verifyRequest struct {
 	shown
 	verifyQuery
 	bad bool // ambiguous, or it cannot be read: nothing of it is believed
+
+	// Where a proof of possession is looked for once one is needed: the request, or
+	// what a caller in this process passes on. Both nil: there is none.
+	request *http.Request
+	proof   *api.DPoPProof
 }
 
 // shown is a credential as it was presented.
 type shown struct {
-	text  string
-	isJWT bool // only in a body is it said which it is; elsewhere a JWT has dots
+	text   string
+	isJWT  bool // only in a body is it said which it is; elsewhere a JWT has dots
+	scheme scheme
 }
 
 // read reads the request to its end.
@@ -50,6 +57,7 @@ func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request, query strin
 			v.bad = true
 		}
 	}
+	v.request = r
 	v.background = len(r.Header[backgroundHeader]) > 0
 	v.ask(query)
 	if v.bad {
@@ -116,8 +124,10 @@ func presented(p *presentation) (cr shown, bad bool) {
 	if len(p.authorization) > 1 {
 		return shown{}, true
 	} else if len(p.authorization) == 1 {
-		if text, ok := bearer(p.authorization[0]); ok {
-			return textual(text)
+		if text, by := authorization(p.authorization[0]); by != schemeNone {
+			cr, bad = textual(text)
+			cr.scheme = by
+			return cr, bad
 		}
 	}
 	for _, name := range [...]string{hostCookie, plainCookie} {
@@ -136,7 +146,7 @@ func presented(p *presentation) (cr shown, bad bool) {
 		return shown{}, true
 	}
 	if in.SessionJWT != "" {
-		return shown{in.SessionJWT, true}, len(in.SessionJWT) > maxCredentials
+		return shown{text: in.SessionJWT, isJWT: true}, len(in.SessionJWT) > maxCredentials
 	}
 	return shown{text: in.SessionToken}, false
 }
@@ -197,20 +207,31 @@ func scanText(b []byte) (text, rest []byte, ok bool) {
 }
 
 func textual(text string) (cr shown, bad bool) {
-	return shown{text, strings.IndexByte(text, '.') >= 0}, len(text) > maxCredentials || text == ""
+	return shown{text: text, isJWT: strings.IndexByte(text, '.') >= 0}, len(text) > maxCredentials || text == ""
 }
 
-// bearer returns what follows the scheme Bearer.
-func bearer(v string) (string, bool) {
-	const scheme = "Bearer"
+// authorization returns what follows the scheme Bearer or DPoP.
+func authorization(v string) (string, scheme) {
+	rest, by := after(v, "Bearer"), schemeBearer
+	if rest == "" {
+		rest, by = after(v, "DPoP"), schemeDPoP
+	}
+	if rest == "" {
+		return "", schemeNone
+	}
+	rest = strings.Trim(rest, " ")
+	if len(rest) != events.TokenLen && strings.HasPrefix(rest, secretPrefix) {
+		return "", schemeNone
+	}
+	return rest, by
+}
+
+// after returns what follows the name of a scheme, with the blank between them.
+func after(v, scheme string) string {
 	if len(v) <= len(scheme) || v[len(scheme)] != ' ' || !strings.EqualFold(v[:len(scheme)], scheme) {
-		return "", false
+		return ""
 	}
-	v = strings.Trim(v[len(scheme):], " ")
-	if len(v) != events.TokenLen && strings.HasPrefix(v, secretPrefix) {
-		return "", false
-	}
-	return v, true
+	return v[len(scheme):]
 }
 
 // cookie returns the first cookie of the name (RFC 6265 section 5.4), without

@@ -31,7 +31,7 @@ func FuzzScanCredential(f *testing.F) {
 		}
 		want := shown{text: in.SessionToken}
 		if in.SessionJWT != "" {
-			want = shown{in.SessionJWT, true}
+			want = shown{text: in.SessionJWT, isJWT: true}
 		}
 		if cr != want {
 			t.Fatalf("%q is %+v, and %+v for decodeStrict", b, cr, want)

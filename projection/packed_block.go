@@ -61,6 +61,7 @@ const (
 	hasRevoked // revoked at; until; rank:8 | from:8 | bytes of who:24 | bytes of the reason:24
 	hasApp     // bytes of the app: it has no number
 	hasBy      // bytes of the API key: it has no number
+	isBound    // none
 )
 
 func (b block) word(i int) *uint64 {
@@ -172,6 +173,7 @@ func (n *names) shape(r *record) shape {
 		set(hasAlias2, 3, r.Aliases[1] != events.Alias{})
 		set(hasAlias1, 3, r.Aliases[0] != events.Alias{} || s.flags&hasAlias2 != 0)
 		set(hasBy, 1, s.by == 0)
+		set(isBound, 0, r.Bound)
 		if s.by == 0 {
 			bytes += len(r.By)
 		}

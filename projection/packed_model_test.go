@@ -172,6 +172,7 @@ func drawHeld(t *rapid.T, s events.SID) projection.Held {
 	if r.Known {
 		r.CreatedAt, r.ExpiresAt, r.SeenAt, r.Idle = n.Draw(t, "created"), n.Draw(t, "expires"), n.Draw(t, "seen"), n.Draw(t, "idle")
 		r.CreatedSeq, r.StateSeq, r.AuthSeq = u.Draw(t, "created seq"), u.Draw(t, "state seq"), u.Draw(t, "auth seq")
+		r.Bound = rapid.Bool().Draw(t, "bound")
 		r.OriginalUntil, r.By = n.Draw(t, "original until"), text.Draw(t, "by")
 		r.Sealed = rapid.SliceOfN(rapid.Byte(), 0, 500).Draw(t, "sealed")
 		for i := range r.Aliases {

@@ -85,7 +85,7 @@ func (b block) read(s *Session, r *standing, n *names) {
 	r.known, r.found, r.gone = flags&hasState != 0, flags&isFound != 0, flags&isGone != 0
 	var user, sealed, by, reason, app, apiKey uint64
 	if r.known {
-		s.SeenAt = b.seen()
+		s.SeenAt, s.Bound = b.seen(), flags&isBound != 0
 		d.i = atBefore + 1
 		s.ExpiresAt, s.AbsoluteAt, s.CreatedAt = d.int(), d.int(), d.int()
 		s.CreatedSeq = d.word()

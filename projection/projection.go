@@ -61,6 +61,10 @@ type Session struct {
 	// By is the API key that made the newest state.
 	By string
 
+	// Bound: nobody is let in by the session without a proof of the key to which
+	// it is bound. Never taken back.
+	Bound bool
+
 	// Set once revoked.
 	RevokedAt               int64
 	RevokedBy, RevokeReason string

@@ -108,7 +108,7 @@ func (w *world) create() {
 		CreatedAt: w.now + w.skew(), ExpiresAt: w.now + life, AbsoluteAt: w.now + 2*life,
 		Idle: rapid.SampledFrom([]int64{0, 60, 600}).Draw(w.t, "idle"),
 	}
-	e.SeenAt = e.CreatedAt
+	e.SeenAt, e.Bound = e.CreatedAt, rapid.Bool().Draw(w.t, "bound")
 	if w.seq[stream] > 0 && rapid.Bool().Draw(w.t, "auth") {
 		e.AuthSeq = rapid.Uint64Range(max(1, w.seq[stream]-min(w.seq[stream], 6)), w.seq[stream]).Draw(w.t, "auth seq")
 	}
@@ -131,7 +131,7 @@ func (w *world) compute() {
 	next := &events.State{
 		App: s.App, User: s.User, SID: s.SID, Reason: events.ReasonChanged, CreatedAt: s.CreatedAt,
 		ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt, Idle: s.Idle, SeenAt: s.SeenAt,
-		Prev: s.StateSeq, CreatedSeq: s.CreatedSeq, AuthSeq: s.AuthSeq, OriginalUntil: s.OriginalUntil,
+		Prev: s.StateSeq, CreatedSeq: s.CreatedSeq, AuthSeq: s.AuthSeq, OriginalUntil: s.OriginalUntil, Bound: s.Bound,
 	}
 	for _, a := range s.Aliases {
 		if !a.Key.IsZero() {

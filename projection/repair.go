@@ -53,7 +53,7 @@ func (r *record) repairState(seq uint64, now int64) (Repair, bool) {
 	e := &events.State{
 		App: r.App, User: r.User, SID: r.SID, Reason: events.ReasonRepaired,
 		CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, AbsoluteAt: r.AbsoluteAt, Idle: r.Idle, SeenAt: r.SeenAt,
-		Prev: seq, CreatedSeq: r.CreatedSeq, AuthSeq: r.AuthSeq, OriginalUntil: r.OriginalUntil, By: r.By,
+		Prev: seq, CreatedSeq: r.CreatedSeq, AuthSeq: r.AuthSeq, OriginalUntil: r.OriginalUntil, By: r.By, Bound: r.Bound,
 	}
 	for _, a := range r.Aliases {
 		if !a.Key.IsZero() {

@@ -36,6 +36,7 @@ const (
 	snapFound
 	snapForged
 	snapGone
+	snapBound // a program that does not know it refuses the file
 )
 
 func flag(set bool, bit byte) byte {
@@ -46,7 +47,7 @@ func flag(set bool, bit byte) byte {
 }
 
 func (e snapEncoder) record(r *record) snapEncoder {
-	e = e.sid(r.SID).byte(flag(r.known, snapKnown) | flag(r.found, snapFound) | flag(r.gone, snapGone))
+	e = e.sid(r.SID).byte(flag(r.known, snapKnown) | flag(r.found, snapFound) | flag(r.gone, snapGone) | flag(r.known && r.Bound, snapBound))
 	e = e.text(r.App).text(r.User).int(r.AbsoluteAt)
 	e = e.byte(byte(r.rank)).byte(r.from).int(r.RevokedAt).text(r.RevokedBy).text(r.RevokeReason)
 	e = e.int(r.longest).int(r.until)
@@ -215,15 +216,16 @@ func (d *snapDecoder) rank() rank {
 // record takes a record into r, which is zero.
 func (d *snapDecoder) record(r *record) {
 	r.SID = d.sid()
-	flags := d.flags(snapKnown | snapFound | snapGone)
+	flags := d.flags(snapKnown | snapFound | snapGone | snapBound)
 	r.known, r.found, r.gone = flags&snapKnown != 0, flags&snapFound != 0, flags&snapGone != 0
 	r.App, r.User, r.AbsoluteAt = d.text(), d.text(), d.int()
 	r.rank, r.from, r.RevokedAt, r.RevokedBy, r.RevokeReason = d.rank(), d.byte(), d.int(), d.text(), d.text()
 	r.longest, r.until = d.int(), d.int()
 	if !r.known {
-		d.bad = d.bad || !r.revoked() // there is neither a state nor a tombstone
+		d.bad = d.bad || !r.revoked() || flags&snapBound != 0 // there is neither a state nor a tombstone
 		return
 	}
+	r.Bound = flags&snapBound != 0
 	r.CreatedAt, r.ExpiresAt, r.SeenAt, r.Idle = d.int(), d.int(), d.int(), d.int()
 	r.CreatedSeq, r.StateSeq, r.AuthSeq = d.uint(), d.uint(), d.uint()
 	r.OriginalUntil, r.By = d.int(), d.text()

@@ -85,6 +85,7 @@ func (m *Map) foldState(held *record, r *events.Record, e *events.State) (*recor
 		next.SeenAt = max(next.SeenAt, held.SeenAt)
 		next.CreatedSeq = min(next.CreatedSeq, held.CreatedSeq)
 		next.AuthSeq = earlier(next.AuthSeq, held.AuthSeq)
+		next.Bound = next.Bound || held.Bound
 	} else {
 		next.SeenAt = max(next.SeenAt, m.takeTouch(e.SID))
 	}
@@ -116,7 +117,7 @@ func newSession(r *events.Record, e *events.State) Session {
 		CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt, AbsoluteAt: e.AbsoluteAt, Idle: e.Idle,
 		SeenAt:     min(cmp.Or(e.SeenAt, e.CreatedAt), r.Time.UnixMilli()),
 		CreatedSeq: earlier(e.CreatedSeq, r.Seq), StateSeq: r.Seq, AuthSeq: e.AuthSeq,
-		OriginalUntil: e.OriginalUntil, By: e.By, Sealed: r.Sealed,
+		OriginalUntil: e.OriginalUntil, By: e.By, Bound: e.Bound, Sealed: r.Sealed,
 	}
 	copy(s.Aliases[:], e.Aliases[max(0, len(e.Aliases)-events.MaxAliases):])
 	return s

@@ -86,7 +86,7 @@ func parseJWK(data []byte) (*Key, error) {
 			}
 			text[m.name] = s
 		case "d", "p", "q", "dp", "dq", "qi", "oth", "k":
-			return nil, errors.New("has a private member")
+			return nil, errPrivate
 		}
 	}
 	if u, ok := text["use"]; ok && u != "sig" {

@@ -55,6 +55,10 @@ type Claims struct {
 	// OrgID and OrgSlug name the organization the session acts for.
 	OrgID, OrgSlug string
 
+	// Thumbprint is that of the key whose proof must come with the JWT (RFC 9449
+	// section 6.1): cnf.jkt, in every profile. Empty: the JWT is a bearer token.
+	Thumbprint string
+
 	// Attributes are the address and device of the log-in; stytch only.
 	Attributes Attributes
 	// Factors is a JSON array of authentication factors; stytch only.
@@ -135,6 +139,11 @@ func payload(s shape, c *Claims) ([]byte, error) {
 	o.date("exp", c.Expires)
 	if err := s.write(&o, c); err != nil {
 		return nil, err
+	}
+	if c.Thumbprint != "" {
+		cnf := object{buf: []byte{'{'}}
+		cnf.text("jkt", c.Thumbprint)
+		o.nested("cnf", &cnf)
 	}
 	if err := o.custom(c.Custom); err != nil {
 		return nil, err

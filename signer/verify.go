@@ -49,6 +49,9 @@ type Verified struct {
 	Subject   string
 	App       string
 	Issuer    string
+	// Thumbprint is that of the key whose proof must come with the JWT; empty: the
+	// JWT names none.
+	Thumbprint string
 	// JWTID is empty for profiles without jti.
 	JWTID                        string
 	IssuedAt, NotBefore, Expires time.Time
@@ -125,7 +128,8 @@ type content struct {
 	issuer, audience string
 	subject          string
 	sessionID, jwtID string
-	iat, nbf, exp    int64 // unix seconds
+	thumbprint       string // cnf.jkt
+	iat, nbf, exp    int64  // unix seconds
 }
 
 // authenticate finds the key, checks the signature and reads the claims.
@@ -229,6 +233,9 @@ func readClaims(data []byte, c *content) error {
 	if ok != [3]bool{true, true, true} {
 		return refuse(ErrBadClaims, "iat, nbf or exp is missing or not an integer of seconds")
 	}
+	if c.thumbprint, err = confirmation(list); err != nil {
+		return err
+	}
 	for _, s := range shapes {
 		if s.typ == c.typ && s.read(list, c) {
 			c.profile = s.profile
@@ -236,6 +243,24 @@ func readClaims(data []byte, c *content) error {
 		}
 	}
 	return refuse(ErrBadClaims, "no claim names the session")
+}
+
+// confirmation returns the thumbprint in cnf, empty without cnf. A cnf that says
+// anything else demands what nobody here could check.
+func confirmation(list []member) (string, error) {
+	raw, ok := find(list, "cnf")
+	if !ok {
+		return "", nil
+	}
+	cnf, err := members(raw)
+	if err != nil || len(cnf) != 1 || cnf[0].name != "jkt" {
+		return "", refuse(ErrBadClaims, "cnf is not the thumbprint of a key")
+	}
+	jkt, _ := cnf[0].text()
+	if !ValidThumbprint(jkt) {
+		return "", refuse(ErrBadClaims, "cnf is not the thumbprint of a key")
+	}
+	return jkt, nil
 }
 
 // audience returns the one audience: a string, or an array of one string.
@@ -292,7 +317,7 @@ func (c *content) judge(token string, k *Key, e Expect) (Verified, error) {
 	}
 	return Verified{
 		KeyID: c.keyID, Profile: c.profile, SessionID: c.sessionID, Subject: c.subject,
-		App: c.audience, Issuer: c.issuer, JWTID: c.jwtID,
+		App: c.audience, Issuer: c.issuer, Thumbprint: c.thumbprint, JWTID: c.jwtID,
 		IssuedAt: time.Unix(c.iat, 0).UTC(), NotBefore: nbf.UTC(), Expires: exp.UTC(),
 		Expired: expired, token: token,
 	}, nil

@@ -44,6 +44,8 @@ type AppSettings struct {
 	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
 	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
 	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
+	// DPoPNonce demands a nonce of the node in proofs of bound sessions; default: false.
+	DPoPNonce *bool `json:"dpop_nonce,omitempty"`
 }
 
 // CreateApp is the body of POST /v1/apps.

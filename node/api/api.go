@@ -54,6 +54,8 @@ type Session struct {
 	Roles         []string          `json:"roles"`
 	Region        string            `json:"region"`
 	Revision      string            `json:"revision"` // of its newest state
+	// Bind is the key to which the session is bound; absent: none.
+	Bind *Bind `json:"bind,omitempty"`
 	// Set once revoked.
 	RevokedAt    *time.Time `json:"revoked_at,omitempty"`
 	RevokedBy    string     `json:"revoked_by,omitempty"`
@@ -64,6 +66,21 @@ type Session struct {
 type Attributes struct {
 	IPAddress string `json:"ip_address"`
 	UserAgent string `json:"user_agent"`
+}
+
+// Bind names the key of the client to which a session is bound: whoever shows a
+// token or a JWT of it must prove that key (RFC 9449).
+type Bind struct {
+	// DPoPJKT is the SHA-256 thumbprint of the public key (RFC 7638), base64url.
+	DPoPJKT string `json:"dpop_jkt"`
+}
+
+// DPoPProof is a proof of possession that a client has made for a request to the
+// caller, and that request.
+type DPoPProof struct {
+	Proof  string `json:"proof"` // the header DPoP
+	Method string `json:"htm"`   // as the caller received it
+	URL    string `json:"htu"`   // likewise; without query and fragment
 }
 
 // CreateSession is the body of POST /v1/sessions.
@@ -83,6 +100,9 @@ type CreateSession struct {
 	AuthRevision string `json:"auth_revision,omitempty"`
 	// SetCookie asks for set_cookie in the answer.
 	SetCookie bool `json:"set_cookie,omitempty"`
+	// Bind binds the session to a key of the client, for good. The header DPoP with a proof made for this call does
+	// the same.
+	Bind *Bind `json:"bind,omitempty"`
 }
 
 // SessionAnswer answers create, authenticate, rotate and patch.
@@ -124,6 +144,8 @@ type Authenticate struct {
 	Consistency json.RawMessage `json:"consistency,omitempty"`
 	// Touch false does not count as activity.
 	Touch *bool `json:"touch,omitempty"`
+	// DPoP is needed for a session that is bound to a key.
+	DPoP *DPoPProof `json:"dpop,omitempty"`
 }
 
 // PatchSession is the body of PATCH /v1/sessions/{sid}. Claims and metadata are
@@ -146,6 +168,8 @@ type Rotate struct {
 	GraceSeconds int64 `json:"grace_seconds,omitempty"`
 	// SetCookie asks for set_cookie in the answer.
 	SetCookie bool `json:"set_cookie,omitempty"`
+	// DPoP is needed for a session that is bound to a key.
+	DPoP *DPoPProof `json:"dpop,omitempty"`
 }
 
 // Revoke is the body of POST /v1/sessions/revoke. Exactly one of SessionID,

@@ -23,6 +23,8 @@ const (
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
 	NoSession          = "no_session"                   // 401: of the routes for browsers; error_details.reason: missing, malformed, token_needed, unknown, expired, idle, revoked
+	ProofInvalid       = "invalid_dpop_proof"           // 401: the session is bound to a key, and there is no good proof of it
+	ProofNonce         = "use_dpop_nonce"               // 401: the proof needs the nonce of the header DPoP-Nonce
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
 	Forbidden          = "forbidden"                    // 403: the API key's scope
@@ -45,6 +47,7 @@ const (
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
+	ClusterOutdated    = "cluster_outdated"             // 503: some node runs a version that does not know what is asked for
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs

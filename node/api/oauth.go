@@ -26,9 +26,16 @@ type Introspection struct {
 	AuthTime       int64    `json:"auth_time,omitempty"`
 	ACR            string   `json:"acr,omitempty"`
 	AMR            []string `json:"amr,omitempty"`
+	// Confirmation names the key to which the session is bound; who asks must check the proof (RFC 9449 section 6.2).
+	Confirmation *Confirmation `json:"cnf,omitempty"`
 
 	// Custom are the custom claims of the session, members of the answer beside these.
 	Custom map[string]json.RawMessage `json:"-"`
+}
+
+// Confirmation names a key by its thumbprint.
+type Confirmation struct {
+	JKT string `json:"jkt"`
 }
 
 // MarshalJSON implements [json.Marshaler].
