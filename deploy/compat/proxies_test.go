@@ -160,6 +160,7 @@ var spoofs = []string{
 	"X-Session-User: eve", "x-session-user: eve", "X-Session-Id: eve", "X-Session-App: eve", "X-Session-Expires: eve", "X-Session-Reason: eve",
 	"X-Session-Jwt: eve", "X-Session-Freshness: eve", "X-Session-Staleness-Ms: eve", "X-Session-Background: eve",
 	"X_Session_User: eve", "x_session_id: eve", "X_SESSION_APP: eve", "X_Session_Expires: eve",
+	"X-Session_User: eve", "X_Session-Id: eve", "x-session_app: eve", "X_session-Expires: eve",
 }
 
 // withBody is a body that a verify could take for a credential, and that the
@@ -258,7 +259,7 @@ func (f *front) wantSession(t *testing.T, name string, a answerOf, sid string) {
 		t.Errorf("%s: the application got %v", name, a.header)
 	}
 	for header, values := range a.header {
-		if strings.HasPrefix(header, "Got-") && slices.Contains(values, "eve") || strings.Contains(strings.ToLower(header), "got-x_session") {
+		if strings.HasPrefix(header, "Got-") && slices.Contains(values, "eve") || strings.Contains(header, "_") {
 			t.Errorf("%s: %s %q came through", name, header, values)
 		}
 	}
