@@ -346,6 +346,7 @@ func TestClientLogout(t *testing.T) {
 		forged := live[:len(live)-8] + "AAAAAAAA"
 		h.browse(logout, page, forged).wantNoSession("unknown", noneOrOwn)
 		h.browse(logout, page, "a-token-of-another-system").wantNoSession("malformed", noneOrOwn)
+		h.browse(logout+"?app=acme", page, "a-token-of-another-system").wantNoSession("unknown", noneOrOwn)
 		h.do(h.key, "POST", logout, nil).want(403) // without a page and a cookie it could be any browser
 
 		h.do(h.key, "PATCH", "/v1/apps/acme", m{"clear_site_data": true}).want(200)

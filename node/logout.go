@@ -114,14 +114,26 @@ func (n *Node) appOfJWT(ctx context.Context, cl *client) (string, error) {
 // changes, and a revocation is taken for a home that is out of reach. Of one that
 // it does not know a token alone, which anybody can make up, is no proof.
 func (n *Node) appOfToken(ctx context.Context, cl *client) (string, error) {
-	key, ok := events.Token(cl.text).Key()
-	if !ok {
-		return "", noSession(reasonMalformed)
+	key, ours := events.Token(cl.text).Key()
+	if ours {
+		if s, v, _ := n.sessions().LookupToken(key, n.judged()); v != projection.Unknown {
+			return s.App, nil
+		}
+		if a, err := n.resolveToken(ctx, key, consistency{sure: true}); err != nil || a.verdict != projection.Unknown {
+			return a.App, err
+		}
 	}
-	s, v, _ := n.sessions().LookupToken(key, n.judged())
-	if v != projection.Unknown {
-		return s.App, nil
+	if cl.pin != "" { // of which it may be in another form
+		f, err := n.findCredential(ctx, cl.pin, cl.text, "", jwtEver, consistency{sure: true})
+		if err != nil || f.verdict != projection.Unknown {
+			return cl.pin, err
+		}
 	}
-	a, err := n.resolveToken(ctx, key, consistency{sure: true})
-	return a.App, err
+	switch {
+	case ours:
+		return "", nil
+	case cl.pin != "":
+		return "", noSession(reasonUnknown)
+	}
+	return "", noSession(reasonMalformed)
 }
