@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,9 +200,11 @@ func TestProofBehindAProxy(t *testing.T) {
 				forwarded(good(), changed...).wantProof(all[i]+" "+value, "dpop_proof")
 			}
 		}
-		r := newRequest(t, "GET", "/v1/verify", append([]string{"Authorization", "DPoP " + token, "DPoP", good()}, all...)...)
-		r.Header.Add("X-Forwarded-Uri", "/cart/1")
-		h.send(r).wantProof("two of X-Forwarded-Uri", "dpop_proof")
+		for i := 0; i < len(all); i += 2 {
+			r := newRequest(t, "GET", "/v1/verify", append([]string{"Authorization", "DPoP " + token, "DPoP", good()}, all...)...)
+			r.Header.Add(all[i], all[i+1])
+			h.send(r).wantProof("two of "+all[i], "dpop_proof")
+		}
 	})
 }
 
@@ -336,6 +340,47 @@ func TestBoundElsewhere(t *testing.T) {
 		free := h.login("ada").str("session_token")
 		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_token": free, "dpop": m{"proof": d.proof("PUT", shop, free), "htm": "PUT", "htu": shop}}).wantError(401, api.ProofInvalid)
 		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_token": free}).want(200)
+	})
+}
+
+// TestProofCountsOnce: of many who show the same proof at once, one is let in.
+func TestProofCountsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		d := newDevice(t)
+		token := d.login(h).str("session_token")
+		proof := d.proof("GET", verifyAt, token)
+		var all sync.WaitGroup
+		var good atomic.Int32
+		for range 32 {
+			all.Go(func() {
+				if h.do("", "GET", "/v1/verify", nil, "Authorization", "DPoP "+token, "DPoP", proof).Status == http.StatusNoContent {
+					good.Add(1)
+				}
+			})
+		}
+		if all.Wait(); good.Load() != 1 {
+			t.Errorf("%d were let in", good.Load())
+		}
+	})
+}
+
+// TestBoundByDefault: a handler that does not know of proofs lets nobody in by a
+// bound session; to take it away, it needs none.
+func TestBoundByDefault(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		bound, free := newDevice(t).login(h), h.login("ada")
+		for _, c := range []*reply{bound, free} {
+			for _, ever := range []bool{false, true} {
+				for _, err := range []error{
+					h.node.FindCredential(t.Context(), "acme", c.str("session_token"), "", ever),
+					h.node.FindCredential(t.Context(), "acme", "", c.str("session_jwt"), ever),
+				} {
+					if want := c == bound && !ever; (err != nil) != want {
+						t.Errorf("bound %v, to take it away %v: %v", c == bound, ever, err)
+					}
+				}
+			}
+		}
 	})
 }
 

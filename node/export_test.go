@@ -13,12 +13,13 @@ import (
 type RouteScope struct {
 	Pattern, Scope string
 	Raw            bool // answers without the common wrapper
+	OAuth          bool // takes a form, and answers errors of OAuth: see TestOAuthClients
 }
 
 // RouteTable returns the route table.
 func (n *Node) RouteTable() (all []RouteScope) {
 	for _, rt := range n.routes() {
-		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil})
+		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil, rt.oauth})
 	}
 	return all
 }
@@ -41,3 +42,17 @@ func (n *Node) FollowHome(ctx context.Context) error {
 
 // HomeSessions returns how many sessions and tombstones there are.
 func (n *Node) HomeSessions() (sessions, tombstones int) { return n.sessions().Len() }
+
+// FindCredential looks a session up as handlers do that can show no proof of
+// possession; ever: to take it away.
+func (n *Node) FindCredential(ctx context.Context, app, token, jwt string, ever bool) error {
+	when := jwtLive
+	if ever {
+		when = jwtEver
+	}
+	f, err := n.findCredential(ctx, app, token, jwt, when, consistency{})
+	if err == nil {
+		err = f.active()
+	}
+	return err
+}

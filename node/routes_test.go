@@ -80,7 +80,7 @@ func TestEveryAnswer(t *testing.T) {
 				}
 				if r.JSON == nil {
 					t.Errorf("%s: body %q", rt.Pattern, r.Raw)
-				} else if oauth := strings.HasPrefix(path, "/oauth2/"); !public && !oauth && (r.JSON["request_id"] != id || r.JSON["status_code"] != float64(r.Status)) {
+				} else if !public && !rt.OAuth && (r.JSON["request_id"] != id || r.JSON["status_code"] != float64(r.Status)) {
 					t.Errorf("%s: frame of %s", rt.Pattern, r.Raw)
 				}
 			}

@@ -3,6 +3,7 @@ package signer_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/revocast/revocast/signer"
 )
@@ -84,6 +85,29 @@ func FuzzCustom(f *testing.F) {
 			if err := signer.CheckCustom(v.Custom()); checked == nil && err != nil {
 				t.Errorf("came back as %s: %v", v.Custom(), err)
 			}
+		}
+	})
+}
+
+// FuzzParseProof: no input makes ParseProof or Check panic, and what is accepted
+// names a key.
+func FuzzParseProof(f *testing.F) {
+	for _, s := range []string{rfcProof, "a.b.c", "..", "", rfcProof + "A", strings.Replace(rfcProof, ".", "..", 1)} {
+		f.Add(s, "https://server.example.com/token")
+	}
+	for _, u := range []string{"http://h:80/%7e%2f%zz", "https://[::1]:443", "HTTP://H", "//", "%", "https://h/%4"} {
+		f.Add(rfcProof, u)
+	}
+	f.Fuzz(func(t *testing.T, text, url string) {
+		p, err := signer.ParseProof(text)
+		if err != nil {
+			return
+		}
+		if !signer.ValidThumbprint(p.Thumbprint) || p.ID == "" {
+			t.Fatalf("%q is %+v", text, p)
+		}
+		if p.Check("POST", url, "", time.Unix(1562262616, 0)) == nil && !strings.HasPrefix(strings.ToLower(url), "https://server.example.com") {
+			t.Fatalf("it is taken for a proof of %q", url)
 		}
 	})
 }

@@ -141,6 +141,9 @@ func payload(s shape, c *Claims) ([]byte, error) {
 		return nil, err
 	}
 	if c.Thumbprint != "" {
+		if !ValidThumbprint(c.Thumbprint) {
+			return nil, refuse(ErrBadClaims, "the thumbprint is that of no key")
+		}
 		cnf := object{buf: []byte{'{'}}
 		cnf.text("jkt", c.Thumbprint)
 		o.nested("cnf", &cnf)

@@ -38,10 +38,12 @@ type appSettings struct {
 	Origins          *[]string      `env:"-" name:"origins" placeholder:"URL,…" sep:"," help:"Origins whose pages may call /v1/client, such as https://app.example.com; replaces those it had. \"none\": no page may."`
 	ClientJWTTTL     *time.Duration `env:"-" name:"client-jwt-ttl" placeholder:"TIME" help:"Life of JWTs for browsers, 30s to 1h; never longer than the others."`
 	ClearSiteData    *bool          `env:"-" negatable:"" help:"A log-out in a browser wipes what the origin stored there."`
+	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
+	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
-	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken}
+	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken, DPoPNonce: s.DPoPNonce}
 	if s.Origins != nil {
 		out.Origins = s.Origins
 		if slices.Equal(*s.Origins, []string{"none"}) {
@@ -53,7 +55,10 @@ func (s *appSettings) settings() (api.AppSettings, error) {
 		flag string
 		from *time.Duration
 		to   **int64
-	}{{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"client-jwt-ttl", s.ClientJWTTTL, &out.ClientJWTTTLSeconds}} {
+	}{
+		{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"client-jwt-ttl", s.ClientJWTTTL, &out.ClientJWTTTLSeconds},
+		{"introspection-max-exp", s.IntrospectionMax, &out.IntrospectionMaxExpSeconds},
+	} {
 		if f.from == nil {
 			continue
 		}
@@ -182,6 +187,7 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		row(w, "absolute lifetime", seconds(a.AbsoluteLifetimeMinutes, 60))
 		row(w, "idle timeout", seconds(a.IdleTimeoutMinutes, 60))
 		row(w, "when stale", text(a.WhenStale))
+		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
 		if out.APIKey != "" {
 			row(w, "API key", out.APIKey)
 		}
