@@ -245,6 +245,12 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
+	// Origins are those whose pages may call the routes for browsers.
+	Origins []string `json:"origins,omitempty"`
+	// ClientJWTTTL is the life of JWTs for browsers, where it is shorter than JWTTTL; 0: the default.
+	ClientJWTTTL int64 `json:"client_jwt_ttl,omitempty"`
+	// ClearSiteData: a log-out in a browser wipes what the origin has stored there.
+	ClearSiteData bool `json:"clear_site_data,omitempty"`
 	// IntrospectionMax is how far ahead the exp of an introspection may lie; 0: the default.
 	IntrospectionMax int64 `json:"introspection_max_exp,omitempty"`
 	// DPoPNonce: a proof of a bound session must have a nonce of a node.

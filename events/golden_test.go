@@ -59,6 +59,7 @@ func goldens() []golden {
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
 				Idle: 1800, WhenStale: "refuse", ReturnToken: true, IntrospectionMax: 60, DPoPNonce: true,
 				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke", ImportRegion: "eu", Compat: []string{"streambird", "clerk"},
+				Origins: []string{"https://app.example.com"}, ClientJWTTTL: 60, ClearSiteData: true,
 			},
 		}},
 		{"key", &events.SigningKey{

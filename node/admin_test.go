@@ -24,6 +24,7 @@ func TestCreateApp(t *testing.T) {
 			"when_stale": "refuse", "return_token": false, "compat": []any{}, "issuer": publicURL + "/v1/apps/shop",
 			"max_sessions_per_user": 0.0, "session_limit_policy": "evict_oldest", "token_reuse": "refuse",
 			"introspection_max_exp_seconds": 60.0, "dpop_nonce": false,
+			"origins": []any{}, "client_jwt_ttl_seconds": 60.0, "clear_site_data": false,
 		}
 		if diff := cmp.Diff(want, r.at("app")); diff != "" {
 			t.Errorf("defaults: -want +got\n%s", diff)

@@ -26,7 +26,7 @@ const (
 func defaultSettings() events.AppSettings {
 	return events.AppSettings{
 		JWTProfile: string(signer.Native), JWTAlg: string(signer.DefaultAlg), JWTTTL: 300,
-		SessionDuration: 43_200 * 60, AbsoluteMax: maxMinutes * 60, WhenStale: whenStaleRefuse,
+		SessionDuration: 43_200 * 60, AbsoluteMax: maxMinutes * 60, WhenStale: whenStaleRefuse, ClientJWTTTL: defaultClientJWTTTL,
 	}
 }
 
@@ -55,11 +55,18 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	if err := mergeChoices(&s, in); err != nil {
 		return s, err
 	}
-	if in.DPoPNonce != nil {
-		s.DPoPNonce = *in.DPoPNonce
+	if in.Origins != nil {
+		if err := checkOrigins(*in.Origins); err != nil {
+			return s, err
+		}
+		s.Origins = slices.Clip(append([]string(nil), *in.Origins...)) // nil when empty, as an app without has it
 	}
-	if in.ReturnToken != nil {
-		s.ReturnToken = *in.ReturnToken
+	for _, flag := range []struct{ in, to *bool }{
+		{in.DPoPNonce, &s.DPoPNonce}, {in.ReturnToken, &s.ReturnToken}, {in.ClearSiteData, &s.ClearSiteData},
+	} {
+		if flag.in != nil {
+			*flag.to = *flag.in
+		}
 	}
 	if in.Compat != nil {
 		for i, name := range in.Compat {
@@ -95,6 +102,7 @@ func mergeNumbers(s *events.AppSettings, in *api.AppSettings) error {
 		to       *int64
 	}{
 		{"jwt_ttl_seconds", in.JWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.JWTTTL},
+		{"client_jwt_ttl_seconds", in.ClientJWTTTLSeconds, minJWTTTL, maxJWTTTL, 1, &s.ClientJWTTTL},
 		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
@@ -192,6 +200,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
 			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
+			Origins: new(append([]string{}, s.Origins...)), ClientJWTTTLSeconds: new(clientJWTTTL(&s)), ClearSiteData: &s.ClearSiteData,
 			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		ImportRegion: s.ImportRegion,

@@ -77,6 +77,9 @@ func (n *Node) newSession(ctx context.Context, c *call, req *api.CreateSession) 
 		return 0, nil, err
 	}
 	out, err := n.answered(ctx, c, f, p.Token)
+	if err == nil && req.SetCookie {
+		out.SetCookie = n.sessionCookie(c, f, p.Token)
+	}
 	return http.StatusCreated, out, err
 }
 

@@ -54,6 +54,8 @@ var meaning = map[string]string{
 	api.ProofInvalid:            "The session is bound to a key of its client, and the request came without one good, unused DPoP proof of it (RFC 9449). Nobody was logged out.",
 	api.ProofNonce:              "The DPoP proof must hold the nonce of the header DPoP-Nonce. Make another proof with it and try again.",
 	api.ClusterOutdated:         "Some node of the cluster runs a version that does not know what is asked for. Finish the upgrade and try again.",
+	api.NoSession:               "A page showed no session that is good; error_details.reason says whether it is missing, malformed, unknown, expired, idle or revoked, or whether a JWT came where the token is needed. The user must log in again. A cookie of a session that has ended is taken away.",
+	api.OriginNotAllowed:        "The page that asked is of an origin that the session's app does not list (its setting origins), or a cookie came without Origin and Sec-Fetch-Site. Nothing was done.",
 }
 
 var errorPage = template.Must(template.New("errors").Parse(`<!doctype html>

@@ -57,6 +57,8 @@ var statusOf = map[string]int{
 	api.ProofInvalid:            http.StatusUnauthorized,
 	api.ProofNonce:              http.StatusUnauthorized,
 	api.ClusterOutdated:         http.StatusServiceUnavailable,
+	api.NoSession:               http.StatusUnauthorized,
+	api.OriginNotAllowed:        http.StatusForbidden,
 }
 
 // failure is an error with the error type it is answered with. Its message is

@@ -20,6 +20,7 @@ import (
 type jwtOrder struct {
 	template api.Template
 	ttl      time.Duration // at most; 0: the template's, or the app's
+	party    string        // the Origin it is for; empty: none
 }
 
 // mint returns a JWT of an active session: one that was minted before, while
@@ -87,7 +88,7 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 		return "", time.Time{}, err
 	}
 	n.metrics.minted.Inc()
-	n.minted.Put(print, key, jwt, now, expires)
+	jwt, expires = n.minted.Put(ring, print, key, jwt, now, expires)
 	return jwt, expires, nil
 }
 
@@ -95,11 +96,12 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 type jwtShape struct {
 	profile  signer.Profile
 	audience string
+	party    string
 	ttl      time.Duration
 }
 
 func shapeOf(s *events.AppSettings, o jwtOrder) jwtShape {
-	shape := jwtShape{profile: signer.Profile(s.JWTProfile), audience: o.template.Audience, ttl: jwtLimit(s, o.template)}
+	shape := jwtShape{profile: signer.Profile(s.JWTProfile), audience: o.template.Audience, party: o.party, ttl: jwtLimit(s, o.template)}
 	if o.template.JWTProfile != "" {
 		shape.profile = signer.Profile(o.template.JWTProfile)
 	}
@@ -137,7 +139,7 @@ func (n *Node) signingKey(app *events.App, now time.Time) (*signer.Key, error) {
 func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) signer.Fingerprint {
 	return signer.NewFingerprint(
 		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
-		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
+		string(s.profile), s.audience, s.party, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
 		strings.Join(n.rolesOf(f.App, nil), " "), n.policyMark(f.App, s.profile))
 }
 
@@ -171,7 +173,7 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
 		AuthTime: auth, AMR: methods, ACR: level(p), FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
-		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: roles, Actor: actor, Thumbprint: p.Thumbprint,
+		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: roles, Actor: actor, Thumbprint: p.Thumbprint, AuthorizedParty: s.party,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:    factors, Permissions: permissions, Custom: custom,
 	}, nil

@@ -145,6 +145,7 @@ type Outbound interface {
 type Node struct {
 	conf        Config
 	issuer      string
+	origin      string // of issuer, as browsers write it
 	incarnation events.Incarnation
 
 	// projected is replaced as a whole by a node that joins, before it follows a
@@ -253,6 +254,7 @@ func New(c Config) (*Node, error) {
 	n := &Node{
 		conf:        c,
 		issuer:      strings.TrimRight(c.PublicURL, "/"),
+		origin:      originOf(c.PublicURL),
 		incarnation: events.NewIncarnation(),
 		catalog:     new(projection.Settings),
 		ready:       make(chan struct{}),

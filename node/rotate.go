@@ -66,6 +66,9 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	out, err := n.answered(ctx, c, f, p.Token)
+	if err == nil && req.SetCookie {
+		out.SetCookie = n.sessionCookie(c, f, p.Token)
+	}
 	return http.StatusOK, out, err
 }
 

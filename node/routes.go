@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/revocast/revocast/node/api"
@@ -19,6 +20,9 @@ type route struct {
 	handle handler
 	// raw answers by itself: the hot path, what is not JSON, and what is read
 	// while it is answered. It sees to its scope itself.
+	// cors says which pages of other origins may call it.
+	cors cors
+	// raw answers by itself: the hot path, and what is not JSON.
 	raw http.HandlerFunc
 	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
 	oauth bool
@@ -56,6 +60,9 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
 		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},
 		{pattern: "POST /v1/sessions/migrate", scope: api.ScopeVerify, handle: n.migrateSession},
+		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
+		{pattern: "POST /v1/client/refresh", handle: n.clientRefresh, cors: corsApp},
+		{pattern: "POST /v1/client/logout", handle: n.clientLogout, cors: corsApp},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -98,6 +105,13 @@ func (n *Node) routes() []route {
 		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
 		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
 		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery},
+		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
+		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery, cors: corsAny},
+		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery, cors: corsAny},
+		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery, cors: corsAny},
 
 		n.oauth("POST /oauth2/introspect", api.ScopeVerify, n.introspect),
 		n.oauth("POST /oauth2/revoke", api.ScopeRevoke, n.oauthRevoke),
@@ -112,14 +126,21 @@ func (n *Node) routes() []route {
 	return append(native, n.facadeRoutes(native)...)
 }
 
+// verifyMethods are those of a verify; HEAD goes with GET. Some proxies ask with
+// the method of the original request, and any other answer than a verdict would
+// refuse that.
+var verifyMethods = []string{
+	http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
+}
+
 // verifyRoutes are those that a [VerifyServer] serves too.
 func (n *Node) verifyRoutes() []route {
-	return []route{
-		{pattern: "GET /v1/verify", raw: n.verify},
-		{pattern: "POST /v1/verify", raw: n.verify},
-		{pattern: "GET /v1/verify/", raw: n.verify},
-		{pattern: "POST /v1/verify/", raw: n.verify},
+	var all []route
+	for _, method := range verifyMethods {
+		all = append(all, route{pattern: method + " /v1/verify", raw: n.verify}, route{pattern: method + " /v1/verify/", raw: n.verify},
+			route{pattern: method + " " + extAuthzPrefix + "{app}/", raw: n.extAuthz})
 	}
+	return all
 }
 
 // Handler returns the node's API. It may serve before Run is called: what needs
@@ -136,6 +157,11 @@ func (n *Node) handler(routes []route) http.Handler {
 		}
 		known.Handle(rt.pattern, h)
 		mux.Handle(rt.pattern, h)
+		if rt.cors != corsNone {
+			ask := n.preflight(rt)
+			known.Handle(ask.pattern, n.serve(ask))
+			mux.Handle(ask.pattern, n.serve(ask))
+		}
 	}
 	missing := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
 		return 0, nil, missed(known, c)
@@ -148,6 +174,8 @@ func (n *Node) handler(routes []route) http.Handler {
 			// Proxies put the path of the original request behind the prefix:
 			// it must not be cleaned. And this is the hot path.
 			n.verify(w, r)
+		case isExtAuthz(r):
+			n.extAuthz(w, r)
 		case len(r.Header.Get("Authorization")) > maxCredentials || len(r.Header.Get("Cookie")) > maxCredentials:
 			tooLong.ServeHTTP(w, r)
 		case r.URL.Path != clean(r.URL.Path):
@@ -161,8 +189,12 @@ func (n *Node) handler(routes []route) http.Handler {
 
 func isVerify(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/verify")
-	return ok && (rest == "" || rest[0] == '/') &&
-		(r.Method == http.MethodGet || r.Method == http.MethodPost || r.Method == http.MethodHead)
+	return ok && (rest == "" || rest[0] == '/') && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
+}
+
+func isExtAuthz(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.URL.Path, extAuthzPrefix)
+	return ok && strings.Contains(rest, "/") && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
 }
 
 // clean is what http.ServeMux would redirect p to.

@@ -32,16 +32,15 @@ func TestWrongMethods(t *testing.T) {
 		for call, allow := range map[string]string{
 			"PUT /v1/sessions":                 "GET, HEAD, POST",
 			"POST /v1/apps/acme":               "DELETE, GET, HEAD, PATCH",
-			"POST /v1/apps/acme/jwks":          "GET, HEAD",
+			"POST /v1/apps/acme/jwks":          "GET, HEAD, OPTIONS",
 			"DELETE /v1/apps/acme/keys/rotate": "POST",
 			"PATCH /v1/apps/acme/templates/t1": "DELETE, GET, HEAD, PUT",
 			"POST /healthz":                    "GET, HEAD",
-			"PUT /v1/verify":                   "GET, HEAD, POST",
-			"DELETE /v1/verify/some/path":      "GET, HEAD, POST",
+			"BREW /v1/verify":                  "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT",
 			"OPTIONS /v1/apps":                 "GET, HEAD, POST",
 			"GET /v1/apps/acme/suspend":        "POST",
-			"POST /.well-known/jwks.json":      "GET, HEAD",
-			"POST /v1/sessions/jwks/acme":      "GET, HEAD",
+			"POST /.well-known/jwks.json":      "GET, HEAD, OPTIONS",
+			"POST /v1/sessions/jwks/acme":      "GET, HEAD, OPTIONS",
 			"BREW /v1/apps":                    "GET, HEAD, POST",
 		} {
 			method, path, _ := strings.Cut(call, " ")

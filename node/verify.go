@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -34,10 +35,29 @@ const (
 // and counts verdicts instead of measuring time.
 func (n *Node) verify(w http.ResponseWriter, r *http.Request) {
 	var v verifyRequest
-	v.read(w, r) // reads the body, so it comes before any clock
+	v.read(w, r, r.URL.RawQuery) // reads the body, so it comes before any clock
 	o := n.decide(r.Context(), &v)
 	n.respond(w, r, &o, &v.verifyQuery)
 }
+
+// extAuthz answers /v1/ext_authz/{app}/ and everything below: verify for Envoy's
+// HTTP service of ext_authz, which takes nothing but 200 for a yes, and puts path
+// and query of the original request behind a prefix. So the app stands in the
+// prefix ("-": any), and what the client wrote into its query means nothing here.
+func (n *Node) extAuthz(w http.ResponseWriter, r *http.Request) {
+	var v verifyRequest
+	v.read(w, r, "")
+	v.empty200 = true
+	// Not PathValue: the mux is not asked, see handler.
+	pin, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, extAuthzPrefix), "/")
+	if v.bad = v.bad || pin == ""; pin != "-" {
+		v.app = pin
+	}
+	o := n.decide(r.Context(), &v)
+	n.respond(w, r, &o, &v.verifyQuery)
+}
+
+const extAuthzPrefix = "/v1/ext_authz/"
 
 // decide is the verify itself, the same for every listener. The request must have
 // been read to its end.
@@ -59,9 +79,10 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	if v.need != nil && o.status == http.StatusNoContent {
 		o = n.demanded(ctx, v, o)
 	}
-	if v.jwt && o.status == http.StatusNoContent && o.stale == "" {
+	if (v.jwt || v.authorization) && o.status == http.StatusNoContent && o.stale == "" {
 		o = n.withJWT(ctx, v, o)
 	}
+	o.authorization = v.authorization
 	if o.status == http.StatusNoContent && !v.background {
 		n.touch(&o.Session, o.asked)
 	}
@@ -91,6 +112,8 @@ type outcome struct {
 	status int
 	reason string // "-" when good
 	err    error  // of a 403 or a 503
+	// authorization: the answer has a header Authorization.
+	authorization bool
 	// Of a session that is bound to a key, see dpop_verify.go.
 	thumbprint string   // of the key, if a JWT says it
 	nonce      string   // what the next proof should hold
@@ -116,7 +139,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 			return refusedJWT(signer.ErrBadClaims)
 		}
 		thumbprint = v.Thumbprint
-		if q.jwt || q.body {
+		if q.jwt || q.authorization || q.body {
 			at = n.positionOf(sid.Stream())
 		}
 		if a, err = n.resolveSID(ctx, sid, consistency{}); err == nil && (a.App != v.App || a.User != v.Subject) {
@@ -124,7 +147,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		}
 	} else {
 		var before *events.Position
-		if q.jwt || q.body {
+		if q.jwt || q.authorization || q.body {
 			before = &at
 		}
 		var ok bool

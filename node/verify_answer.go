@@ -89,6 +89,9 @@ func (h *head) fill(o *outcome) {
 			h.share(name, dash)
 		}
 	}
+	if o.authorization {
+		h.authorize(o.jwt)
+	}
 	switch {
 	case o.status == http.StatusServiceUnavailable:
 		h.share("Retry-After", retry)
@@ -104,6 +107,16 @@ func (h *head) fill(o *outcome) {
 	if o.nonce != "" {
 		h.put(nonceHeader, o.nonce)
 	}
+}
+
+// authorize adds the header Authorization with the JWT. Without one it is a dash,
+// never absent: a proxy then writes it over what the client sent.
+func (h *head) authorize(jwt string) {
+	if jwt == "" {
+		h.share("Authorization", dash)
+		return
+	}
+	h.put("Authorization", "Bearer "+jwt)
 }
 
 // fillGood says whose session it is, and what is seldom asked for or seldom true.
@@ -164,10 +177,14 @@ func (n *Node) respond(w http.ResponseWriter, r *http.Request, o *outcome, q *ve
 		n.respondBody(w, &call{n: n, r: r, h: to, id: to["X-Request-Id"][0]}, o)
 		return
 	}
-	if o.status != http.StatusNoContent {
+	status := o.status
+	if status == http.StatusNoContent && q.empty200 {
+		status = http.StatusOK
+	}
+	if status != http.StatusNoContent {
 		to["Content-Length"] = zero
 	}
-	w.WriteHeader(o.status)
+	w.WriteHeader(status)
 }
 
 // respondBody answers with a body, for who asks for one.

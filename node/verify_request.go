@@ -47,7 +47,7 @@ type shown struct {
 //
 // The body is read even when it is not needed: net/http would read it before it
 // answers, and a slow sender would age the answer.
-func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request) {
+func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request, query string) {
 	var body []byte
 	if r.Body != nil && r.Body != http.NoBody {
 		buf := bodies.Get().(*[pooledBody]byte)
@@ -59,7 +59,7 @@ func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request) {
 	}
 	v.request = r
 	v.background = len(r.Header[backgroundHeader]) > 0
-	v.ask(r.URL.RawQuery)
+	v.ask(query)
 	if v.bad {
 		return
 	}
@@ -260,6 +260,11 @@ type verifyQuery struct {
 	app                   string
 	jwt, body, background bool
 	need                  *demand // nil: a good session is enough
+	// authorization: the JWT is wanted as a header Authorization of the answer, for
+	// proxies that can copy a header but not write one.
+	authorization bool
+	// empty200: a good session is 200 without a body.
+	empty200 bool
 }
 
 // parse reads the query and reports whether it is bad: one that cannot be read,
@@ -286,6 +291,7 @@ func (q *verifyQuery) parse(raw string) (bad bool) {
 		}
 	}
 	q.jwt, q.body, q.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
+	q.authorization = all.Get("header") == headerAuthorization
 	return false
 }
 
@@ -298,6 +304,9 @@ func (q *verifyQuery) demand(name, value string) (bad bool) {
 	return value == "" || q.need.ask(name, value)
 }
 
+// headerAuthorization is the one value of the parameter header.
+const headerAuthorization = "authorization"
+
 func isOn(value string) bool { return value == "1" || value == "true" }
 
 // plainQuery reports whether each byte of the query stands for itself, and there
@@ -307,6 +316,7 @@ func plainQuery(raw string) bool { return len(raw) <= 512 && !strings.ContainsAn
 // scan is parse of a plain query, without a map.
 func (q *verifyQuery) scan(raw string) (bad bool) {
 	var was, is verifyQuery // which were there before, and what the first of each said
+	headed := false
 	for named := false; raw != ""; {
 		var pair string
 		pair, raw, _ = strings.Cut(raw, "&")
@@ -327,9 +337,11 @@ func (q *verifyQuery) scan(raw string) (bad bool) {
 			if q.demand(name, value) {
 				return true
 			}
+		case "header":
+			is.authorization, headed = is.authorization || !headed && value == headerAuthorization, true
 		}
 	}
-	q.jwt, q.body, q.background = is.jwt, is.body, is.background
+	q.jwt, q.body, q.background, q.authorization = is.jwt, is.body, is.background, is.authorization
 	return false
 }
 

@@ -64,6 +64,7 @@ func FuzzVerifyQuery(f *testing.F) {
 		"", "app=acme", "app=", "app", "app=a&app=a", "app=a&app=b", "app=a&app=", "jwt=1", "jwt=0&jwt=1", "jwt=true&body=1&background=1", "&&", "=", "app==a",
 		"jwt=1&app=a&app=b", "a=b=c&jwt=1", "JWT=1", "é=1&jwt=1", "a&b&jwt", "?app=x",
 		"max_age=60", "max_age=", "max_age=-1", "max_age=1&max_age=1", "acr=aal2&amr=otp,pwd", "acr=aal4", "acr=aal2&acr=aal1", "amr=otp,otp", "amr=,",
+		"header=authorization", "header=a&header=authorization", "header&header=authorization", "header=authorization&header=", "header=Authorization",
 	} {
 		f.Add(q)
 	}
@@ -85,6 +86,7 @@ func FuzzVerifyQuery(f *testing.F) {
 				}
 			}
 			want.jwt, want.body, want.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
+			want.authorization = all.Get("header") == headerAuthorization
 		}
 		if bad != wantBad || !bad && !reflect.DeepEqual(q, want) {
 			t.Fatalf("%q is %+v, bad %v; want %+v, %v", raw, q, bad, want, wantBad)

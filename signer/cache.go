@@ -65,6 +65,7 @@ type MintCache struct {
 	Entries int
 
 	shards shards[minted]
+	put    sync.Mutex // makes the look and the change of a Put one step
 }
 
 type minted struct {
@@ -88,9 +89,17 @@ func (c *MintCache) Get(r *Ring, f Fingerprint, now time.Time) (jwt string, expi
 	return m.jwt, m.expires, true
 }
 
-// Put holds a JWT that was minted with k at issued.
-func (c *MintCache) Put(f Fingerprint, k *Key, jwt string, issued, expires time.Time) {
+// Put holds a JWT that was minted with k at issued, unless one is held under f
+// that Get would return then, and returns the one that is held: of several that
+// were minted at once, everybody hands out the same.
+func (c *MintCache) Put(r *Ring, f Fingerprint, k *Key, jwt string, issued, expires time.Time) (string, time.Time) {
+	c.put.Lock()
+	defer c.put.Unlock()
+	if held, until, ok := c.Get(r, f, issued); ok {
+		return held, until
+	}
 	c.shards.of(f, c.Entries).Add(f, minted{jwt: jwt, keyID: k.ID, issued: issued, expires: expires})
+	return jwt, expires
 }
 
 // Purge empties the cache.

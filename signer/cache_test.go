@@ -3,6 +3,7 @@ package signer_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ func TestMintCacheHalfLife(t *testing.T) {
 	if _, _, ok := cache.Get(ring, f, now); ok {
 		t.Fatal("the empty cache has a JWT")
 	}
-	cache.Put(f, k, "jwt", now, now.Add(300*time.Second))
+	cache.Put(ring, f, k, "jwt", now, now.Add(300*time.Second))
 	retired := keyFor(signer.ES256)
 	retired.RetiredAt = now.Add(time.Second)
 	unlisted := keyFor(signer.ES256)
@@ -73,7 +74,7 @@ func TestMintCacheIsBounded(t *testing.T) {
 	cache := signer.MintCache{Entries: 100}
 	held := 0
 	for i := range 5000 {
-		cache.Put(signer.NewFingerprint(fmt.Sprint(i)), k, "jwt", now, now.Add(time.Minute))
+		cache.Put(signer.NewRing(k), signer.NewFingerprint(fmt.Sprint(i)), k, "jwt", now, now.Add(time.Minute))
 	}
 	for i := range 5000 {
 		if _, _, ok := cache.Get(ring, signer.NewFingerprint(fmt.Sprint(i)), now); ok {
@@ -155,7 +156,7 @@ func TestCachesSave(t *testing.T) {
 		t.Errorf("a hit makes %.0f allocations, a miss %.0f", hit, miss)
 	}
 	var mints signer.MintCache
-	mints.Put(signer.NewFingerprint(sid, "native"), k, token, now, now.Add(time.Minute))
+	mints.Put(ring, signer.NewFingerprint(sid, "native"), k, token, now, now.Add(time.Minute))
 	if n := testing.AllocsPerRun(100, func() { mints.Get(ring, signer.NewFingerprint(sid, "native"), now) }); n != 0 {
 		t.Errorf("reusing a JWT makes %.0f allocations", n)
 	}
@@ -181,6 +182,41 @@ func TestRefusedIsNotHeld(t *testing.T) {
 	}
 }
 
+// TestMintedAtOnce: of several JWTs that were minted under one fingerprint before
+// any was held, all callers get one. Run it with -race.
+func TestMintedAtOnce(t *testing.T) {
+	k := keyFor(signer.ES256)
+	ring := signer.NewRing(k)
+	f := signer.NewFingerprint("f")
+	var cache signer.MintCache
+	for round := range 100 {
+		at := now.Add(time.Duration(round) * time.Minute) // the one of the round before is past its half
+		var got [8]string
+		var wg sync.WaitGroup
+		for i := range got {
+			wg.Go(func() {
+				var expires time.Time
+				got[i], expires = cache.Put(ring, f, k, fmt.Sprint(round, i), at, at.Add(time.Minute))
+				if !expires.Equal(at.Add(time.Minute)) {
+					t.Errorf("expires %v", expires)
+				}
+			})
+		}
+		wg.Wait()
+		held, _, _ := cache.Get(ring, f, at)
+		for _, jwt := range got {
+			if jwt != held || !strings.HasPrefix(jwt, fmt.Sprint(round, "")) {
+				t.Fatalf("round %d: handed out %q, held %q", round, got, held)
+			}
+		}
+	}
+	bad := *k
+	bad.Compromised = true
+	if jwt, _ := cache.Put(signer.NewRing(&bad), f, k, "new", now.Add(99*time.Minute), now.Add(100*time.Minute)); jwt != "new" {
+		t.Errorf("a JWT of a compromised key was handed out: %s", jwt)
+	}
+}
+
 // TestCompromiseUnderLoad: from the moment the ring is swapped, no JWT of the
 // compromised key comes out of either cache, although others go on putting them
 // in. Run it with -race.
@@ -197,7 +233,7 @@ func TestCompromiseUnderLoad(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				mints.Put(f, k, token, now, now.Add(time.Hour))
+				mints.Put(ring, f, k, token, now, now.Add(time.Hour))
 				mints.Get(ring, f, now)
 				if _, err := verifies.Verify(ring, token, expect()); err != nil {
 					t.Error(err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ type appSettings struct {
 	TokenReuse       *string        `env:"-" placeholder:"WHAT" help:"What a replaced token that is shown does: refuse, or revoke its session."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	Origins          *[]string      `env:"-" name:"origins" placeholder:"URL,…" sep:"," help:"Origins whose pages may call /v1/client, such as https://app.example.com; replaces those it had. \"none\": no page may."`
+	ClientJWTTTL     *time.Duration `env:"-" name:"client-jwt-ttl" placeholder:"TIME" help:"Life of JWTs for browsers, 30s to 1h; never longer than the others."`
+	ClearSiteData    *bool          `env:"-" negatable:"" help:"A log-out in a browser wipes what the origin stored there."`
 	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
 	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
 	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
@@ -54,11 +58,21 @@ func (s *appSettings) settings() (api.AppSettings, error) {
 			out.Compat = strings.Split(*s.Compat, ",")
 		}
 	}
+	if s.Origins != nil {
+		out.Origins = s.Origins
+		if slices.Equal(*s.Origins, []string{"none"}) {
+			out.Origins = &[]string{}
+		}
+	}
+	out.ClearSiteData = s.ClearSiteData
 	for _, f := range []struct {
 		flag string
 		from *time.Duration
 		to   **int64
-	}{{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"introspection-max-exp", s.IntrospectionMax, &out.IntrospectionMaxExpSeconds}} {
+	}{
+		{"jwt-ttl", s.JWTTTL, &out.JWTTTLSeconds}, {"client-jwt-ttl", s.ClientJWTTTL, &out.ClientJWTTTLSeconds},
+		{"introspection-max-exp", s.IntrospectionMax, &out.IntrospectionMaxExpSeconds},
+	} {
 		if f.from == nil {
 			continue
 		}

@@ -48,6 +48,12 @@ type AppSettings struct {
 	WhenStale *string `json:"when_stale,omitempty"`
 	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch and streambird profiles.
 	ReturnToken *bool `json:"return_token,omitempty"`
+	// Origins are those whose pages may call /v1/client/*, such as https://app.example.com; at most 64. Each is compared as it is.
+	Origins *[]string `json:"origins,omitempty"`
+	// ClientJWTTTLSeconds is the life of the JWTs that /v1/client/refresh hands out, 30 to 3600, never longer than JWTTTLSeconds; default 60.
+	ClientJWTTTLSeconds *int64 `json:"client_jwt_ttl_seconds,omitempty"`
+	// ClearSiteData makes /v1/client/logout send Clear-Site-Data, so that the browser wipes what it has of the origin.
+	ClearSiteData *bool `json:"clear_site_data,omitempty"`
 	// IntrospectionMaxExpSeconds is how far ahead the exp of an introspection lies at most, 1 to 3600; default 60.
 	// Some resource servers keep an answer until then, whatever is revoked meanwhile.
 	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`

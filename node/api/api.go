@@ -119,6 +119,8 @@ type CreateSession struct {
 	// AuthRevision is a revision read when the log-in began: if the user was
 	// logged out everywhere since, the session is refused with 409.
 	AuthRevision string `json:"auth_revision,omitempty"`
+	// SetCookie asks for set_cookie in the answer.
+	SetCookie bool `json:"set_cookie,omitempty"`
 	// Bind binds the session to a key of the client, for good. The header DPoP with a proof made for this call does
 	// the same.
 	Bind *Bind `json:"bind,omitempty"`
@@ -134,6 +136,9 @@ type SessionAnswer struct {
 	User         *User   `json:"user,omitempty"`
 	// Verdict is there if an authorization_check was asked for, and granted.
 	Verdict *Verdict `json:"verdict,omitempty"`
+	// SetCookie is, when a create or a rotate asked for it, the value of a header Set-Cookie with the token, for
+	// the caller to put on its own answer to the browser.
+	SetCookie string `json:"set_cookie,omitempty"`
 }
 
 // SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
@@ -224,6 +229,8 @@ type Rotate struct {
 	// with it again within that time returns the same new token. With 0 an
 	// answer that is lost cannot be asked for again.
 	GraceSeconds int64 `json:"grace_seconds,omitempty"`
+	// SetCookie asks for set_cookie in the answer.
+	SetCookie bool `json:"set_cookie,omitempty"`
 	// DPoP is needed for a session that is bound to a key.
 	DPoP *DPoPProof `json:"dpop,omitempty"`
 }

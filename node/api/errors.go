@@ -22,6 +22,7 @@ const (
 	InvalidArgument    = "invalid_argument"             // 400
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	NoSession          = "no_session"                   // 401: of the routes for browsers; error_details.reason: missing, malformed, token_needed, unknown, expired, idle, revoked
 	ProofInvalid       = "invalid_dpop_proof"           // 401: the session is bound to a key, and there is no good proof of it
 	ProofNonce         = "use_dpop_nonce"               // 401: the proof needs the nonce of the header DPoP-Nonce
 	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
@@ -34,6 +35,7 @@ const (
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
 	FacadeOff          = "facade_not_enabled"           // 403: the app does not list that vendor in compat
+	OriginNotAllowed   = "origin_not_allowed"           // 403: not one of the app's origins
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
