@@ -199,6 +199,9 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
+	// ImportRegion is the region in whose stream the sessions of foreign tokens
+	// live; empty: none was ever imported. It is set once.
+	ImportRegion string `json:"import_region,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

@@ -92,7 +92,8 @@ func (n *Node) showApp(e *events.App) api.App {
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 		},
-		Issuer: n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
+		ImportRegion: s.ImportRegion,
+		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
 	}
 }
 

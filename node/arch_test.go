@@ -26,13 +26,14 @@ var ours = map[string][]string{
 	"projection":         {"events"},
 	"signer":             {},
 	"node/api":           {},
+	"node/outbound":      {},
 	"node/client":        {"node/api"},
-	"node":               {"events", "projection", "signer", "node/api"},
-	"node/compat":        {"events", "projection", "signer", "node", "node/api"},
-	"node/nodetest":      {"events", "projection", "signer", "node", "node/api"},
-	"deploy/fleet":       {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/nodetest"},
-	"cmd/revocast/bench": {"events", "projection", "signer", "node", "node/api"},
-	"cmd/revocast":       {"events", "events/broker", "projection", "signer", "node", "node/api", "cmd/revocast/bench"},
+	"node":               {"events", "projection", "signer", "node/api", "node/outbound"},
+	"node/compat":        {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"node/nodetest":      {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"deploy/fleet":       {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/outbound", "node/nodetest"},
+	"cmd/revocast/bench": {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"cmd/revocast":       {"events", "events/broker", "projection", "signer", "node", "node/api", "node/outbound", "cmd/revocast/bench"},
 }
 
 // theirs says where each module of others may be imported.

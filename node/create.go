@@ -208,7 +208,11 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if err := n.memoryLeft(); err != nil {
 		return found{}, err
 	}
-	if n.home.above(createBudget) {
+	s, err := n.homeOf(d.state.SID)
+	if err != nil {
+		return found{}, err
+	}
+	if s.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}
 	pos, err := n.writeState(ctx, d, ex)

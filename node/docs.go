@@ -19,6 +19,8 @@ var meaning = map[string]string{
 	api.Forbidden:          "The API key lacks the scope that this route needs.",
 	api.AppSuspended:       "The app is suspended; its sessions are kept and refused meanwhile.",
 	api.NotFound:           "There is no such route, key or template.",
+	api.ForeignEnded:       "The token was imported before, and its session has ended or its user was logged out everywhere since it began. It is not brought back; error_details.reason says how it ended.",
+	api.ForeignConflict:    "The token was imported before as the session of another user.",
 	api.AppNotFound:        "There is no such app, or the API key is not one of it.",
 	api.MethodNotAllowed:   "The route exists with other methods; the header Allow names them.",
 	api.Conflict:           "It was changed by somebody else meanwhile. Read it and try again.",

@@ -28,6 +28,8 @@ var statusOf = map[string]int{
 	api.AlreadyExists:      http.StatusConflict,
 	api.RevokedMeanwhile:   http.StatusConflict,
 	api.IdempotencyEnded:   http.StatusConflict,
+	api.ForeignEnded:       http.StatusConflict,
+	api.ForeignConflict:    http.StatusConflict,
 	api.BodyTooLarge:       http.StatusRequestEntityTooLarge,
 	api.ClaimsTooLarge:     http.StatusRequestEntityTooLarge,
 	api.MediaType:          http.StatusUnsupportedMediaType,

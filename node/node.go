@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/outbound"
 	"github.com/revocast/revocast/projection"
 	"github.com/revocast/revocast/signer"
 )
@@ -106,6 +108,10 @@ type Config struct {
 	// times a second, from one goroutine.
 	Memory func() (used, limit uint64)
 
+	// Outbound makes the requests to addresses that apps chose; nil: an
+	// outbound.Client, which reaches public ones only.
+	Outbound Outbound
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -123,6 +129,16 @@ type Disk interface {
 	// Restart restarts the log's server on the same store. Clients reconnect
 	// by themselves.
 	Restart(ctx context.Context) error
+}
+
+// Outbound is what [outbound.Client] is. Do MUST judge the address at the moment
+// it dials it, MUST NOT follow redirects, and MUST NOT put the URL, which may be
+// secret, into its errors.
+type Outbound interface {
+	// Check says whether text may be the URL of a request at all.
+	Check(text string) error
+	// Do sends the request and reads the answer, of at most limit bytes.
+	Do(ctx context.Context, r *http.Request, limit int64) (*outbound.Answer, error)
 }
 
 // Node is one node. New makes it, Run lives its life.
@@ -214,6 +230,9 @@ func New(c Config) (*Node, error) {
 	}
 	if c.Durability == nil {
 		c.Durability = func() string { return "unverified" }
+	}
+	if c.Outbound == nil {
+		c.Outbound = outbound.New()
 	}
 	if c.Clock == nil {
 		c.Clock = events.SystemClock{}

@@ -216,8 +216,9 @@ func (n *Node) target(ctx context.Context, r *revocation) (s projection.Session,
 		}
 		s, v = n.sessions().Lookup(key, n.judged())
 	case req.SessionToken != "":
-		key, _ = events.Token(req.SessionToken).Key()
-		s, v, _ = n.sessions().LookupToken(key, n.judged())
+		if key, s, v, err = n.targetToken(r); err != nil {
+			return s, v, err
+		}
 	default:
 		jwt, err := n.verifyJWT(ctx, r.app.App, req.SessionJWT, jwtEver)
 		if err != nil {
@@ -233,6 +234,28 @@ func (n *Node) target(ctx context.Context, r *revocation) (s projection.Session,
 		s = projection.Session{SID: key, User: user}
 	}
 	return s, n.held(&s, v), nil
+}
+
+// targetToken is target for a token. One that nobody here knows is named as native
+// if it has the form and a home that there is, else as the app's foreign one.
+func (n *Node) targetToken(r *revocation) (key events.SID, s projection.Session, v projection.Verdict, err error) {
+	key, native := events.Token(r.req.SessionToken).Key()
+	if native {
+		if s, v, _ = n.sessions().LookupToken(key, n.judged()); v != projection.Unknown {
+			return key, s, v, nil
+		}
+	}
+	foreign, ok, err := n.foreignKey(r.app.App, r.req.SessionToken)
+	if err != nil || !ok {
+		return key, s, v, err
+	}
+	if s, v, _ = n.sessions().LookupToken(foreign, n.judged()); v != projection.Unknown || !native {
+		return foreign, s, v, nil
+	}
+	if _, assigned := n.catalog.Snapshot().RegionByNumber(key.Stream()); assigned {
+		return key, s, v, nil
+	}
+	return foreign, s, v, nil
 }
 
 // revokeGroupAway is revokeGroupIn for a home that is out of reach, as cause

@@ -71,11 +71,7 @@ func (n *Node) lookSID(ctx context.Context, app string, sid events.SID, want con
 // nobody knows. A JWT that only seems too young says nothing against its session.
 func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when jwtTime, want consistency) (found, error) {
 	if jwt == "" {
-		key, ok := events.Token(token).Key()
-		if !ok {
-			return n.nothing()
-		}
-		return n.find(app, key.Stream(), func() (answer, error) { return n.resolveToken(ctx, key, want) })
+		return n.findToken(ctx, app, token, want)
 	}
 	v, err := n.verifyJWT(ctx, app, jwt, when)
 	if errors.Is(err, signer.ErrNotYetValid) {
@@ -93,6 +89,21 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 		return n.nothing()
 	}
 	return f, err
+}
+
+// findToken is findCredential for a token, native or foreign.
+func (n *Node) findToken(ctx context.Context, app, token string, want consistency) (found, error) {
+	var at events.Position
+	a, ok, err := n.resolveShown(ctx, app, token, want, &at)
+	switch {
+	case err != nil:
+		return found{}, err
+	case !ok:
+		return n.nothing()
+	case a.App != app:
+		a = answer{staleness: a.staleness}
+	}
+	return found{answer: a, at: at}, nil
 }
 
 // nothing is the answer about a session that nobody knows. Even that is not

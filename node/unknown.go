@@ -21,7 +21,18 @@ func (n *Node) resolveToken(ctx context.Context, key events.SID, want consistenc
 			return a, err
 		}
 	}
-	return n.settle(ctx, key, want, func() (answer, error) { return n.byToken(key) })
+	return n.settle(ctx, key, want, true, func() (answer, error) { return n.byToken(key) })
+}
+
+// resolveForeign is resolveToken for the key of a foreign token. That there is no
+// such session is not remembered: the token was there before the session is.
+func (n *Node) resolveForeign(ctx context.Context, key events.SID, want consistency) (answer, error) {
+	if !want.strong {
+		if a, err := n.byToken(key); err != nil || a.verdict != projection.Unknown || n.conf.Solo {
+			return a, err
+		}
+	}
+	return n.settle(ctx, key, want, false, func() (answer, error) { return n.byToken(key) })
 }
 
 func (n *Node) resolveSID(ctx context.Context, sid events.SID, want consistency) (answer, error) {
@@ -30,12 +41,12 @@ func (n *Node) resolveSID(ctx context.Context, sid events.SID, want consistency)
 			return a, err
 		}
 	}
-	return n.settle(ctx, sid, want, func() (answer, error) { return n.bySID(sid) })
+	return n.settle(ctx, sid, want, true, func() (answer, error) { return n.bySID(sid) })
 }
 
 // settle looks up once this node is as new as is wanted, at least so new that
-// Unknown is final.
-func (n *Node) settle(ctx context.Context, key events.SID, want consistency, look func() (answer, error)) (a answer, err error) {
+// Unknown is final, and may be remembered.
+func (n *Node) settle(ctx context.Context, key events.SID, want consistency, remember bool, look func() (answer, error)) (a answer, err error) {
 	s := n.stream(key.Stream())
 	if s == nil && !n.conf.Solo {
 		if s, err = n.meet(ctx, key.Stream()); err != nil {
@@ -57,7 +68,7 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 		}
 		return look()
 	}
-	if s.missing.holds(key) {
+	if remember && s.missing.holds(key) {
 		return look() // for the lease
 	}
 	late := s.certain(ctx, func() bool {
@@ -67,7 +78,7 @@ func (n *Node) settle(ctx context.Context, key events.SID, want consistency, loo
 	if late != nil {
 		return answer{}, late
 	}
-	if err != nil || a.verdict != projection.Unknown {
+	if err != nil || a.verdict != projection.Unknown || !remember {
 		return a, err
 	}
 	s.missing.add(key)

@@ -90,7 +90,7 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 	var a answer
 	var at events.Position
 	var err error
-	if cr.isJWT {
+	if cr.isJWT && !n.isForeign(cr.text, pin) {
 		v, refused := n.verifyAnyJWT(ctx, cr.text, pin)
 		if refused != nil {
 			return refusedJWT(refused)
@@ -106,14 +106,14 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 			a = answer{staleness: a.staleness}
 		}
 	} else {
-		key, ok := events.Token(cr.text).Key()
-		if !ok {
+		var before *events.Position
+		if q.jwt || q.body {
+			before = &at
+		}
+		var ok bool
+		if a, ok, err = n.resolveShown(ctx, pin, cr.text, consistency{}, before); !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
 		}
-		if q.jwt || q.body {
-			at = n.positionOf(key.Stream())
-		}
-		a, err = n.resolveToken(ctx, key, consistency{})
 	}
 	if err != nil {
 		return unanswered(err)

@@ -341,6 +341,36 @@ func (m *Map) applyForged(r *events.Record) {
 	}
 }
 
+// GroupRevokedAt returns when (unix ms) the sessions that the user, or anybody of
+// the app, has in the stream were last revoked together, 0 if never: in that
+// stream, or in another while it was out of reach.
+func (m *Map) GroupRevokedAt(stream uint8, app, user string) (at int64) {
+	m.fold.RLock()
+	defer m.fold.RUnlock()
+	for _, hash := range [...]string{events.UserHash(app, user), ""} {
+		key := groupKey{stream: stream, app: app, hash: hash}
+		at = max(at, m.marks[key.index()][key].newest())
+		for _, recorded := range m.away[key] {
+			k := groupKey{recorded, stream, app, hash}
+			at = max(at, m.marks[k.index()][k].newest())
+		}
+	}
+	return at
+}
+
+// newest returns the latest time (unix ms) at which the mark, which may be nil, or
+// one kept beside it was asked for.
+func (k *mark) newest() (at int64) {
+	if k == nil {
+		return 0
+	}
+	at = k.at
+	for _, old := range k.kept {
+		at = max(at, old.at)
+	}
+	return at
+}
+
 // LastAll implements [Projection].
 func (m *Map) LastAll(stream uint8, app, user string) uint64 {
 	m.fold.RLock()

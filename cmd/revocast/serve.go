@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node"
+	"github.com/revocast/revocast/node/outbound"
 )
 
 // serveCmd runs a node, with its log in the same process or on NATS servers.
@@ -41,6 +43,7 @@ type serveCmd struct {
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
 	logFlags       `embed:""`
 
+	OutboundAllow []string      `placeholder:"PREFIX" help:"Networks, such as 10.1.0.0/16, that requests to addresses chosen by apps (keys of issuers, import sources) may reach besides the public ones, on any port and without TLS (default: none)."`
 	SnapshotEvery time.Duration `placeholder:"D" default:"5m" help:"Time between two snapshots of the sessions, from which a start goes on (default: 5m)."`
 }
 
@@ -62,6 +65,10 @@ func (c *serveCmd) Run(e *env) error {
 	name, err := c.nodeName()
 	if err != nil {
 		return err
+	}
+	allowed, err := prefixes(c.OutboundAllow)
+	if err != nil {
+		return &usageError{err}
 	}
 	limit := limitMemory(c.MemoryLimit, os.DirFS("/"))
 	s.log.Debug("memory", "limit_bytes", limit.bytes, "from", limit.from)
@@ -109,11 +116,23 @@ func (c *serveCmd) Run(e *env) error {
 	if s.node, err = s.store.newNode(node.Config{
 		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.embedded(),
 		SnapshotDir: s.dir.snapshotDir(), SnapshotEvery: c.SnapshotEvery,
-		Private: c.Private, Memory: memoryReader(limit), Log: s.log,
+		Private: c.Private, Memory: memoryReader(limit), Outbound: outbound.New(allowed...), Log: s.log,
 	}); err != nil {
 		return err
 	}
 	return s.run(e.ctx)
+}
+
+// prefixes reads the networks of --outbound-allow.
+func prefixes(texts []string) (all []netip.Prefix, err error) {
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p != p.Masked() {
+			return nil, fmt.Errorf("--outbound-allow %q: want a network, such as 10.1.0.0/16", text)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // embedded reports whether the log is in the data directory.

@@ -12,6 +12,8 @@ type App struct {
 	CreatedAt time.Time `json:"created_at"`
 	ChangedAt time.Time `json:"changed_at"`
 	AppSettings
+	// ImportRegion is the region in which its imported sessions live, set by the first import; absent: there are none.
+	ImportRegion string `json:"import_region,omitempty"`
 	// Issuer is the iss of its JWTs and the base of its discovery documents.
 	Issuer string `json:"issuer"`
 }

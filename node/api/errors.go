@@ -33,6 +33,8 @@ const (
 	AlreadyExists      = "already_exists"               // 409
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
+	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
+	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415
