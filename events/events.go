@@ -117,6 +117,9 @@ type Private struct {
 	// BodyHash is the hash of the request that created the session under an
 	// Idempotency-Key, base64url; a repeat with another body is refused by it.
 	BodyHash string `json:"body_hash,omitempty"`
+	// Data is what a web framework keeps in its session, in its own encoding;
+	// Token is then the framework's.
+	Data []byte `json:"data,omitempty"`
 }
 
 // LogValue implements [slog.LogValuer] and hides all of it.

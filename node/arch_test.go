@@ -20,20 +20,21 @@ const module = "github.com/revocast/revocast"
 // ours says which of our packages each may import, directly or not. It is the
 // architecture: a package that is not here has no place in it.
 var ours = map[string][]string{
-	"events":             {},
-	"events/broker":      {"events"},
-	"events/eventstest":  {"events"},
-	"projection":         {"events"},
-	"signer":             {},
-	"node/api":           {},
-	"node/outbound":      {},
-	"node/client":        {"node/api"},
-	"node":               {"events", "projection", "signer", "node/api", "node/outbound"},
-	"node/compat":        {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"node/nodetest":      {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"deploy/fleet":       {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/outbound", "node/nodetest"},
-	"cmd/revocast/bench": {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"cmd/revocast":       {"events", "events/broker", "projection", "signer", "node", "node/api", "node/outbound", "cmd/revocast/bench"},
+	"events":               {},
+	"events/broker":        {"events"},
+	"events/eventstest":    {"events"},
+	"projection":           {"events"},
+	"signer":               {},
+	"node/api":             {},
+	"node/outbound":        {},
+	"node/client":          {"node/api"},
+	"node/client/scsstore": {"node/api"},
+	"node":                 {"events", "projection", "signer", "node/api", "node/outbound"},
+	"node/compat":          {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"node/nodetest":        {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"deploy/fleet":         {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/outbound", "node/nodetest"},
+	"cmd/revocast/bench":   {"events", "projection", "signer", "node", "node/api", "node/outbound"},
+	"cmd/revocast":         {"events", "events/broker", "projection", "signer", "node", "node/api", "node/outbound", "cmd/revocast/bench"},
 }
 
 // theirs says where each module of others may be imported.

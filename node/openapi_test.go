@@ -123,7 +123,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.Node{}, api.NodeList{}, api.NodeStatus{}, api.PatchSession{}, api.Problem{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
 		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
-		api.StreamState{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
+		api.PutStored{}, api.StoreCleared{}, api.StoredAnswer{}, api.StoredList{}, api.StoredSession{}, api.StreamState{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.TouchStored{}, api.User{}, api.VerifyAnswer{},
 	} {
 		typ := reflect.TypeOf(v)
 		got, ok := d.properties[typ.Name()]

@@ -41,6 +41,13 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
+		{pattern: "GET /v1/store", scope: api.ScopeRead, handle: n.listStored},
+		{pattern: "DELETE /v1/store", scope: api.ScopeRevoke, handle: n.clearStore},
+		{pattern: "GET /v1/store/{token_sha256}", scope: api.ScopeRead, handle: n.getStored},
+		{pattern: "PUT /v1/store/{token_sha256}", scope: api.ScopeCreate, handle: n.putStored},
+		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored},
+		{pattern: "POST /v1/store/{token_sha256}/touch", scope: api.ScopeCreate, handle: n.touchStored},
+
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
 		{pattern: "GET /v1/apps/{app}", scope: api.ScopeAdmin, handle: n.getApp},

@@ -61,7 +61,7 @@ func (n *Node) storeCall(c *call, parameters ...string) (s stored, err error) {
 	if s.app, err = n.appOf(c); err != nil {
 		return s, err
 	}
-	text := c.r.PathValue("token")
+	text := c.r.PathValue("token_sha256")
 	hash, err := hex.DecodeString(text)
 	if err != nil || len(hash) != len(s.token) || hex.EncodeToString(hash) != text {
 		return s, fail(api.InvalidArgument, "the path names a session by SHA-256 of its token, 64 characters of lower-case hex").with("field", "token_sha256")
@@ -125,7 +125,7 @@ func (n *Node) findStored(ctx context.Context, s *stored, want consistency) (fou
 		if a, err := n.byToken(keys.user); err != nil || a.verdict != projection.Unknown {
 			return a, err
 		}
-		return n.bySID(keys.anonymous)
+		return n.byToken(keys.anonymous)
 	}
 	return n.find(s.app.App, number, func() (answer, error) {
 		if !want.strong {
@@ -137,7 +137,7 @@ func (n *Node) findStored(ctx context.Context, s *stored, want consistency) (fou
 	})
 }
 
-// getStored answers GET /v1/store/{token}.
+// getStored answers GET /v1/store/{token_sha256}.
 func (n *Node) getStored(ctx context.Context, c *call) (int, any, error) {
 	s, err := n.storeCall(c, "consistency", "at_least")
 	if err != nil {
@@ -189,7 +189,7 @@ func writtenStored(s *projection.Session) api.StoredSession {
 	return out
 }
 
-// putStored answers PUT /v1/store/{token}: it creates the session, or replaces its
+// putStored answers PUT /v1/store/{token_sha256}: it creates the session, or replaces its
 // data and expiry. A session that has ended stays ended.
 func (n *Node) putStored(ctx context.Context, c *call) (int, any, error) {
 	s, err := n.storeCall(c)
@@ -222,7 +222,7 @@ func (n *Node) putStored(ctx context.Context, c *call) (int, any, error) {
 		f, err = n.changeStored(ctx, c, &s, want.state.SID, func(d *draft) bool {
 			same := bytes.Equal(d.private.Data, want.private.Data)
 			d.private.Data = want.private.Data
-			d.private.Token = cmpToken(d.private.Token, want.private.Token)
+			d.private.Token = eitherToken(d.private.Token, want.private.Token)
 			return same
 		}, want.state.ExpiresAt)
 	}
@@ -232,8 +232,8 @@ func (n *Node) putStored(ctx context.Context, c *call) (int, any, error) {
 	return status, &api.StoredAnswer{Freshness: f.freshness(), StoredSession: writtenStored(&f.Session)}, nil
 }
 
-// cmpToken keeps the token that is known, so that lists go on showing it.
-func cmpToken(known, said events.Token) events.Token {
+// eitherToken returns the token that is said now, else the one that is known.
+func eitherToken(known, said events.Token) events.Token {
 	if said != "" {
 		return said
 	}
@@ -312,7 +312,10 @@ func (n *Node) changeStored(ctx context.Context, c *call, s *stored, sid events.
 	if err != nil {
 		return found{}, err
 	}
-	look := func() (found, error) { return n.lookSID(ctx, s.app.App, sid, consistency{}) }
+	// By its token: it may have been given another since, and then that one counts.
+	look := func() (found, error) {
+		return n.find(s.app.App, sid.Stream(), func() (answer, error) { return n.byToken(sid) })
+	}
 	return n.change(ctx, c, look, func(_ found, d *draft) (string, error) {
 		same, was := edit(d), d.state.ExpiresAt
 		d.state.ExpiresAt = min(until, d.state.AbsoluteAt)
@@ -337,7 +340,7 @@ func storedEnded(err error) error {
 	return fail(api.ForeignEnded, "the session of this token is here and has ended; it is not brought back").with("reason", failed.details["reason"])
 }
 
-// touchStored answers POST /v1/store/{token}/touch: it sets the expiry and nothing
+// touchStored answers POST /v1/store/{token_sha256}/touch: it sets the expiry and nothing
 // else.
 func (n *Node) touchStored(ctx context.Context, c *call) (int, any, error) {
 	s, err := n.storeCall(c)
@@ -365,7 +368,7 @@ func (n *Node) touchStored(ctx context.Context, c *call) (int, any, error) {
 	return http.StatusOK, &api.StoredAnswer{Freshness: f.freshness(), StoredSession: writtenStored(&f.Session)}, nil
 }
 
-// deleteStored answers DELETE /v1/store/{token}: it revokes the session, for good.
+// deleteStored answers DELETE /v1/store/{token_sha256}: it revokes the session, for good.
 // One that is not known is 200 with revoked 0.
 func (n *Node) deleteStored(ctx context.Context, c *call) (int, any, error) {
 	s, err := n.storeCall(c, "reason", "wait")
