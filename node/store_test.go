@@ -260,7 +260,7 @@ func TestStoreConcurrent(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		h.put("first of the app", "", "x", time.Hour).want(201)
 		var all sync.WaitGroup
-		for i := range 6 {
+		for i := range 40 {
 			all.Go(func() {
 				if r := h.put("t", "ada", fmt.Sprint("data ", i), time.Hour); r.Status != 200 && r.Status != 201 {
 					t.Errorf("%d: %s", r.Status, r.Raw)

@@ -217,7 +217,8 @@ class Client {
         if (ended && answer.status === 409 && answer.body.error_type === 'foreign_session_ended') return null
         failed = new RevocastError(`${method} of a session: ${answer.status} ${answer.body.error_type}: ${answer.body.error_message}`,
           { status: answer.status, type: answer.body.error_type })
-        if (answer.status < 500) throw failed
+        const clash = answer.status === 409 && answer.body.error_type === 'conflict' // with other nodes
+        if (answer.status < 500 && !clash) throw failed
       } catch (err) {
         if (err === failed) throw err
         failed = new RevocastError(`${method} of a session: no answer from ${urls[at]}: ${err.message}`, { cause: err })

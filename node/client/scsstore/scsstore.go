@@ -226,7 +226,8 @@ func (s *Store) ask(ctx context.Context, method, path string, query url.Values, 
 	var last error
 	for _, node := range nodes {
 		status, err := s.once(ctx, strings.TrimRight(strings.TrimSpace(node), "/"), method, path, query, body, out)
-		if err == nil || status != 0 && status < http.StatusInternalServerError || ctx.Err() != nil {
+		final := status != 0 && status < http.StatusInternalServerError && !isError(err, api.Conflict)
+		if err == nil || final || ctx.Err() != nil {
 			return err
 		}
 		last = err
