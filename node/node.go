@@ -174,7 +174,7 @@ type Node struct {
 	verified signer.VerifyCache
 	touches  touches
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
-	storing turns // writes of stored sessions
+	storing  turns              // writes of stored sessions
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
