@@ -72,6 +72,8 @@ func ParsePublic(jwk []byte) (*Key, error) {
 	return k, nil
 }
 
+var errPrivate = errors.New("has a private member")
+
 func parseJWK(data []byte) (*Key, error) {
 	list, err := members(data)
 	if err != nil {
@@ -92,7 +94,7 @@ func parseJWK(data []byte) (*Key, error) {
 				return nil, errors.New("key_ops has no verify")
 			}
 		case "d", "p", "q", "dp", "dq", "qi", "oth", "k":
-			return nil, errors.New("has a private member")
+			return nil, errPrivate
 		}
 	}
 	if u, ok := text["use"]; ok && u != "sig" {

@@ -85,6 +85,13 @@ func Mint(k *Key, p Profile, c Claims) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("mint: unknown profile %q", p)
 	}
+	if c.SessionID == "" {
+		return "", fmt.Errorf("mint: %w", refuse(ErrBadClaims, "no session"))
+	}
+	return mint(k, s, c)
+}
+
+func mint(k *Key, s shape, c Claims) (string, error) {
 	if k == nil || !k.signs(c.IssuedAt) {
 		return "", fmt.Errorf("mint: %w", ErrNoKey)
 	}
@@ -111,8 +118,8 @@ func Mint(k *Key, p Profile, c Claims) (string, error) {
 
 // payload returns the claims as JSON that members accepts.
 func payload(s shape, c *Claims) ([]byte, error) {
-	if c.Issuer == "" || c.App == "" || c.Subject == "" || c.SessionID == "" {
-		return nil, refuse(ErrBadClaims, "issuer, app, subject and session are required")
+	if c.Issuer == "" || c.App == "" || c.Subject == "" {
+		return nil, refuse(ErrBadClaims, "issuer, app and subject are required")
 	}
 	nbf := c.NotBefore
 	if nbf.IsZero() {

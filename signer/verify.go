@@ -127,40 +127,69 @@ type content struct {
 
 // authenticate finds the key, checks the signature and reads the claims.
 func (r *Ring) authenticate(token string) (*content, *Key, error) {
-	head, body, signature, err := split(token)
+	c, k, list, err := r.signed(token, isSessionType)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &content{}
-	alg, err := readHeader(head, c)
-	if err != nil {
-		return nil, nil, err
-	}
-	k, ok := r.Find(c.keyID)
-	if !ok {
-		return nil, nil, refuse(ErrUnknownKey, "no such key")
-	}
-	if alg != string(k.Alg) {
-		return nil, nil, refuse(ErrBadSignature, "alg is not that of the key")
-	}
-	claims, errClaims := b64.DecodeString(body)
-	sig, errSig := b64.DecodeString(signature)
-	if errClaims != nil || errSig != nil {
-		return nil, nil, refuse(ErrMalformed, "not base64url")
-	}
-	if k.CheckSignature(token[:len(head)+1+len(body)], sig) != nil {
-		return nil, nil, refuse(ErrBadSignature, "does not verify")
-	}
-	if err := readClaims(claims, c); err != nil {
+	if err := readSession(list, c); err != nil {
 		return nil, nil, err
 	}
 	return c, k, nil
 }
 
+// signed finds the key of a JWT of an accepted typ, checks the signature and
+// reads the claims that every JWT of ours has.
+func (r *Ring) signed(token string, accepts func(typ string) bool) (*content, *Key, []member, error) {
+	head, _, _, err := split(token)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c := &content{}
+	alg, err := readHeader(head, c, accepts)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	k, ok := r.Find(c.keyID)
+	if !ok {
+		return nil, nil, nil, refuse(ErrUnknownKey, "no such key")
+	}
+	claims, err := k.open(token, alg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	list, err := readClaims(claims, c)
+	return c, k, list, err
+}
+
+// open checks that the key signed the JWT, whose header names alg, and returns
+// its claims.
+func (k *Key) open(token, alg string) (json.RawMessage, error) {
+	if alg != string(k.Alg) {
+		return nil, refuse(ErrBadSignature, "alg is not that of the key")
+	}
+	head, body, signature, err := split(token)
+	if err != nil {
+		return nil, err
+	}
+	claims, errClaims := b64.DecodeString(body)
+	sig, errSig := b64.DecodeString(signature)
+	if errClaims != nil || errSig != nil {
+		return nil, refuse(ErrMalformed, "not base64url")
+	}
+	if k.CheckSignature(token[:len(head)+1+len(body)], sig) != nil {
+		return nil, refuse(ErrBadSignature, "does not verify")
+	}
+	return claims, nil
+}
+
+func isSessionType(typ string) bool {
+	return slices.ContainsFunc(shapes, func(s shape) bool { return s.typ == typ })
+}
+
 // readHeader demands exactly alg, kid and typ. So crit, b64 and zip, which would
 // change the meaning of the rest, and jku, jwk, x5u and x5c, which would bring a
 // key along, are refused without a list of them.
-func readHeader(segment string, c *content) (alg string, err error) {
+func readHeader(segment string, c *content, accepts func(typ string) bool) (alg string, err error) {
 	list, err := decodeObject(segment)
 	if err != nil {
 		return "", err
@@ -187,33 +216,38 @@ func readHeader(segment string, c *content) (alg string, err error) {
 	if c.keyID == "" || len(c.keyID) > maxKeyID {
 		return "", refuse(ErrUnknownKey, "no kid, or one that is too long")
 	}
-	if !slices.ContainsFunc(shapes, func(s shape) bool { return s.typ == c.typ }) {
-		return "", refuse(ErrWrongType, "typ is not that of a session")
+	if !accepts(c.typ) {
+		return "", refuse(ErrWrongType, "typ is not the one wanted")
 	}
 	return alg, nil
 }
 
-// readClaims reads the claims every profile has and those of the one it is.
-func readClaims(data []byte, c *content) error {
+// readClaims reads the claims every JWT of ours has, and returns all.
+func readClaims(data []byte, c *content) ([]member, error) {
 	list, err := members(data)
 	if err != nil {
-		return refuse(ErrMalformed, err.Error())
+		return nil, refuse(ErrMalformed, err.Error())
 	}
 	c.issuer, _ = findText(list, "iss")
 	c.subject, _ = findText(list, "sub")
 	if c.issuer == "" || c.subject == "" {
-		return refuse(ErrBadClaims, "iss or sub is missing or not a string")
+		return nil, refuse(ErrBadClaims, "iss or sub is missing or not a string")
 	}
 	if c.audience, err = audience(list); err != nil {
-		return err
+		return nil, err
 	}
 	var ok [3]bool
 	c.iat, ok[0] = findDate(list, "iat")
 	c.nbf, ok[1] = findDate(list, "nbf")
 	c.exp, ok[2] = findDate(list, "exp")
 	if ok != [3]bool{true, true, true} {
-		return refuse(ErrBadClaims, "iat, nbf or exp is missing or not an integer of seconds")
+		return nil, refuse(ErrBadClaims, "iat, nbf or exp is missing or not an integer of seconds")
 	}
+	return list, nil
+}
+
+// readSession reads the claims of the profile that the JWT is of.
+func readSession(list []member, c *content) error {
 	for _, s := range shapes {
 		if s.typ == c.typ && s.read(list, c) {
 			c.profile = s.profile
