@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -137,6 +138,30 @@ func bare(k *signer.Key, jws string) string {
 	return ""
 }
 
+// asIssuers says how the parser of other issuers' JWTs, which takes any kid and no
+// typ, judges the JWS with the key set; "" means that it can use none of the keys.
+// No vector has claims, so past the signature it is malformed.
+func asIssuers(t *testing.T, jwks []json.RawMessage, jws string) signer.Reason {
+	t.Helper()
+	for i := range jwks {
+		jwks[i] = public(t, jwks[i])
+	}
+	set, err := json.Marshal(map[string]any{"keys": jwks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := signer.ParseForeignKeys(set)
+	if err != nil {
+		return ""
+	}
+	_, err = keys.Verify(jws, signer.ForeignExpect{Issuer: "joe", Audience: "app", Now: time.Unix(1300819370, 0)})
+	r, ok := errors.AsType[signer.Reason](err)
+	if !ok {
+		t.Errorf("a JWS without claims is accepted, or refused without a reason: %v", err)
+	}
+	return r
+}
+
 // strict is everything at once, as a node asks it, as lenient as it can be asked.
 func strict(ring *signer.Ring, jws string) error {
 	_, err := ring.Verify(jws, signer.Expect{Issuer: "joe", App: "app", Now: time.Unix(1300819370, 0), AllowExpired: true, AllowEarly: true})
@@ -186,6 +211,10 @@ func TestJWS(t *testing.T) {
 			if errKey == nil {
 				why = bare(key, v.token())
 			}
+			issuers := asIssuers(t, []json.RawMessage{jwk}, v.token())
+			if (why == "" && issuers != signer.ErrMalformed) || (why == "signature" && issuers != signer.ErrBadSignature && issuers != signer.ErrUnknownKey) || (why == "key" && issuers != "") {
+				t.Errorf("%d %s: as a JWT of another issuer: %q, here %q", v.ID, v.Comment, issuers, why)
+			}
 			switch name := kind.Kty + " " + kind.Alg; {
 			case v.Result == "valid" && why == "":
 				accepted++
@@ -228,6 +257,9 @@ func TestJWK(t *testing.T) {
 		for _, v := range g.Tests {
 			if strict(ring, v.token()) == nil {
 				t.Errorf("%d %s: accepted as a session's JWT", v.ID, v.Comment)
+			}
+			if asIssuers(t, set.Keys, v.token()) == signer.ErrMalformed && v.Result != "valid" && v.Comment != "rejectsKeyWithRocaVulnerability" {
+				t.Errorf("%d %s, invalid: signature accepted as another issuer's", v.ID, v.Comment)
 			}
 			took := slices.ContainsFunc(ring.Keys(), func(k *signer.Key) bool { return bare(k, v.token()) == "" })
 			switch {
