@@ -6,7 +6,7 @@ require github.com/coreos/go-oidc/v3 v3.21.0
 
 require (
 	github.com/alexedwards/scs/v2 v2.9.0
-	github.com/go-jose/go-jose/v4 v4.1.4 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/revocast/revocast v0.0.0
 	golang.org/x/oauth2 v0.36.0 // indirect
 )
