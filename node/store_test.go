@@ -311,3 +311,49 @@ func TestStoreElsewhere(t *testing.T) {
 		b.do(b.key, "DELETE", "/v1/store", nil).wantError(503, "node_stale")
 	})
 }
+
+// All stored sessions of an app live in one region. Out of its reach none is "not
+// found", nothing is stored, and a log-out is recorded and delivered.
+func TestStoreInRegions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newContinents(t)
+		eu, us := c.nodes["eu1"], c.nodes["us1"]
+		eu.put("of ada", "ada", "x", 24*time.Hour).want(201)
+		us.put("of nobody", "", "y", 24*time.Hour).want(201)
+		us.kept("of ada").holds("x")
+		eu.kept("of nobody").holds("y")
+		us.put("of ada", "ada", "z", 24*time.Hour).want(200)
+		c.cut()
+		time.Sleep(time.Minute)
+		for _, token := range []string{"of ada", "of nobody", "never"} {
+			us.kept(token).want(503)
+			us.put(token, "", "w", time.Hour).want(503)
+		}
+		us.do(us.key, "GET", "/v1/store", nil).want(503)
+		eu.kept("of ada").holds("z")
+		for _, token := range []string{"of ada", "of nobody"} {
+			us.do(us.key, "DELETE", storePath(token), nil).want(202)
+		}
+		c.heal()
+		time.Sleep(time.Minute)
+		for _, token := range []string{"of ada", "of nobody"} {
+			if r := eu.kept(token).wantError(404, "session_not_found"); r.str("error_details.reason") != "revoked" {
+				t.Errorf("%s: %s", token, r.Raw)
+			}
+		}
+	})
+}
+
+// Private parts that are left in the log are read for each answer.
+func TestStorePrivateInLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Private = node.PrivateLog })
+		h.put("t", "ada", "one", time.Hour).want(201)
+		h.kept("t").holds("one")
+		h.put("t", "ada", "two", time.Hour).want(200)
+		h.kept("t").holds("two")
+		if r := h.do(h.key, "GET", "/v1/store", nil).want(200); len(r.at("sessions").([]any)) != 1 {
+			t.Errorf("%s", r.Raw)
+		}
+	})
+}
