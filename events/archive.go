@@ -126,6 +126,12 @@ func (a *JetStreamArchive) resume(ctx context.Context, log *JetStream) (resumed 
 	if i < 0 {
 		return false, fmt.Errorf("it does not take from %s", log.name)
 	}
+	// Until the server has begun with the old source, what it still asks for on
+	// behalf of that can take the place of what it asks for on behalf of the new
+	// one: both go by one name. The archive then waits all the same.
+	if err := a.await(ctx, func(src *jetstream.StreamSourceInfo) bool { return src.Name == log.name }); err != nil {
+		return false, err
+	}
 	// The server knows a source by its filters: with one more, of a kind that no
 	// event has, it is a new one, which begins where it is told.
 	from := source(log.region, sessionKinds...)
@@ -141,9 +147,15 @@ func (a *JetStreamArchive) resume(ctx context.Context, log *JetStream) (resumed 
 // begins a moment after the server does. A state that is replaced before then
 // is missing from the history, with a gap that names it.
 func (a *JetStreamArchive) Await(ctx context.Context) error {
+	return a.await(ctx, func(*jetstream.StreamSourceInfo) bool { return true })
+}
+
+// await returns once the archive takes what is appended to the streams that
+// matter.
+func (a *JetStreamArchive) await(ctx context.Context, matters func(*jetstream.StreamSourceInfo) bool) error {
 	for {
 		s, err := a.api.config(ctx, a.name)
-		silent := func(src *jetstream.StreamSourceInfo) bool { return src.Active < 0 }
+		silent := func(src *jetstream.StreamSourceInfo) bool { return src.Active < 0 && matters(src) }
 		if err == nil && !slices.ContainsFunc(s.Sources, silent) {
 			return nil
 		}

@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -36,9 +37,27 @@ func archived(t *testing.T, s *site, m events.Message) {
 			return
 		}
 		if time.Since(begun) > 40*time.Second {
-			t.Fatalf("not archived in %v", time.Since(begun))
+			t.Fatalf("not archived in %v; the archive: %s", time.Since(begun), sources(t, s))
 		}
 	}
+}
+
+// sources returns how the archive stands to the streams it takes from.
+func sources(t *testing.T, s *site) []byte {
+	t.Helper()
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "AUDIT_eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(stream.CachedInfo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // The archive of a stream that was deleted and made again with the same identity

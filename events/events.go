@@ -114,6 +114,16 @@ type Private struct {
 	// CustomClaims go into JWTs; Metadata does not. Both are JSON objects.
 	CustomClaims json.RawMessage `json:"custom_claims,omitempty"`
 	Metadata     json.RawMessage `json:"metadata,omitempty"`
+	// Roles are what the session may do in its organization, or anywhere.
+	Roles []string `json:"roles,omitempty"`
+	// Organization is what the session acts for.
+	Organization Organization `json:"organization,omitzero"`
+	// Actor is who acts as the user, a JSON object with "sub" (RFC 8693 section
+	// 4.1); fixed at creation.
+	Actor json.RawMessage `json:"actor,omitempty"`
+	// Assurance is the level that the backend stated (aal1, aal2, aal3); empty:
+	// what the factors say.
+	Assurance string `json:"assurance,omitempty"`
 	// BodyHash is the hash of the request that created the session under an
 	// Idempotency-Key, base64url; a repeat with another body is refused by it.
 	BodyHash string `json:"body_hash,omitempty"`
@@ -129,6 +139,12 @@ func (Private) LogValue() slog.Value { return slog.StringValue("[private]") }
 type Attributes struct {
 	IPAddress string `json:"ip_address,omitempty"`
 	UserAgent string `json:"user_agent,omitempty"`
+}
+
+// Organization is the tenant of the app's own that a session acts for.
+type Organization struct {
+	ID   string `json:"id"`
+	Slug string `json:"slug,omitempty"`
 }
 
 // Touch is kind tch: the session was used.
@@ -205,6 +221,11 @@ type AppSettings struct {
 	// ImportRegion is the region in whose stream the sessions of foreign tokens
 	// live; empty: none was ever imported. It is set once.
 	ImportRegion string `json:"import_region,omitempty"`
+	// MaxSessions is how many sessions a user may have at a time, 0: any number;
+	// SessionLimit what is done with one more; TokenReuse what with a token that was replaced.
+	MaxSessions  int64  `json:"max_sessions,omitempty"`
+	SessionLimit string `json:"session_limit,omitempty"`
+	TokenReuse   string `json:"token_reuse,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

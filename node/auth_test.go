@@ -30,7 +30,7 @@ func (h *harness) concrete(pattern string) (method, path string) {
 // the cluster admin key.
 func TestScopes(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
-		scopes := []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin}
+		scopes := []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin, api.ScopeImpersonate}
 		keys := map[string]string{}
 		for _, s := range scopes {
 			keys[s] = h.apiKey(h.app, s)
@@ -226,6 +226,7 @@ func TestSuspendedApp(t *testing.T) {
 		s := h.login("u1")
 		token, jwt, sid := s.str("session_token"), s.str("session_jwt"), s.str("session.session_id")
 		h.do(token, "GET", "/v1/verify", nil).want(204)
+		all := h.apiKey(h.app, api.ScopeCreate, api.ScopeVerify, api.ScopeAdmin, api.ScopeImpersonate)
 		suspended := h.do(h.admin, "POST", "/v1/apps/acme/suspend", nil).want(200)
 		if got := suspended.str("app.state"); got != events.AppSuspended {
 			t.Errorf("state %q", got)
@@ -239,7 +240,7 @@ func TestSuspendedApp(t *testing.T) {
 			if rt.Scope == api.ScopeRead || rt.Scope == api.ScopeRevoke {
 				continue // one can still look and log people out
 			}
-			h.do(h.key, method, path, nil).wantError(403, api.AppSuspended)
+			h.do(all, method, path, nil).wantError(403, api.AppSuspended)
 		}
 		h.do(h.key, "GET", "/v1/sessions/"+sid, nil).want(200)
 		h.do(h.key, "POST", "/v1/sessions/revoke", `{"user_id":"somebody else"}`).want(200)

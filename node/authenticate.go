@@ -19,29 +19,48 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	if err := c.decode(&req); err != nil {
 		return 0, nil, err
 	}
-	want, err := n.checkAuthenticate(&req)
+	out, err := n.authenticate(ctx, c, &req)
 	if err != nil {
 		return 0, nil, err
+	}
+	return http.StatusOK, out, nil
+}
+
+func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate) (*api.SessionAnswer, error) {
+	want, err := n.checkAuthenticate(req)
+	if err != nil {
+		return nil, err
+	}
+	need, err := newDemand(req.Require)
+	if err != nil {
+		return nil, err
 	}
 	app, err := n.appOf(c)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if err := n.reach(ctx, want); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if err := f.active(); err != nil {
-		return 0, nil, err
+		return nil, err
+	}
+	// Who is not permitted changes nothing.
+	if _, err := n.permitted(ctx, &f, req.AuthorizationCheck); err != nil {
+		return nil, err
+	}
+	if err := n.meets(ctx, &f, need); err != nil {
+		return nil, err
 	}
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
 	}
-	if f, err = n.refresh(ctx, c, f, look, &req); err != nil {
-		return 0, nil, err
+	if f, err = n.refresh(ctx, c, f, look, req); err != nil {
+		return nil, err
 	}
 	if req.Touch == nil || *req.Touch {
 		n.touch(&f.Session, n.wall())
@@ -49,7 +68,7 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 	newest := f.StateSeq
 	p, err := n.private(ctx, &f)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if f.StateSeq != newest { // the token shown may not be of the newer state
 		now, err := look()
@@ -57,15 +76,23 @@ func (n *Node) authenticateSession(ctx context.Context, c *call) (int, any, erro
 			err = now.active()
 		}
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
+	}
+	verdict, err := n.permitted(ctx, &f, req.AuthorizationCheck)
+	if err != nil {
+		return nil, err
 	}
 	token := events.Token(req.SessionToken)
 	if token == "" && app.Settings.ReturnToken {
 		token = p.Token
 	}
 	out, err := n.answered(ctx, c, f, token)
-	return http.StatusOK, out, err
+	if err != nil {
+		return nil, err
+	}
+	out.Verdict = verdict
+	return out, nil
 }
 
 func (n *Node) checkAuthenticate(req *api.Authenticate) (consistency, error) {
@@ -79,6 +106,9 @@ func (n *Node) checkAuthenticate(req *api.Authenticate) (consistency, error) {
 		if err := checkClaims(req.CustomClaims); err != nil {
 			return consistency{}, err
 		}
+	}
+	if err := checkAuthorization(req.AuthorizationCheck); err != nil {
+		return consistency{}, err
 	}
 	return n.parseConsistency(req.Consistency)
 }

@@ -22,6 +22,9 @@ type consistency struct {
 	// sure: what is unknown is unknown at this moment, not merely when it was
 	// last asked for. Only a revocation demands it: "there was nothing to revoke".
 	sure bool
+	// again: the same request found the session before, so a token that was
+	// replaced since is no reuse.
+	again bool
 }
 
 // parseConsistency reads "bounded" (also when absent), "strong", or

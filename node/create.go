@@ -28,11 +28,20 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	if err := c.decode(&req); err != nil {
 		return 0, nil, err
 	}
+	if given(req.Actor) && !c.caller.may(api.ScopeImpersonate) {
+		return 0, nil, fail(api.Forbidden, "an actor needs the scope %s", api.ScopeImpersonate).with("scope", api.ScopeImpersonate)
+	}
+	return n.newSession(ctx, c, &req)
+}
+
+// newSession creates the session that the request, which the caller may make,
+// asks for.
+func (n *Node) newSession(ctx context.Context, c *call, req *api.CreateSession) (int, any, error) {
 	app, err := n.appOf(c)
 	if err != nil {
 		return 0, nil, err
 	}
-	d, err := n.newDraft(&req, &app.Settings)
+	d, err := n.newDraft(req, &app.Settings)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -53,7 +62,7 @@ func (n *Node) createSession(ctx context.Context, c *call) (int, any, error) {
 	}
 	var f found
 	if repeatable {
-		f, err = n.createOnce(ctx, c, d, &req, key)
+		f, err = n.createOnce(ctx, c, d, req, key)
 	} else {
 		f, err = n.createNew(ctx, d, req.AuthRevision != "")
 	}
@@ -109,13 +118,15 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		return nil, err
 	}
 	if req.AuthRevision != "" {
-		seq, err := n.authSeq(req.AuthRevision)
+		seq, err := n.home.authSeq(req.AuthRevision)
 		if err != nil {
 			return nil, err
 		}
 		d.state.AuthSeq = seq
 	}
-	return d, d.describe(req)
+	err := d.describe(req)
+	d.limit = limitOf(s, &d.private)
+	return d, err
 }
 
 // last sets how long the session lives. No life is longer than the app's
@@ -136,11 +147,19 @@ func (d *draft) last(req *api.CreateSession, s *events.AppSettings, now int64) e
 		}
 		return seconds
 	}
-	absolute := min(orElse(req.AbsoluteLifetimeMinutes, s.AbsoluteMax), s.AbsoluteMax)
+	usual := *s
+	if req.LifetimePreset != "" {
+		p, err := presetOf(req.LifetimePreset)
+		if err != nil {
+			return err
+		}
+		usual.SessionDuration, usual.AbsoluteMax, usual.Idle = p.total, p.total, p.idle
+	}
+	absolute := min(orElse(req.AbsoluteLifetimeMinutes, usual.AbsoluteMax), s.AbsoluteMax)
 	d.state.CreatedAt, d.state.SeenAt = now, now
 	d.state.AbsoluteAt = now + absolute*1000
-	d.state.ExpiresAt = min(now+orElse(req.SessionDurationMinutes, s.SessionDuration)*1000, d.state.AbsoluteAt)
-	d.state.Idle = orElse(req.IdleTimeoutMinutes, s.Idle)
+	d.state.ExpiresAt = min(now+orElse(req.SessionDurationMinutes, usual.SessionDuration)*1000, d.state.AbsoluteAt)
+	d.state.Idle = orElse(req.IdleTimeoutMinutes, usual.Idle)
 	return nil
 }
 
@@ -150,6 +169,17 @@ func (d *draft) describe(req *api.CreateSession) (err error) {
 		if d.private.Factors, err = checkFactors("authentication_factors", req.Factors); err != nil {
 			return err
 		}
+		if err := checkFactorTimes("authentication_factors", req.Factors, date(d.state.CreatedAt)); err != nil {
+			return err
+		}
+	}
+	if req.AssuranceLevel != "" {
+		if err := stateLevel(&d.private, req.AssuranceLevel); err != nil {
+			return err
+		}
+	}
+	if err := d.authorize(req); err != nil {
+		return err
 	}
 	if a := req.Attributes; a != nil {
 		if err := errors.Join(
@@ -176,18 +206,38 @@ func (d *draft) describe(req *api.CreateSession) (err error) {
 	return err
 }
 
-// authSeq returns the sequence of the home stream that a revision read when the
-// log-in began names.
-func (n *Node) authSeq(text string) (uint64, error) {
+// authorize sets what the session may do, where, and in whose place.
+func (d *draft) authorize(req *api.CreateSession) (err error) {
+	if err := checkRoles(req.Roles); err != nil {
+		return err
+	}
+	if req.OrganizationSlug != "" && req.OrganizationID == "" {
+		return fail(api.InvalidArgument, "organization_slug: only with organization_id").with("field", "organization_slug")
+	}
+	if req.OrganizationID != "" {
+		if d.private.Organization, err = newOrganization(req.OrganizationID, "organization_slug", req.OrganizationSlug); err != nil {
+			return err
+		}
+	}
+	if given(req.Actor) {
+		d.private.Actor, err = checkActor(req.Actor)
+	}
+	d.private.Roles = req.Roles
+	return err
+}
+
+// authSeq returns the sequence of the stream that a revision read when the log-in
+// began names.
+func (s *stream) authSeq(text string) (uint64, error) {
 	r, err := parseRevision(text)
 	if err != nil {
 		return 0, fail(api.InvalidArgument, "auth_revision: not a revision").with("field", "auth_revision").because(err)
 	}
-	p, ok := r.In(n.home.region)
+	p, ok := r.In(s.region)
 	if !ok {
-		return 0, fail(api.InvalidArgument, "auth_revision: has no position in stream %s", n.home.region).with("field", "auth_revision")
+		return 0, fail(api.InvalidArgument, "auth_revision: has no position in stream %s", s.region).with("field", "auth_revision")
 	}
-	switch gen := n.home.position().Gen; {
+	switch gen := s.position().Gen; {
 	case p.Gen < gen:
 		// Sequences of a log that went backwards were used again: nothing can
 		// be said of what lies between.
@@ -208,19 +258,30 @@ func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (fou
 	if err := n.memoryLeft(); err != nil {
 		return found{}, err
 	}
-	s, err := n.homeOf(d.state.SID)
+	home, err := n.homeOf(d.state.SID)
 	if err != nil {
 		return found{}, err
 	}
-	if s.above(createBudget) {
+	if home.above(createBudget) {
 		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
 	}
+	if d.limit.max > 0 {
+		return n.createWithin(ctx, d, ex)
+	}
+	return n.place(ctx, d, ex)
+}
+
+// place is create without a look at what else there is.
+func (n *Node) place(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
 	pos, err := n.writeState(ctx, d, ex)
 	if err != nil {
 		return found{}, err
 	}
 	f, err := n.written(d, pos)
-	if err == nil && f.verdict == projection.Revoked {
+	switch {
+	case err == nil && f.verdict == projection.Revoked && d.limit.max > 0 && f.RevokeReason == reasonLimit:
+		return found{}, tooManySessions(d.limit.max)
+	case err == nil && f.verdict == projection.Revoked:
 		return found{}, revokedSince()
 	}
 	if err != nil {
@@ -245,27 +306,39 @@ func (n *Node) createOnce(ctx context.Context, c *call, d *draft, req *api.Creat
 	if err != nil {
 		return found{}, err
 	}
-	d.name(n.idempotentToken(secret, c, key))
+	d.name(derivedToken(secret, n.home.number, c.caller.app, c.caller.keyID, "POST /v1/sessions", key))
 	if req.AuthRevision == "" {
 		d.state.AuthSeq = n.known()
+	}
+	f, err := n.createDerived(ctx, d)
+	if err != nil {
+		return found{}, err
+	}
+	return f, n.sameRequest(ctx, &f, hash)
+}
+
+// createDerived creates the session, whose token was derived from what makes it
+// the only one, or returns it if it was made before.
+func (n *Node) createDerived(ctx context.Context, d *draft) (found, error) {
+	home, err := n.homeOf(d.state.SID)
+	if err != nil {
+		return found{}, err
 	}
 	for range attempts {
 		first, err, _ := n.creates.Do(d.state.SID.String(), func() (any, error) {
 			return n.createFirst(ctx, d)
 		})
-		switch {
-		case errors.Is(err, events.ErrConflict):
+		if errors.Is(err, events.ErrConflict) {
 			// Another node was first.
-			if err := n.home.catchUp(ctx, &d.state); err != nil {
+			if err := home.catchUp(ctx, &d.state); err != nil {
 				return found{}, err
 			}
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return found{}, err
 		}
-		f := first.(found)
-		err = n.sameRequest(ctx, &f, hash)
-		return f, err
+		return first.(found), nil
 	}
 	return found{}, events.ErrConflict
 }
@@ -319,17 +392,17 @@ func badIdempotencyKey() error {
 	return fail(api.InvalidArgument, "Idempotency-Key: want 1 to %d printable ASCII characters, once", maxIdempotencyKey)
 }
 
-// idempotentToken returns the token that the key names on every node of the
-// region. Nobody without the secret can compute it.
-func (n *Node) idempotentToken(secret []byte, c *call, key string) events.Token {
+// derivedToken returns the token of a session in the stream of the number that the
+// parts name on every node. Nobody without the secret can compute it.
+func derivedToken(secret []byte, number uint8, parts ...string) events.Token {
 	mac := hmac.New(sha256.New, secret)
-	for _, part := range []string{c.caller.app, c.caller.keyID, "POST /v1/sessions", key} {
+	for _, part := range parts {
 		var length [4]byte
 		binary.BigEndian.PutUint32(length[:], uint32(len(part)))
 		mac.Write(length[:])
 		mac.Write([]byte(part))
 	}
-	return events.TokenOf(n.home.number, [32]byte(mac.Sum(nil)))
+	return events.TokenOf(number, [32]byte(mac.Sum(nil)))
 }
 
 // bodyHash returns the hash of what the request says, whatever its white space.

@@ -17,6 +17,9 @@ type VerifyOptions struct {
 	// Background marks a request that the session's user did not make: it is no
 	// use of the session, and keeps no idle session alive.
 	Background bool
+	// Require demands more than a good session: that its user logged in recently,
+	// or well. Nil: nothing.
+	Require *api.Require
 }
 
 // Verified is a session that is good.
@@ -55,6 +58,8 @@ const (
 	ErrExpired = verifyKind("session expired")
 	// ErrRevoked: the session was revoked.
 	ErrRevoked = verifyKind("session revoked")
+	// ErrStepUp: the session is good, and falls short of VerifyOptions.Require.
+	ErrStepUp = verifyKind("step-up required")
 	// ErrSuspended: the session's app is suspended.
 	ErrSuspended = verifyKind("app suspended")
 	// ErrStale: this node may be behind and says nothing of the session.
@@ -89,6 +94,12 @@ func (n *Node) Verify(ctx context.Context, credential string, o VerifyOptions) (
 	if credential != "" {
 		v.shown, v.bad = textual(credential)
 	}
+	if o.Require != nil {
+		var err error
+		if v.need, err = newDemand(o.Require); err != nil {
+			return Verified{}, notVerified(&outcome{status: http.StatusUnauthorized, reason: reasonMalformed, err: err})
+		}
+	}
 	out := n.decide(ctx, &v)
 	if out.status != http.StatusNoContent {
 		return Verified{}, notVerified(&out)
@@ -105,7 +116,9 @@ func notVerified(o *outcome) *VerifyError {
 		e.kind = ErrStale
 	case o.status == http.StatusForbidden:
 		e.kind = ErrSuspended
-	case o.reason == "revoked":
+	case o.stepUp != nil:
+		e.kind, e.err = ErrStepUp, o.stepUp
+	case o.reason == "revoked", o.reason == reasonReuse:
 		e.kind = ErrRevoked
 	case o.reason == reasonExpired, o.reason == "idle":
 		e.kind = ErrExpired

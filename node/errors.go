@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,13 @@ var statusOf = map[string]int{
 	api.InvalidArgument:    http.StatusBadRequest,
 	api.TooManyArguments:   http.StatusBadRequest,
 	api.Unauthorized:       http.StatusUnauthorized,
+	api.AttestationFailed:  http.StatusUnauthorized,
+	api.ImpersonationEnded: http.StatusUnauthorized,
 	api.HomeReauth:         http.StatusUnauthorized,
 	api.JWTNotYetValid:     http.StatusUnauthorized,
+	api.StepUpRequired:     http.StatusUnauthorized,
 	api.SessionNotFound:    http.StatusNotFound,
+	api.NotAuthorized:      http.StatusForbidden,
 	api.Forbidden:          http.StatusForbidden,
 	api.AppSuspended:       http.StatusForbidden,
 	api.NotFound:           http.StatusNotFound,
@@ -30,6 +35,8 @@ var statusOf = map[string]int{
 	api.IdempotencyEnded:   http.StatusConflict,
 	api.ForeignEnded:       http.StatusConflict,
 	api.ForeignConflict:    http.StatusConflict,
+	api.SessionLimit:       http.StatusConflict,
+	api.TokenReuse:         http.StatusConflict,
 	api.BodyTooLarge:       http.StatusRequestEntityTooLarge,
 	api.ClaimsTooLarge:     http.StatusRequestEntityTooLarge,
 	api.MediaType:          http.StatusUnsupportedMediaType,
@@ -37,6 +44,7 @@ var statusOf = map[string]int{
 	api.HeaderTooLarge:     http.StatusRequestHeaderFieldsTooLarge,
 	api.Internal:           http.StatusInternalServerError,
 	api.NodeStale:          http.StatusServiceUnavailable,
+	api.IssuerUnreachable:  http.StatusServiceUnavailable,
 	api.HomeUnreachable:    http.StatusServiceUnavailable,
 	api.LogUnavailable:     http.StatusServiceUnavailable,
 	api.LogFull:            http.StatusServiceUnavailable,
@@ -51,6 +59,8 @@ type failure struct {
 	message string
 	details map[string]any
 	cause   error
+	// challenge is the WWW-Authenticate of a 401; empty: the usual one.
+	challenge string
 }
 
 // fail returns a failure of the kind; the message is for the caller.
@@ -126,6 +136,6 @@ func (f *failure) headers(h http.Header) {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
 	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -50,7 +51,7 @@ func (n *Node) sessionEvents(ctx context.Context, c *call) (int, any, error) {
 	if len(h.records) == 0 && f.verdict == projection.Unknown {
 		return 0, nil, notFound(f.verdict)
 	}
-	return http.StatusOK, &api.SessionEvents{Freshness: f.freshness(), Events: h.events()}, nil
+	return http.StatusOK, &api.SessionEvents{Freshness: f.freshness(), Events: h.ended(h.events(), &f)}, nil
 }
 
 // history collects what the archive holds about one session.
@@ -63,10 +64,11 @@ type history struct {
 	nonces  map[string]bool // of records taken: a copy of a message is no second event
 	said    map[said]bool   // revocations taken: one that is appended again is no second one
 
-	user     string // hash; empty while unknown
-	birth    uint64 // sequence at which the session counts as created; 0 unknown
-	absolute int64  // unix ms; 0 unknown
-	created  int64  // unix ms
+	user     string         // hash; empty while unknown
+	birth    uint64         // sequence at which the session counts as created; 0 unknown
+	absolute int64          // unix ms; 0 unknown
+	last     *events.Record // the newest state, for what the session's own projection no longer knows
+	created  int64          // unix ms
 }
 
 // read takes the session's own events first: they say whose it is, and so which
@@ -141,6 +143,9 @@ func (h *history) takeOwn(r events.Record) {
 			if seq != 0 && (h.birth == 0 || seq < h.birth) {
 				h.birth = seq
 			}
+		}
+		if h.last == nil || r.Seq > h.last.Seq {
+			h.last = &r
 		}
 	case *events.Revoke:
 		if !h.fresh(r) || h.heard(said{at: e.At, by: e.By, reason: e.Reason}) {
@@ -221,6 +226,38 @@ func (h *history) events() []api.SessionEvent {
 		out = append(out, e)
 	}
 	return out
+}
+
+// ended adds to the history when the session ran out, if it did before anybody
+// revoked it. Nobody writes that: it is what the times say, by the rules of the
+// verdict. When the session is no longer in memory, nobody knows its last use, and
+// it has ended by its expiry at the latest.
+func (h *history) ended(out []api.SessionEvent, f *found) []api.SessionEvent {
+	s := f.Session
+	if f.StateSeq == 0 {
+		if h.last == nil {
+			return out
+		}
+		e := h.last.Event.(*events.State)
+		s = projection.Session{ExpiresAt: e.ExpiresAt, StateSeq: h.last.Seq, SID: e.SID}
+	}
+	end, reason := s.ExpiresAt, projection.Expired
+	if idle := s.IdleEnd(h.n.conf.Lease); idle < end && h.n.held(&s, projection.IdleExpired) != projection.Active {
+		end, reason = idle, projection.IdleExpired
+	}
+	if end > h.n.judged() || f.RevokedAt != 0 && f.RevokedAt <= end {
+		return out
+	}
+	i := 0
+	for ; i < len(out) && out[i].At.UnixMilli() <= end; i++ {
+		if strings.HasSuffix(out[i].Type, ".revoked") {
+			return out
+		}
+	}
+	expired := api.SessionEvent{
+		Type: "session.expired", At: date(end), Reason: reason.String(), Revision: h.n.home.at(s.StateSeq).String(),
+	}
+	return slices.Insert(out, i, expired)
 }
 
 func groupType(s events.Subject) string {

@@ -279,7 +279,7 @@ func TestHistoryOutlivesTheSession(t *testing.T) {
 		time.Sleep(time.Hour)
 		h.do(h.key, "GET", path, nil).wantEnded("unknown") // forgotten
 		r := h.do(h.key, "GET", path+"/events", nil).want(200)
-		if all := r.at("events").([]any); len(all) != 1 || all[0].(m)["type"] != "session.created" {
+		if all := r.at("events").([]any); len(all) != 2 || all[0].(m)["type"] != "session.created" || all[1].(m)["type"] != "session.expired" {
 			t.Errorf("history: %s", r.Raw)
 		}
 		other := h.newApp("other", nil)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -22,7 +23,9 @@ type jwtOrder struct {
 }
 
 // mint returns a JWT of an active session: one that was minted before, while
-// more than half of its life is left and nothing in it changed, or a new one.
+// more than half of its life is left and nothing in it changed, or a new one. Who
+// shows that very JWT when it is no longer young wants another: Stytch's clients
+// do, with max_token_age_seconds.
 // It never outlives the session; a session that ends within this second has
 // none, and the JWT is empty. A node without a lease mints nothing.
 //
@@ -54,7 +57,7 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 		shape.ttl = min(shape.ttl, minJWTTTL*time.Second)
 	}
 	print := n.fingerprint(f, key, shape, o)
-	if jwt, expires, ok := n.minted.Get(ring, print, now); ok {
+	if jwt, expires, ok := n.minted.Get(ring, print, now); ok && !(jwt == f.shown && now.After(expires.Add(shape.ttl/10-shape.ttl))) {
 		n.metrics.mintReused.Inc()
 		return jwt, expires, nil
 	}
@@ -134,7 +137,8 @@ func (n *Node) signingKey(app *events.App, now time.Time) (*signer.Key, error) {
 func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) signer.Fingerprint {
 	return signer.NewFingerprint(
 		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
-		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims))
+		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
+		strings.Join(n.rolesOf(f.App, nil), " "))
 }
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
@@ -146,59 +150,20 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 			return signer.Claims{}, err
 		}
 	}
-	methods, auth := factorClaims(p.Factors, date(f.CreatedAt))
+	methods, auth := factorClaims(p.Factors, date(f.CreatedAt), time.UnixMilli(f.asked))
+	actor, err := actorClaim(p.Actor)
+	if err != nil {
+		return signer.Claims{}, err
+	}
 	return signer.Claims{
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
-		AuthTime: auth, AMR: methods, Revision: f.at.String(),
+		AuthTime: auth, AMR: methods, ACR: level(p), Revision: f.at.String(),
+		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: n.rolesOf(f.App, p.Roles), Actor: actor,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:    p.Factors, Custom: custom,
 	}, nil
-}
-
-// methodOf gives the types of authentication factors their name in RFC 8176
-// section 2. Types without one are left out.
-var methodOf = map[string]string{
-	"password": "pwd", "otp": "otp", "email_otp": "otp", "totp": "otp", "recovery_codes": "otp",
-	"webauthn": "pop", "crypto": "pop", "signature_challenge": "pop",
-}
-
-// factorClaims returns the methods by which the user proved who they are, and
-// when they last did: when the session began, unless a factor says later.
-func factorClaims(raw json.RawMessage, began time.Time) (methods []string, at time.Time) {
-	var factors []struct {
-		Type string    `json:"type"`
-		Last looseTime `json:"last_authenticated_at"`
-	}
-	at = began
-	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil {
-		return nil, at
-	}
-	types := map[string]bool{}
-	for _, f := range factors {
-		if t := time.Time(f.Last); t.After(at) {
-			at = t
-		}
-		if m := methodOf[f.Type]; m != "" && !types[m] {
-			methods = append(methods, m)
-			types[m] = true
-		}
-	}
-	if len(types) > 1 {
-		methods = append(methods, "mfa")
-	}
-	return methods, at
-}
-
-// looseTime is a time if the text is one: factors are the caller's, and their
-// form beyond "type" is not ours to demand.
-type looseTime time.Time
-
-// UnmarshalJSON never fails.
-func (t *looseTime) UnmarshalJSON(b []byte) error {
-	_ = (*time.Time)(t).UnmarshalJSON(b)
-	return nil
 }
 
 // mintToken answers POST /v1/sessions/{sid}/tokens.

@@ -175,6 +175,7 @@ type Node struct {
 	touches  touches
 	creates  singleflight.Group // creates under an Idempotency-Key, by sid
 	storing  turns              // writes of stored sessions
+	limits   limits
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -183,8 +184,10 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	jwtLives jwtLives
-	reseal   resealing
+	jwtLives   jwtLives
+	policies   policies
+	issuerKeys issuerKeys
+	reseal     resealing
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
@@ -278,6 +281,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.awaitReady(ctx) })
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
+	g.Go(func() error { return n.recount(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })

@@ -120,10 +120,14 @@ func TestOpenAPISchemas(t *testing.T) {
 	for _, v := range []any{
 		api.APIKey{}, api.APIKeyAnswer{}, api.APIKeyList{}, api.App{}, api.AppAnswer{}, api.AppList{}, api.AppSettings{},
 		api.Attributes{}, api.Authenticate{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
-		api.Error{}, api.MintAnswer{}, api.MintToken{}, api.Node{}, api.NodeList{}, api.NodeStatus{}, api.PatchSession{}, api.Problem{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
-		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
+		api.Error{}, api.Impersonate{}, api.MintAnswer{}, api.MintToken{}, api.Node{}, api.NodeList{}, api.NodeStatus{}, api.PatchSession{}, api.Problem{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
+		api.Require{}, api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
-		api.PutStored{}, api.StoreCleared{}, api.StoredAnswer{}, api.StoredList{}, api.StoredSession{}, api.StreamState{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.TouchStored{}, api.User{}, api.VerifyAnswer{},
+		api.PutStored{}, api.StoreCleared{}, api.StoredAnswer{}, api.StoredList{}, api.StoredSession{}, api.TouchStored{},
+		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
+		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
+		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},
+		api.Issuer{}, api.IssuerFactor{}, api.IssuerAnswer{}, api.IssuerList{},
 	} {
 		typ := reflect.TypeOf(v)
 		got, ok := d.properties[typ.Name()]

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -80,7 +82,19 @@ func checkPatch(req *api.PatchSession) error {
 			return err
 		}
 	}
+	if req.Roles != nil {
+		if err := checkRoles(*req.Roles); err != nil {
+			return err
+		}
+	}
 	return checkMinutes("session_duration_minutes", req.SessionDurationMinutes)
+}
+
+// facts are what a patch may change, in a form to compare.
+func facts(p *events.Private) string {
+	return strings.Join([]string{
+		string(object(p.CustomClaims)), string(object(p.Metadata)), string(p.Factors), p.Assurance, fmt.Sprintf("%q", p.Roles),
+	}, "\n")
 }
 
 // patch changes the draft as asked and says what kind of change that is, or ""
@@ -92,7 +106,7 @@ func (d *draft) patch(req *api.PatchSession, now int64) (reason string, err erro
 		}
 	}
 	p := &d.private
-	was := [...]string{string(object(p.CustomClaims)), string(object(p.Metadata)), string(p.Factors)}
+	was := facts(p)
 	if given(req.CustomClaims) {
 		if p.CustomClaims, err = patchClaims(p.CustomClaims, req.CustomClaims); err != nil {
 			return "", err
@@ -103,19 +117,42 @@ func (d *draft) patch(req *api.PatchSession, now int64) (reason string, err erro
 			return "", err
 		}
 	}
+	if req.Roles != nil {
+		p.Roles = *req.Roles
+	}
+	if err := d.prove(req, now); err != nil {
+		return "", err
+	}
+	if was != facts(p) {
+		reason = events.ReasonChanged
+	}
+	return reason, nil
+}
+
+// prove adds factors and sets the level that is reached with them.
+func (d *draft) prove(req *api.PatchSession, now int64) (err error) {
+	const field = "add_authentication_factors"
+	p := &d.private
+	was := level(p)
 	if len(req.AddFactors) > 0 {
 		var all []json.RawMessage
 		if len(p.Factors) > 0 {
 			if err := json.Unmarshal(p.Factors, &all); err != nil {
-				return "", err
+				return err
 			}
 		}
-		if p.Factors, err = checkFactors("add_authentication_factors", append(all, req.AddFactors...)); err != nil {
-			return "", err
+		if _, err := checkFactors(field, req.AddFactors); err != nil {
+			return err
+		}
+		if err := checkFactorTimes(field, req.AddFactors, date(now)); err != nil {
+			return err
+		}
+		if all, err = addFactors(all, req.AddFactors, date(now)); err != nil {
+			return err
+		}
+		if p.Factors, err = checkFactors(field, all); err != nil {
+			return err
 		}
 	}
-	if was != [...]string{string(object(p.CustomClaims)), string(object(p.Metadata)), string(p.Factors)} {
-		reason = events.ReasonChanged
-	}
-	return reason, nil
+	return restateLevel(p, req.AssuranceLevel, was, len(req.AddFactors) > 0)
 }

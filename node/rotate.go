@@ -31,8 +31,11 @@ func (n *Node) rotateSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	var want consistency
 	look := func() (found, error) {
-		return n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{})
+		f, err := n.findCredential(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, want)
+		want.again = true
+		return f, err
 	}
 	var next events.Token
 	f, err := n.change(ctx, c, look, func(f found, d *draft) (string, error) {

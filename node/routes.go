@@ -30,6 +30,7 @@ type route struct {
 func (n *Node) routes() []route {
 	return append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
+		{pattern: "POST /v1/sessions/impersonate", scope: api.ScopeImpersonate, handle: n.impersonateUser},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
@@ -38,6 +39,8 @@ func (n *Node) routes() []route {
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
 		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
+		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
+		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
@@ -47,6 +50,13 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/store/{token_sha256}", scope: api.ScopeCreate, handle: n.putStored},
 		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored},
 		{pattern: "POST /v1/store/{token_sha256}/touch", scope: api.ScopeCreate, handle: n.touchStored},
+		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
+		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
+		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeImpersonate, handle: n.impersonationToken},
+		{pattern: "POST /v1/impersonation/authenticate", scope: api.ScopeCreate, handle: n.authenticateImpersonation},
+		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
+		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},
+		{pattern: "POST /v1/sessions/migrate", scope: api.ScopeVerify, handle: n.migrateSession},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -73,6 +83,11 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.getTemplate},
 		{pattern: "PUT /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.putTemplate},
 		{pattern: "DELETE /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.deleteTemplate},
+
+		{pattern: "GET /v1/apps/{app}/issuers", scope: api.ScopeAdmin, handle: n.listIssuers},
+		{pattern: "GET /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.getIssuer},
+		{pattern: "PUT /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.putIssuer},
+		{pattern: "DELETE /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.deleteIssuer},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},

@@ -25,6 +25,8 @@ type found struct {
 	at events.Position
 	// plain is the private part if it is at hand, opened.
 	plain []byte
+	// shown is the JWT by which the session was found, if it was one.
+	shown string
 }
 
 // find looks a session up for an app. What belongs to another app, and what no
@@ -88,6 +90,7 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 	if err == nil && f.verdict != projection.Unknown && f.User != v.Subject {
 		return n.nothing()
 	}
+	f.shown = jwt
 	return f, err
 }
 
@@ -95,6 +98,9 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 func (n *Node) findToken(ctx context.Context, app, token string, want consistency) (found, error) {
 	var at events.Position
 	a, ok, err := n.resolveShown(ctx, app, token, want, &at)
+	if key, native := events.Token(token).Key(); native && err == nil && a.verdict == projection.Unknown && !want.sure && !want.again {
+		err = n.reused(ctx, app, key)
+	}
 	switch {
 	case err != nil:
 		return found{}, err
@@ -238,8 +244,11 @@ func (n *Node) view(s *projection.Session, v projection.Verdict, p *events.Priva
 		Attributes:   api.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
 		Factors:      []json.RawMessage{},
 		CustomClaims: object(p.CustomClaims), Metadata: object(p.Metadata),
-		Roles: []string{}, RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
+		Roles: n.rolesOf(s.App, p.Roles), OrganizationID: p.Organization.ID, OrganizationSlug: p.Organization.Slug,
+		Actor: p.Actor, AssuranceLevel: level(p), RevokedBy: s.RevokedBy, RevokeReason: s.RevokeReason,
 	}
+	_, out.AuthenticatedAt = factorClaims(p.Factors, date(s.CreatedAt), n.conf.Clock.Wall())
+	out.AuthenticatedAt = out.AuthenticatedAt.UTC()
 	if home := n.stream(s.SID.Stream()); home != nil {
 		out.Region, out.Revision = home.region, home.at(s.StateSeq).String()
 	}
@@ -314,6 +323,7 @@ type draft struct {
 	state   events.State
 	private events.Private
 	plain   []byte // the private part as it was written
+	limit   limit  // of a new session
 }
 
 // attempts is how often a change is computed anew when others change the same.
@@ -344,7 +354,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if f.StateSeq != newest {
 			continue // the token shown may not be of the newer state
 		}
-		d := &draft{state: stateOf(&f.Session, n.wall()), private: *p}
+		d := &draft{state: stateOf(&f.Session), private: *p}
 		d.state.By = c.caller.keyID
 		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
 			return f, err
@@ -391,8 +401,9 @@ func (n *Node) written(d *draft, pos events.Position) (found, error) {
 	return f, nil
 }
 
-// stateOf returns the newest state of the session, for the next to be made of.
-func stateOf(s *projection.Session, now int64) events.State {
+// stateOf returns the newest state of the session, for the next to be made of. A
+// replaced token stays in it when its grace is over, to be known for one.
+func stateOf(s *projection.Session) events.State {
 	e := events.State{
 		App: s.App, User: s.User, SID: s.SID,
 		CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, AbsoluteAt: s.AbsoluteAt,
@@ -400,21 +411,27 @@ func stateOf(s *projection.Session, now int64) events.State {
 		OriginalUntil: s.OriginalUntil,
 	}
 	for _, a := range s.Aliases {
-		if !a.Key.IsZero() && (a.Until == 0 || a.Until > now) {
+		if !a.Key.IsZero() {
 			e.Aliases = append(e.Aliases, a)
 		}
 	}
 	return e
 }
 
-func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+// encode returns the private part as it is to be written, if it is not too large.
+func (d *draft) encode() ([]byte, error) {
 	private, err := marshal(&d.private)
+	if err == nil && len(private) > events.MaxPrivate {
+		err = fail(api.ClaimsTooLarge,
+			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return private, err
+}
+
+func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
+	private, err := d.encode()
 	if err != nil {
 		return events.Position{}, err
-	}
-	if len(private) > events.MaxPrivate {
-		return events.Position{}, fail(api.ClaimsTooLarge,
-			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
 	s, err := n.homeOf(d.state.SID)
 	if err != nil {

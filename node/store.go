@@ -272,6 +272,9 @@ func (n *Node) storedDraft(c *call, s *stored) (*foreignDraft, error) {
 	}
 	d.state.ExpiresAt = min(d.state.ExpiresAt, d.state.AbsoluteAt)
 	d.private = events.Private{Token: events.Token(req.Token), Data: data}
+	if req.UserID != "" {
+		d.limit = limitOf(&s.app.Settings, &d.private)
+	}
 	return d, nil
 }
 

@@ -254,6 +254,30 @@ func TestStoreRotated(t *testing.T) {
 	})
 }
 
+// A user's sessions are limited wherever they are kept.
+func TestStoreLimit(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		evict := h.newApp("evict", m{"max_sessions_per_user": 2})
+		reject := h.newApp("reject", m{"max_sessions_per_user": 1, "session_limit_policy": "reject"})
+		put := func(key, token, user string) *reply {
+			time.Sleep(time.Second)
+			return h.do(key, "PUT", storePath(token), storedBody(token, user, "x", time.Hour))
+		}
+		for i := range 3 {
+			put(evict, fmt.Sprint("t", i), "ada").want(201)
+			put(evict, fmt.Sprint("nobody's ", i), "").want(201)
+		}
+		h.do(evict, "GET", storePath("t0"), nil).wantError(404, "session_not_found")
+		h.do(evict, "GET", storePath("t1"), nil).holds("x")
+		put(evict, "t1", "ada").want(200) // no new one
+		h.do(evict, "GET", storePath("t2"), nil).holds("x")
+		put(reject, "a", "ada").want(201)
+		put(reject, "b", "ada").wantError(409, "session_limit_reached")
+		h.do(reject, "GET", storePath("b"), nil).wantError(404, "session_not_found")
+		put(reject, "a", "ada").want(200)
+	})
+}
+
 // Concurrent writes of one session: each is answered, one is the last, and none
 // makes a second session.
 func TestStoreConcurrent(t *testing.T) {

@@ -50,6 +50,9 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	default:
 		o = n.check(ctx, v.shown, &v.verifyQuery)
 	}
+	if v.need != nil && o.status == http.StatusNoContent {
+		o = n.demanded(ctx, v, o)
+	}
 	if v.jwt && o.status == http.StatusNoContent && o.stale == "" {
 		o = n.withJWT(ctx, v, o)
 	}
@@ -82,6 +85,8 @@ type outcome struct {
 	status int
 	reason string // "-" when good
 	err    error  // of a 403 or a 503
+	// stepUp says what a good session falls short of.
+	stepUp *failure
 }
 
 // check judges the credential, which must be of the app if the query names one.
@@ -113,6 +118,9 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		var ok bool
 		if a, ok, err = n.resolveShown(ctx, pin, cr.text, consistency{}, before); !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
+		}
+		if key, native := events.Token(cr.text).Key(); native && err == nil && a.verdict == projection.Unknown {
+			err = n.reused(ctx, pin, key)
 		}
 	}
 	if err != nil {
@@ -155,8 +163,11 @@ func (n *Node) admit(ctx context.Context, a answer) outcome {
 func unanswered(err error) outcome {
 	o := outcome{status: http.StatusServiceUnavailable, reason: api.NodeStale, err: err}
 	if f, ok := errors.AsType[*failure](err); ok {
-		if o.reason = f.kind; f.kind == api.ConsistencyTimeout {
+		switch o.reason = f.kind; f.kind {
+		case api.ConsistencyTimeout:
 			o.reason = reasonBehind
+		case api.TokenReuse:
+			o.status, o.reason = http.StatusUnauthorized, reasonReuse
 		}
 	} else if stale, ok := errors.AsType[*staleError](err); ok {
 		o.reason = stale.reason

@@ -94,6 +94,8 @@ func (h *head) fill(o *outcome) {
 		h.share("Retry-After", retry)
 	case o.status == http.StatusUnauthorized && o.reason == reasonMissing:
 		h.share("Www-Authenticate", ask)
+	case o.stepUp != nil:
+		h.put("Www-Authenticate", o.stepUp.challenge)
 	case o.status == http.StatusUnauthorized:
 		h.share("Www-Authenticate", challenge)
 	}
@@ -176,6 +178,8 @@ func (n *Node) respondBody(w http.ResponseWriter, c *call, o *outcome) {
 	f := classify(o.err)
 	switch {
 	case o.err != nil:
+	case o.stepUp != nil:
+		f = o.stepUp
 	case o.reason == reasonEarly:
 		f = tooEarly()
 	default:

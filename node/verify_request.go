@@ -238,10 +238,11 @@ func cookie(lines []string, name string) (string, bool) {
 type verifyQuery struct {
 	app                   string
 	jwt, body, background bool
+	need                  *demand // nil: a good session is enough
 }
 
 // parse reads the query and reports whether it is bad: one that cannot be read,
-// or that names two apps, might be meant to lift the pin.
+// or that names two apps, might be meant to lift the pin, or a demand.
 func (q *verifyQuery) parse(raw string) (bad bool) {
 	if plainQuery(raw) {
 		return q.scan(raw)
@@ -256,8 +257,24 @@ func (q *verifyQuery) parse(raw string) (bad bool) {
 		}
 		q.app = app
 	}
+	for _, name := range [...]string{"max_age", "amr", "acr"} {
+		for _, value := range all[name] {
+			if q.demand(name, value) {
+				return true
+			}
+		}
+	}
 	q.jwt, q.body, q.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
 	return false
+}
+
+// demand takes a parameter that demands something of the session, and reports
+// whether it is bad: such a request must not be answered as if it were not there.
+func (q *verifyQuery) demand(name, value string) (bad bool) {
+	if q.need == nil {
+		q.need = new(demand)
+	}
+	return value == "" || q.need.ask(name, value)
 }
 
 func isOn(value string) bool { return value == "1" || value == "true" }
@@ -285,6 +302,10 @@ func (q *verifyQuery) scan(raw string) (bad bool) {
 			first(&was.body, &is.body, value)
 		case "background":
 			first(&was.background, &is.background, value)
+		case "max_age", "amr", "acr":
+			if q.demand(name, value) {
+				return true
+			}
 		}
 	}
 	q.jwt, q.body, q.background = is.jwt, is.body, is.background

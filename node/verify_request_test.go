@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -62,6 +63,7 @@ func FuzzVerifyQuery(f *testing.F) {
 	for _, q := range []string{
 		"", "app=acme", "app=", "app", "app=a&app=a", "app=a&app=b", "app=a&app=", "jwt=1", "jwt=0&jwt=1", "jwt=true&body=1&background=1", "&&", "=", "app==a",
 		"jwt=1&app=a&app=b", "a=b=c&jwt=1", "JWT=1", "é=1&jwt=1", "a&b&jwt", "?app=x",
+		"max_age=60", "max_age=", "max_age=-1", "max_age=1&max_age=1", "acr=aal2&amr=otp,pwd", "acr=aal4", "acr=aal2&acr=aal1", "amr=otp,otp", "amr=,",
 	} {
 		f.Add(q)
 	}
@@ -77,9 +79,14 @@ func FuzzVerifyQuery(f *testing.F) {
 				wantBad = wantBad || app == "" || i > 0 && app != want.app
 				want.app = app
 			}
+			for _, name := range []string{"max_age", "amr", "acr"} {
+				for _, value := range all[name] {
+					wantBad = want.demand(name, value) || wantBad
+				}
+			}
 			want.jwt, want.body, want.background = isOn(all.Get("jwt")), isOn(all.Get("body")), isOn(all.Get("background"))
 		}
-		if bad != wantBad || !bad && q != want {
+		if bad != wantBad || !bad && !reflect.DeepEqual(q, want) {
 			t.Fatalf("%q is %+v, bad %v; want %+v, %v", raw, q, bad, want, wantBad)
 		}
 	})

@@ -353,6 +353,15 @@ func TestAliases(t *testing.T) {
 		if v != want || r != rotated || (v != unknown && s.SID != s1) {
 			t.Errorf("seq %d: %v is %v, rotated %v; want %v, %v", l.seq, key, v, r, want, rotated)
 		}
+		if s, v := l.m.Replaced(key, l.now); v != unknown && want != unknown {
+			t.Errorf("seq %d: %v is %v, and a replaced token of %v", l.seq, key, want, s.SID)
+		}
+	}
+	replaced := func(key events.SID, want projection.Verdict) {
+		t.Helper()
+		if s, v := l.m.Replaced(key, l.now); v != want || (v != unknown && s.SID != s1) || (v == unknown && s.SID != events.SID{}) {
+			t.Errorf("seq %d: replaced token %v is %v, want %v", l.seq, key, v, want)
+		}
 	}
 	token(s1, active, false)
 	token(a1, unknown, false)
@@ -369,14 +378,22 @@ func TestAliases(t *testing.T) {
 	l.now = base + minute
 	token(s1, unknown, false)
 	l.verdict(s1, active)
+	replaced(s1, active)
+	replaced(a1, unknown)
 	l.now = base + 2*minute
 	token(a1, unknown, false)
 	token(a2, active, false)
+	replaced(a1, active)
+	replaced(a2, unknown)
+	replaced(s2, unknown)
 	l.add(changed(e, 3, 1, func(e *events.State) { e.OriginalUntil, e.Aliases = base+minute, []events.Alias{{Key: a2}} }))
 	token(a1, unknown, false)
 	token(a2, active, false)
+	replaced(a1, unknown) // forgotten
+	replaced(s1, active)
 	l.add(revoke(e))
 	token(a2, revoked, false)
+	replaced(s1, revoked)
 	three := changed(e, 4, 1, func(e *events.State) { e.Aliases = []events.Alias{{Key: s2}, {Key: a1}, {Key: a2}} })
 	l.add(three)
 	token(s2, unknown, false)
@@ -428,6 +445,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 		"Lookup":       func() { l.m.Lookup(s1, l.now) },
 		"Lookup, miss": func() { l.m.Lookup(s2, l.now) },
 		"LookupToken":  func() { l.m.LookupToken(s1, l.now) },
+		"Replaced":     func() { l.m.Replaced(s1, l.now) },
 		"alias":        func() { l.m.LookupToken(a1, l.now) },
 		"token, miss":  func() { l.m.LookupToken(s2, l.now) },
 	} {

@@ -71,6 +71,19 @@ func (m *Map) LookupToken(key events.SID, now int64) (s Session, v Verdict, rota
 	return s, v, until != 0
 }
 
+// Replaced implements [Projection].
+func (m *Map) Replaced(key events.SID, now int64) (s Session, v Verdict) {
+	var st standing
+	until, ok := m.accepts(key, &s, &st)
+	if !ok || until == 0 || m.judged(s.SID.Stream(), now) < until {
+		return Session{}, Unknown
+	}
+	if v = m.verdict(&s, &st, now); v == Unknown {
+		s = Session{}
+	}
+	return s, v
+}
+
 // accepts fills in the session that the token's key belongs to and the rest of its
 // record, both zero, and returns until when the token is accepted, 0 for good. The
 // record alone says which aliases it has: the table only finds it.

@@ -101,6 +101,10 @@ type Projection interface {
 	// token is accepted only for some time, because a newer one replaced it.
 	LookupToken(key events.SID, now int64) (s Session, v Verdict, rotated bool)
 
+	// Replaced returns the session of which the key was a token until a newer one
+	// replaced it, once that counts no more at now; Unknown: none is known.
+	Replaced(key events.SID, now int64) (Session, Verdict)
+
 	// User yields the sessions of a user that are known, revoked ones
 	// included, oldest first. It is a moment's copy.
 	User(app, user string, now int64) iter.Seq2[Session, Verdict]

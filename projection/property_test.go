@@ -264,6 +264,9 @@ func (w *world) remember() {
 func (w *world) harmless() {
 	for _, key := range w.tokens {
 		s, v, _ := w.m.LookupToken(key, w.now)
+		if _, r := w.m.Replaced(key, w.now); v == active && r != unknown {
+			w.t.Fatalf("%v is a token and a replaced one", key)
+		}
 		if v != active || w.before[key] == active {
 			continue
 		}

@@ -1,17 +1,21 @@
 package signer
 
-import "errors"
+import (
+	"cmp"
+	"errors"
+)
 
 // MintGrant returns a JWT by which the app permits one act, signed with k. Its
 // typ is its own: as no profile has it, it authenticates no session, and a JWT of
 // a session permits nothing. Of the claims it has iss, sub, aud, iat, nbf, exp,
-// jti, act and what is in Custom.
+// jti, rev, act and what is in Custom.
 func MintGrant(k *Key, typ string, c Claims) (string, error) {
-	if typ == "" || isSessionType(typ) || c.JWTID == "" {
-		return "", errors.New("mint grant: a typ of its own and a jti are required")
+	if typ == "" || isSessionType(typ) {
+		return "", errors.New("mint grant: a typ of its own is required")
 	}
 	return mint(k, shape{typ: typ, write: func(o *object, c *Claims) error {
-		o.text("jti", c.JWTID)
+		o.text("jti", cmp.Or(c.JWTID, newJWTID()))
+		o.optional("rev", c.Revision)
 		return o.raw("act", c.Actor, '{')
 	}}, c)
 }

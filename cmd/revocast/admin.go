@@ -32,12 +32,19 @@ type appSettings struct {
 	SessionDuration  *time.Duration `env:"-" placeholder:"TIME" help:"Life of a session unless asked otherwise."`
 	AbsoluteLifetime *time.Duration `env:"-" placeholder:"TIME" help:"Longest life of a session however often it is extended."`
 	IdleTimeout      *time.Duration `env:"-" placeholder:"TIME" help:"Ends sessions that are not used; 0s: none."`
+	LifetimePreset   *string        `env:"-" placeholder:"LEVEL" help:"Sets the three above to what NIST SP 800-63B allows: aal1, aal2 or aal3."`
+	MaxSessions      *int64         `env:"-" placeholder:"N" help:"Sessions that a user may have at a time; 0: any number."`
+	SessionLimit     *string        `env:"-" placeholder:"WHAT" help:"What becomes of one more: evict_oldest or reject."`
+	TokenReuse       *string        `env:"-" placeholder:"WHAT" help:"What a replaced token that is shown does: refuse, or revoke its session."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
-	out := api.AppSettings{JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken}
+	out := api.AppSettings{
+		JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken,
+		LifetimePreset: s.LifetimePreset, MaxSessionsPerUser: s.MaxSessions, SessionLimitPolicy: s.SessionLimit, TokenReuse: s.TokenReuse,
+	}
 	if s.JWTTTL != nil {
 		if *s.JWTTTL%time.Second != 0 {
 			return out, &usageError{fmt.Errorf("--jwt-ttl %v: want whole seconds", *s.JWTTTL)}
@@ -163,6 +170,10 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		row(w, "session duration", seconds(a.SessionDurationMinutes, 60))
 		row(w, "absolute lifetime", seconds(a.AbsoluteLifetimeMinutes, 60))
 		row(w, "idle timeout", seconds(a.IdleTimeoutMinutes, 60))
+		if a.MaxSessionsPerUser != nil && *a.MaxSessionsPerUser > 0 {
+			row(w, "sessions per user", fmt.Sprintf("%d, %s", *a.MaxSessionsPerUser, text(a.SessionLimitPolicy)))
+		}
+		row(w, "token reuse", text(a.TokenReuse))
 		row(w, "when stale", text(a.WhenStale))
 		if out.APIKey != "" {
 			row(w, "API key", out.APIKey)

@@ -2,7 +2,10 @@ module github.com/revocast/revocast/deploy/compat
 
 go 1.26.8
 
-require github.com/coreos/go-oidc/v3 v3.21.0
+require (
+	github.com/coreos/go-oidc/v3 v3.21.0
+	github.com/golang-jwt/jwt/v5 v5.3.1
+)
 
 require (
 	github.com/alexedwards/scs/v2 v2.9.0

@@ -33,6 +33,17 @@ type AppSettings struct {
 	AbsoluteLifetimeMinutes *int64 `json:"absolute_lifetime_minutes,omitempty"`
 	// IdleTimeoutMinutes ends a session that is not used; 0, the default: none.
 	IdleTimeoutMinutes *int64 `json:"idle_timeout_minutes,omitempty"`
+	// LifetimePreset, in a request only, sets the three above to what NIST SP 800-63B allows at most: aal1 (30 d, no idle
+	// timeout), aal2 (24 h, 1 h idle) or aal3 (12 h, 15 min idle). Those that are given as well stand above it.
+	LifetimePreset *string `json:"lifetime_preset,omitempty"`
+	// MaxSessionsPerUser is how many sessions a user may have at a time, 1 to 1000; 0, the default: any number. Best effort
+	// between regions, which then come to it by evicting the oldest.
+	MaxSessionsPerUser *int64 `json:"max_sessions_per_user,omitempty"`
+	// SessionLimitPolicy is what becomes of one more: evict_oldest (default) revokes the oldest, reject refuses it with 409.
+	SessionLimitPolicy *string `json:"session_limit_policy,omitempty"`
+	// TokenReuse is what becomes of a session whose replaced token is shown after its grace: refuse (default) refuses the
+	// token, revoke ends the session as well. Then whoever holds an old token can log the user out.
+	TokenReuse *string `json:"token_reuse,omitempty"`
 	// WhenStale is what a node without a lease does: refuse (default), serve or reauth.
 	WhenStale *string `json:"when_stale,omitempty"`
 	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch profile.
@@ -63,12 +74,14 @@ type AppList struct {
 // Scopes of API keys. A cluster admin key has ScopeCluster and may do
 // everything in every app.
 const (
-	ScopeCreate  = "create"
-	ScopeVerify  = "verify"
-	ScopeRead    = "read"
-	ScopeRevoke  = "revoke"
-	ScopeAdmin   = "admin" // of its own app: keys, API keys, templates, settings
-	ScopeCluster = "cluster"
+	ScopeCreate = "create"
+	ScopeVerify = "verify"
+	ScopeRead   = "read"
+	ScopeRevoke = "revoke"
+	ScopeAdmin  = "admin" // of its own app: keys, API keys, templates, settings
+	// ScopeImpersonate: to make sessions with an actor. No key has it unless it was asked for by name.
+	ScopeImpersonate = "impersonate"
+	ScopeCluster     = "cluster"
 )
 
 // APIKey is a key for the API, without its secret.
@@ -85,7 +98,7 @@ type APIKey struct {
 // CreateAPIKey is the body of POST /v1/apps/{app}/api-keys and /v1/admin-keys.
 type CreateAPIKey struct {
 	Name string `json:"name,omitempty"`
-	// Scopes defaults to all of an app's, or to cluster for an admin key.
+	// Scopes defaults to all of an app's but impersonate, or to cluster for an admin key.
 	Scopes    []string   `json:"scopes,omitempty"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }

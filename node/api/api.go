@@ -52,8 +52,17 @@ type Session struct {
 	CustomClaims  json.RawMessage   `json:"custom_claims"`
 	Metadata      json.RawMessage   `json:"metadata"`
 	Roles         []string          `json:"roles"`
-	Region        string            `json:"region"`
-	Revision      string            `json:"revision"` // of its newest state
+	// OrganizationID and OrganizationSlug are what the session acts for; absent: none.
+	OrganizationID   string `json:"organization_id,omitempty"`
+	OrganizationSlug string `json:"organization_slug,omitempty"`
+	// Actor is who acts as the user; absent: the user.
+	Actor json.RawMessage `json:"actor,omitempty"`
+	// AssuranceLevel is aal1, aal2 or aal3, the JWT's acr; absent: nothing is known of how the user logged in.
+	AssuranceLevel string `json:"assurance_level,omitempty"`
+	// AuthenticatedAt is the time of the newest factor, the JWT's auth_time.
+	AuthenticatedAt time.Time `json:"authenticated_at"`
+	Region          string    `json:"region"`
+	Revision        string    `json:"revision"` // of its newest state
 	// Set once revoked.
 	RevokedAt    *time.Time `json:"revoked_at,omitempty"`
 	RevokedBy    string     `json:"revoked_by,omitempty"`
@@ -71,13 +80,25 @@ type CreateSession struct {
 	UserID string `json:"user_id"`
 	// SessionDurationMinutes is the life until extended, 1 to 527040 (366 d);
 	// 0: the app's. IdleTimeoutMinutes and AbsoluteLifetimeMinutes likewise.
-	SessionDurationMinutes  int64             `json:"session_duration_minutes,omitempty"`
-	IdleTimeoutMinutes      int64             `json:"idle_timeout_minutes,omitempty"`
-	AbsoluteLifetimeMinutes int64             `json:"absolute_lifetime_minutes,omitempty"`
-	Factors                 []json.RawMessage `json:"authentication_factors,omitempty"`
-	Attributes              *Attributes       `json:"attributes,omitempty"`
-	CustomClaims            json.RawMessage   `json:"session_custom_claims,omitempty"`
-	Metadata                json.RawMessage   `json:"metadata,omitempty"`
+	SessionDurationMinutes  int64 `json:"session_duration_minutes,omitempty"`
+	IdleTimeoutMinutes      int64 `json:"idle_timeout_minutes,omitempty"`
+	AbsoluteLifetimeMinutes int64 `json:"absolute_lifetime_minutes,omitempty"`
+	// LifetimePreset sets the three as the app setting of that name does: aal1, aal2 or aal3.
+	LifetimePreset string            `json:"lifetime_preset,omitempty"`
+	Factors        []json.RawMessage `json:"authentication_factors,omitempty"`
+	Attributes     *Attributes       `json:"attributes,omitempty"`
+	CustomClaims   json.RawMessage   `json:"session_custom_claims,omitempty"`
+	Metadata       json.RawMessage   `json:"metadata,omitempty"`
+	// AssuranceLevel is what the backend vouches for: aal1, aal2 or aal3, no more than the factors allow where some are
+	// given. Absent: one factor is aal1, two of different kinds are aal2.
+	AssuranceLevel string `json:"assurance_level,omitempty"`
+	// Roles, at most 64, go into JWTs, and so does the organization.
+	Roles            []string `json:"roles,omitempty"`
+	OrganizationID   string   `json:"organization_id,omitempty"`
+	OrganizationSlug string   `json:"organization_slug,omitempty"`
+	// Actor, an object with "sub", is who acts as the user: act in JWTs (RFC 8693), without its member "reason". It needs
+	// the scope impersonate and never changes.
+	Actor json.RawMessage `json:"actor,omitempty"`
 	// AuthRevision is a revision read when the log-in began: if the user was
 	// logged out everywhere since, the session is refused with 409.
 	AuthRevision string `json:"auth_revision,omitempty"`
@@ -91,6 +112,8 @@ type SessionAnswer struct {
 	SessionToken string  `json:"session_token"`
 	SessionJWT   string  `json:"session_jwt"`
 	User         *User   `json:"user,omitempty"`
+	// Verdict is there if an authorization_check was asked for, and granted.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // SessionInfo answers GET /v1/sessions/{sid}, also for a session that has
@@ -119,15 +142,55 @@ type Authenticate struct {
 	Consistency json.RawMessage `json:"consistency,omitempty"`
 	// Touch false does not count as activity.
 	Touch *bool `json:"touch,omitempty"`
+	// Require demands more than a good session; what it falls short of is 401 step_up_required.
+	Require *Require `json:"require,omitempty"`
+	// AuthorizationCheck refuses the session with 403, changing nothing, unless a role of it permits the action by the app's policy.
+	AuthorizationCheck *AuthorizationCheck `json:"authorization_check,omitempty"`
+	// TelemetryID is accepted, as Stytch's clients may send it, and means nothing here.
+	TelemetryID string `json:"telemetry_id,omitempty"`
+}
+
+// Require is how recently and how well the user must have logged in.
+type Require struct {
+	// MaxAgeSeconds is how long ago the newest factor may be, 0 to 31622400 (366 d).
+	MaxAgeSeconds *int64 `json:"max_age_seconds,omitempty"`
+	// AMR are methods of RFC 8176, at most 8, of which the session must have all, as in the JWT's amr.
+	AMR []string `json:"amr,omitempty"`
+	// AAL is the least level: aal1, aal2 or aal3.
+	AAL string `json:"aal,omitempty"`
 }
 
 // PatchSession is the body of PATCH /v1/sessions/{sid}. Claims and metadata are
-// merge patches (RFC 7396); factors are added.
+// merge patches (RFC 7396); factors are added, in place of one that differs in
+// nothing but its times. A factor without last_authenticated_at was used now.
 type PatchSession struct {
 	CustomClaims json.RawMessage   `json:"session_custom_claims,omitempty"`
 	Metadata     json.RawMessage   `json:"metadata,omitempty"`
 	AddFactors   []json.RawMessage `json:"add_authentication_factors,omitempty"`
+	// AssuranceLevel states the level anew. It may rise only together with factors that are added; absent, it rises to
+	// what those say.
+	AssuranceLevel string `json:"assurance_level,omitempty"`
+	// Roles replaces them; absent: as they are.
+	Roles *[]string `json:"roles,omitempty"`
 	// SessionDurationMinutes, if not 0, sets the expiry to that long from now.
+	SessionDurationMinutes int64 `json:"session_duration_minutes,omitempty"`
+}
+
+// SwitchOrganization is the body of POST /v1/sessions/{sid}/organization.
+type SwitchOrganization struct {
+	// OrganizationID is what the session acts for from now on; null: nothing.
+	OrganizationID json.RawMessage `json:"organization_id"`
+	Slug           string          `json:"slug,omitempty"`
+	// Roles are those of the session there; absent: none, because roles of another organization say nothing here.
+	Roles []string `json:"roles,omitempty"`
+}
+
+// Impersonate is the body of POST /v1/sessions/impersonate.
+type Impersonate struct {
+	UserID string `json:"user_id"`
+	// Actor, an object with "sub", is who acts as the user; "reason" in it stays out of JWTs.
+	Actor json.RawMessage `json:"actor"`
+	// SessionDurationMinutes is the life of the session, 1 to 60; default 60. It cannot be extended.
 	SessionDurationMinutes int64 `json:"session_duration_minutes,omitempty"`
 }
 
@@ -227,8 +290,10 @@ type SessionEvents struct {
 
 // SessionEvent is one event of a session's history. A gap says that states
 // between Missing and this one were overwritten before they were archived.
+// Nobody writes that a session expired: session.expired is worked out, and its
+// revision is that of the state that ran out.
 type SessionEvent struct {
-	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .revoked, user.revoked, app.revoked
+	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .revoked, .expired, user.revoked, app.revoked
 	At       time.Time `json:"at"`
 	Revision string    `json:"revision"`
 	By       string    `json:"by,omitempty"`

@@ -22,8 +22,12 @@ const (
 	InvalidArgument    = "invalid_argument"             // 400
 	TooManyArguments   = "too_many_session_arguments"   // 400: two of sid, token, JWT
 	Unauthorized       = "unauthorized_credentials"     // 401: the API key
+	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
+	ImpersonationEnded = "impersonation_failed"         // 401: an impersonation token; error_details.reason
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
+	StepUpRequired     = "step_up_required"             // 401: the session is good, and not as fresh or as strong as the request demands
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
+	NotAuthorized      = "session_authorization_error"  // 403: no role of the session permits it
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
@@ -35,6 +39,8 @@ const (
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
 	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
 	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
+	SessionLimit       = "session_limit_reached"        // 409: max_sessions_per_user
+	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415
@@ -45,6 +51,7 @@ const (
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
+	IssuerUnreachable  = "issuer_unreachable"           // 503: the keys of an issuer could not be fetched
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
