@@ -41,7 +41,7 @@ func (s *scanner) state(e *State, app string) bool {
 	s.known(`,"app":`, &e.App, app)
 	s.text(`,"user":`, &e.User)
 	s.sid(`,"sid":`, &e.SID)
-	s.known(`,"reason":`, &e.Reason, ReasonCreated, ReasonExtended, ReasonChanged, ReasonRotated, ReasonRepaired, ReasonResealed)
+	s.known(`,"reason":`, &e.Reason, ReasonCreated, ReasonExtended, ReasonChanged, ReasonRotated, ReasonRepaired, ReasonResealed, ReasonErased)
 	s.integer(`,"created_at":`, &e.CreatedAt)
 	s.integer(`,"expires_at":`, &e.ExpiresAt)
 	s.integer(`,"absolute_at":`, &e.AbsoluteAt)

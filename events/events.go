@@ -73,6 +73,8 @@ const (
 	ReasonRepaired = "repaired"
 	// ReasonResealed: nothing changed but the cluster key that seals it.
 	ReasonResealed = "resealed"
+	// ReasonErased: the session is revoked, and its private part was taken away.
+	ReasonErased = "erased"
 )
 
 // State is kind st: the whole current state of a session.
@@ -218,14 +220,14 @@ type AppSettings struct {
 	Idle            int64  `json:"idle,omitempty"`
 	WhenStale       string `json:"when_stale"`
 	ReturnToken     bool   `json:"return_token,omitempty"`
-	// ImportRegion is the region in whose stream the sessions of foreign tokens
-	// live; empty: none was ever imported. It is set once.
-	ImportRegion string `json:"import_region,omitempty"`
 	// MaxSessions is how many sessions a user may have at a time, 0: any number;
 	// SessionLimit what is done with one more; TokenReuse what with a token that was replaced.
 	MaxSessions  int64  `json:"max_sessions,omitempty"`
 	SessionLimit string `json:"session_limit,omitempty"`
 	TokenReuse   string `json:"token_reuse,omitempty"`
+	// ImportRegion is the region in whose stream the sessions of foreign tokens
+	// live; empty: none was ever imported. It is set once.
+	ImportRegion string `json:"import_region,omitempty"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

@@ -57,8 +57,8 @@ func goldens() []golden {
 			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12, ServedUntil: at - 5,
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
-				Idle: 1800, WhenStale: "refuse", ReturnToken: true, ImportRegion: "eu",
-				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke",
+				Idle: 1800, WhenStale: "refuse", ReturnToken: true,
+				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke", ImportRegion: "eu",
 			},
 		}},
 		{"key", &events.SigningKey{

@@ -36,6 +36,8 @@ type group struct {
 	batching bool       // a batch is in flight
 	alone    []*pending // must be published by themselves
 	waiting  []*pending // may be published in a batch
+	whole    []*pending // bring a batch of their own
+	turnOf   bool       // the next batch is one of whole, if there is any: they take turns with those that gather
 }
 
 // pending is one append in the queue.
@@ -43,6 +45,7 @@ type pending struct {
 	m    *Message
 	turn chan turn // holds one; a pending is given the next only after it took the last
 	gone bool      // its caller no longer waits
+	own  *batch    // that it brings; then there is no message
 }
 
 // turn tells a waiting caller what to do.
@@ -125,7 +128,7 @@ func (g *group) dispatch() {
 	if g.batching {
 		return
 	}
-	if len(g.waiting) > batchAbove {
+	if len(g.waiting) > batchAbove && (!g.turnOf || len(g.whole) == 0) {
 		b := new(batch)
 		size := 0
 		for len(b.members) < min(len(g.waiting), maxBatch) && size < maxBatchBytes {
@@ -134,13 +137,17 @@ func (g *group) dispatch() {
 			b.members = append(b.members, p)
 		}
 		g.waiting = g.waiting[len(b.members):]
-		g.batching = true
+		g.batching, g.turnOf = true, true
 		b.members[0].turn <- turn{batch: b}
 		return
 	}
 	for g.singles < maxSingles && len(g.waiting) > 0 {
 		g.singles++
 		g.waiting = give(g.waiting, turn{})
+	}
+	if len(g.whole) > 0 {
+		g.batching, g.turnOf = true, false
+		g.whole = give(g.whole, turn{batch: g.whole[0].own})
 	}
 }
 

@@ -255,15 +255,12 @@ func revokedSince() *failure {
 
 // create writes the session and returns it as readers see it.
 func (n *Node) create(ctx context.Context, d *draft, ex events.Expectation) (found, error) {
-	if err := n.memoryLeft(); err != nil {
-		return found{}, err
-	}
-	home, err := n.homeOf(d.state.SID)
+	s, err := n.homeOf(d.state.SID)
 	if err != nil {
 		return found{}, err
 	}
-	if home.above(createBudget) {
-		return found{}, fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
+	if err := n.mayCreate(s); err != nil {
+		return found{}, err
 	}
 	if d.limit.max > 0 {
 		return n.createWithin(ctx, d, ex)
@@ -288,6 +285,17 @@ func (n *Node) place(ctx context.Context, d *draft, ex events.Expectation) (foun
 		return found{}, err
 	}
 	return f, f.active()
+}
+
+// mayCreate says why the stream may not get another session now.
+func (n *Node) mayCreate(s *stream) error {
+	if err := n.memoryLeft(); err != nil {
+		return err
+	}
+	if s.above(createBudget) {
+		return fail(api.LogFull, "the log is above %d %% of its budget; sessions go on, new ones must wait", createBudget)
+	}
+	return nil
 }
 
 // createOnce creates the session that the Idempotency-Key names, or returns it

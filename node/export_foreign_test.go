@@ -26,6 +26,6 @@ func (n *Node) CreateForeign(ctx context.Context, app, token, user string, began
 	}
 	d.state.SID = events.ForeignKey(app, number, events.TokenHash(token))
 	d.private.Token = events.Token(token)
-	f, created, err := n.createForeign(ctx, a, &foreignDraft{draft: *d, began: began, fresh: fresh})
+	f, created, err := n.createForeign(ctx, a, &foreignDraft{draft: *d, start: began, fresh: fresh})
 	return f.SID.String(), created, err
 }

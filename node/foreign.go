@@ -70,7 +70,7 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 	case unreachable != nil:
 		return answer{}, true, unreachable
 	case imports:
-		return n.resolveEither(ctx, key, native, foreign, want, at)
+		return n.resolveEither(ctx, app, text, key, native, foreign, want, at)
 	case !native:
 		return answer{}, false, nil
 	}
@@ -81,7 +81,7 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 
 // resolveEither is resolveShown for a text that may be a native token, with the
 // key, and may be a foreign one.
-func (n *Node) resolveEither(ctx context.Context, key events.SID, native bool, foreign events.SID, want consistency, at *events.Position) (a answer, ok bool, err error) {
+func (n *Node) resolveEither(ctx context.Context, app, text string, key events.SID, native bool, foreign events.SID, want consistency, at *events.Position) (a answer, ok bool, err error) {
 	asNative := native
 	if native {
 		// Which of the two it is, is seen without asking anybody.
@@ -97,7 +97,7 @@ func (n *Node) resolveEither(ctx context.Context, key events.SID, native bool, f
 		}
 	}
 	n.noteBefore(at, foreign)
-	a, err = n.resolveForeign(ctx, foreign, want)
+	a, err = n.resolveOrAsk(ctx, app, text, foreign, want)
 	return a, true, err
 }
 
@@ -155,9 +155,9 @@ func (n *Node) importTo(ctx context.Context, app, by string) (uint8, error) {
 // foreignDraft is a session of a foreign token that is about to be created.
 type foreignDraft struct {
 	draft
-	// began is when the log-in was, as far as the other system says (unix ms); 0:
+	// start is when the log-in was, as far as the other system says (unix ms); 0:
 	// not known.
-	began int64
+	start int64
 	// fresh: the log-in is this very request, so that the order of events tells
 	// whether a log-out everywhere came before it.
 	fresh bool
@@ -212,8 +212,8 @@ func (n *Node) createForeignFirst(ctx context.Context, s *stream, d *foreignDraf
 	default:
 		return found{}, false, foreignEnded(f.verdict)
 	}
-	if at := n.sessions().GroupRevokedAt(s.number, d.state.App, d.state.User); !d.fresh && at != 0 && projection.CoveredAway(d.began, at) {
-		return found{}, false, loggedOut(at, d.began)
+	if err := n.loggedOutSince(s.number, d); err != nil {
+		return found{}, false, err
 	}
 	if f, err = n.create(ctx, &d.draft, ex); err != nil {
 		return found{}, false, err
@@ -233,13 +233,17 @@ func foreignEnded(v projection.Verdict) *failure {
 	return fail(api.ForeignEnded, "the session of this token is here and has ended; it is not brought back").with("reason", v.String())
 }
 
-// loggedOut refuses a session that began before its user, or all of the app, was
-// logged out everywhere. The other system may not have heard of that.
-func loggedOut(at, began int64) *failure {
-	if began == 0 {
+// loggedOutSince refuses a session that began before its user, or all of the app,
+// was logged out everywhere. The other system may not have heard of that.
+func (n *Node) loggedOutSince(stream uint8, d *foreignDraft) error {
+	at := n.sessions().GroupRevokedAt(stream, d.state.App, d.state.User)
+	if d.fresh || at == 0 || !projection.CoveredAway(d.start, at) {
+		return nil
+	}
+	if d.start == 0 {
 		return fail(api.ForeignEnded, "the user was logged out everywhere at %s, and when this session began is not said (started_at)",
-			date(at).Format("2006-01-02T15:04:05Z07:00")).with("reason", projection.Revoked.String()).with("field", "started_at")
+			rfc3339(at)).with("reason", projection.Revoked.String()).with("field", "started_at")
 	}
 	return fail(api.ForeignEnded, "the user was logged out everywhere at %s, after this session began",
-		date(at).Format("2006-01-02T15:04:05Z07:00")).with("reason", projection.Revoked.String())
+		rfc3339(at)).with("reason", projection.Revoked.String())
 }

@@ -20,6 +20,7 @@ var typeOf = map[string]string{
 	events.ReasonChanged:  "session.changed",
 	events.ReasonRotated:  "session.rotated",
 	events.ReasonRepaired: "session.repaired",
+	events.ReasonErased:   "session.erased",
 }
 
 // unverified is the reason shown of a revocation that is not authentic: it took

@@ -52,10 +52,7 @@ type filler interface {
 func (n *Node) serve(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		c := &call{n: n, r: r, h: w.Header(), id: newRequestID()}
-		c.h.Set("X-Request-Id", c.id)
-		c.h.Set("X-Content-Type-Options", "nosniff")
-		c.h.Set("Cache-Control", "no-store")
+		c := n.newCall(w, r)
 		status, body, err := n.invoke(c, rt)
 		if err != nil {
 			status, body = n.failed(c, err)
@@ -63,6 +60,15 @@ func (n *Node) serve(rt route) http.Handler {
 		respond(w, c, status, body)
 		n.metrics.requests.WithLabelValues(rt.pattern, strconv.Itoa(status)).Observe(time.Since(start).Seconds())
 	})
+}
+
+// newCall sets what every answer carries.
+func (n *Node) newCall(w http.ResponseWriter, r *http.Request) *call {
+	c := &call{n: n, r: r, h: w.Header(), id: newRequestID()}
+	c.h.Set("X-Request-Id", c.id)
+	c.h.Set("X-Content-Type-Options", "nosniff")
+	c.h.Set("Cache-Control", "no-store")
+	return c
 }
 
 func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {

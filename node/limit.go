@@ -98,7 +98,7 @@ func (n *Node) makeRoom(ctx context.Context, d *draft) error {
 	case d.limit.reject:
 		return tooManySessions(d.limit.max)
 	}
-	if _, err := d.encode(); err != nil {
+	if _, err := sealable(&d.private); err != nil {
 		return err // nobody is evicted for what cannot be
 	}
 	return n.evict(ctx, d.state.App, d.state.By, others[:excess])

@@ -141,8 +141,8 @@ func TestSessionLimitAtOnce(t *testing.T) {
 			}
 			close(done)
 			watching.Wait()
-			if most != 3 {
-				t.Errorf("%s: %d good sessions meanwhile, limit 3", policy, most)
+			if most > 3 {
+				t.Errorf("%s: %d good sessions at a time, limit 3", policy, most)
 			}
 			if got := h.good("ada"); len(got) != 3 {
 				t.Errorf("%s: %d good sessions after 12 creates at once, want 3 (%v)", policy, len(got), codes)

@@ -20,6 +20,8 @@ type metrics struct {
 
 	transfers *prometheus.CounterVec // of snapshots between nodes, by result
 
+	lazyImports *prometheus.CounterVec // questions to the systems that sessions come from, by result
+
 	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
 
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
@@ -39,6 +41,7 @@ func newMetrics(n *Node) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 		}, []string{"route", "status"}),
 		transfers:        vec("snapshot_transfer_total", "Snapshots handed from node to node: lent by this one, loaded by it, or given up by it.", "result"),
+		lazyImports:      vec("lazy_imports_total", "Questions to other systems about foreign tokens, by result.", "result"),
 		verdicts:         vec("verify_total", "Verifies, by verdict.", "verdict"),
 		applied:          vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
 		beats:            vec("heartbeats_total", "Heartbeats committed.", "stream"),
@@ -63,7 +66,10 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{transferLent, transferLoaded, transferGivenUp} {
 		m.transfers.WithLabelValues(r)
 	}
-	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
+	for _, r := range []string{lazyImported, lazyUnknown, lazyEnded, lazyFailed, lazyRefused} {
+		m.lazyImports.WithLabelValues(r)
+	}
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {

@@ -173,9 +173,15 @@ type Node struct {
 	minted   signer.MintCache
 	verified signer.VerifyCache
 	touches  touches
-	creates  singleflight.Group // creates under an Idempotency-Key, by sid
-	storing  turns              // writes of stored sessions
 	limits   limits
+	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
+	storing  turns              // writes of stored sessions
+	// importing holds one for each chunk of rows that is being imported, claims the
+	// keys of those rows.
+	importing chan struct{}
+	claimed   keyClaims
+	lazy      lazyImports
+	reuses    singleflight.Group // sessions whose replaced token was shown, by sid
 	// idleHeld is since when (unix ms) touches could not be written for lack of
 	// space, 0 while they can: nobody is idle-expired since then.
 	idleHeld atomic.Int64
@@ -252,6 +258,7 @@ func New(c Config) (*Node, error) {
 		ready:       make(chan struct{}),
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
+		importing:   make(chan struct{}, importChunks),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})

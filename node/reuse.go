@@ -35,9 +35,32 @@ func (n *Node) reused(ctx context.Context, app string, key events.SID) error {
 	if !ok || t.State != events.AppActive || t.Settings.TokenReuse != reuseRevoke {
 		return nil
 	}
-	if err := n.takeAway(ctx, s.App, "", reasonReuse, &s); err != nil {
+	// However often it is shown meanwhile, the log is asked once.
+	_, err, _ := n.reuses.Do(s.SID.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
+		defer cancel()
+		err := n.takeAway(ctx, s.App, "", reasonReuse, &s)
+		if err == nil {
+			n.conf.Log.Warn("a replaced token was shown after its grace; its session is revoked", "app", s.App, "sid", s.SID.String())
+		}
+		return nil, err
+	})
+	if err != nil {
 		return err
 	}
-	n.conf.Log.Warn("a replaced token was shown after its grace; its session is revoked", "app", s.App, "sid", s.SID.String())
 	return fail(api.TokenReuse, "the token was replaced and its grace is over; the session is revoked")
+}
+
+// reusedToken is reused for a text by each key under which it may have been the
+// token of a session.
+func (n *Node) reusedToken(ctx context.Context, app, text string) error {
+	if key, ok := events.Token(text).Key(); ok {
+		if err := n.reused(ctx, app, key); err != nil {
+			return err
+		}
+	}
+	if key, ok, err := n.foreignKey(app, text); ok && err == nil {
+		return n.reused(ctx, app, key)
+	}
+	return nil
 }

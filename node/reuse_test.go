@@ -134,3 +134,29 @@ func TestTokenReuseEverywhere(t *testing.T) {
 		}
 	})
 }
+
+// TestTokenReuseFlood: however often it is shown at once, one revocation is
+// written; and while none can be, the token is refused and nobody is signed out.
+func TestTokenReuseFlood(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.do(h.key, "PATCH", "/v1/apps/acme", m{"token_reuse": "revoke"}).want(200)
+		first := h.login("ada").str("session_token")
+		now := h.rotateToken(first, 0).want(200).str("session_token")
+		h.home.Cut()
+		h.verify(first).want(503)
+		h.verify(now).want(204)
+		h.home.Heal()
+		time.Sleep(10 * time.Second)
+
+		other := h.login("eve").str("session_token")
+		h.rotateToken(other, 0).want(200)
+		slow(&h.home.MemoryLink)
+		count := h.stored()
+		for _, r := range atOnce(20, func(int) *reply { return h.verify(other) }) {
+			r.want(401)
+		}
+		if got := h.stored() - count; got != 1 {
+			t.Errorf("%d events were written, want 1", got)
+		}
+	})
+}

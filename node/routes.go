@@ -17,7 +17,8 @@ type route struct {
 	scope string
 	// handle answers through serve.
 	handle handler
-	// raw answers by itself: the hot path, and what is not JSON.
+	// raw answers by itself: the hot path, what is not JSON, and what is read
+	// while it is answered. It sees to its scope itself.
 	raw http.HandlerFunc
 }
 
@@ -34,6 +35,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
+		{pattern: "POST /v1/sessions/import", scope: api.ScopeAdmin, raw: n.importSessions},
 		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions},
 		{pattern: "GET /v1/sessions/{sid}", scope: api.ScopeRead, handle: n.getSession},
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
@@ -42,6 +44,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
 		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
 		{pattern: "GET /v1/store", scope: api.ScopeRead, handle: n.listStored},
@@ -88,6 +91,9 @@ func (n *Node) routes() []route {
 		{pattern: "GET /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.getIssuer},
 		{pattern: "PUT /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.putIssuer},
 		{pattern: "DELETE /v1/apps/{app}/issuers/{profile_id}", scope: api.ScopeAdmin, handle: n.deleteIssuer},
+		{pattern: "GET /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.getLazyImport},
+		{pattern: "PUT /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.putLazyImport},
+		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},

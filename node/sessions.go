@@ -98,9 +98,6 @@ func (n *Node) findCredential(ctx context.Context, app, token, jwt string, when 
 func (n *Node) findToken(ctx context.Context, app, token string, want consistency) (found, error) {
 	var at events.Position
 	a, ok, err := n.resolveShown(ctx, app, token, want, &at)
-	if key, native := events.Token(token).Key(); native && err == nil && a.verdict == projection.Unknown && !want.sure && !want.again {
-		err = n.reused(ctx, app, key)
-	}
 	switch {
 	case err != nil:
 		return found{}, err
@@ -109,7 +106,10 @@ func (n *Node) findToken(ctx context.Context, app, token string, want consistenc
 	case a.App != app:
 		a = answer{staleness: a.staleness}
 	}
-	return found{answer: a, at: at}, nil
+	if a.verdict == projection.Unknown && !want.sure && !want.again {
+		err = n.reusedToken(ctx, app, token)
+	}
+	return found{answer: a, at: at}, err
 }
 
 // nothing is the answer about a session that nobody knows. Even that is not
@@ -418,18 +418,30 @@ func stateOf(s *projection.Session) events.State {
 	return e
 }
 
-// encode returns the private part as it is to be written, if it is not too large.
-func (d *draft) encode() ([]byte, error) {
-	private, err := marshal(&d.private)
-	if err == nil && len(private) > events.MaxPrivate {
-		err = fail(api.ClaimsTooLarge,
+// sealDraft returns the message that creates the draft's session.
+func (n *Node) sealDraft(s *stream, d *draft) (events.Message, error) {
+	private, err := sealable(&d.private)
+	if err != nil {
+		return events.Message{}, err
+	}
+	return n.conf.Keys.Encode(s.region, &d.state, private, n.life(d.state.ExpiresAt))
+}
+
+// sealable returns the private part as it is sealed.
+func sealable(p *events.Private) ([]byte, error) {
+	private, err := marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(private) > events.MaxPrivate {
+		return nil, fail(api.ClaimsTooLarge,
 			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
 	}
-	return private, err
+	return private, nil
 }
 
 func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
-	private, err := d.encode()
+	private, err := sealable(&d.private)
 	if err != nil {
 		return events.Position{}, err
 	}

@@ -119,8 +119,8 @@ func (n *Node) check(ctx context.Context, cr shown, q *verifyQuery) outcome {
 		if a, ok, err = n.resolveShown(ctx, pin, cr.text, consistency{}, before); !ok {
 			return outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
 		}
-		if key, native := events.Token(cr.text).Key(); native && err == nil && a.verdict == projection.Unknown {
-			err = n.reused(ctx, pin, key)
+		if err == nil && a.verdict == projection.Unknown {
+			err = n.reusedToken(ctx, pin, cr.text)
 		}
 	}
 	if err != nil {

@@ -66,6 +66,11 @@ func (s *stream) insist(ctx context.Context, try func(ctx context.Context) (even
 // payload and seal, in bytes.
 const messageFrame = 160
 
+// storedSize is about what the message takes in a stream.
+func storedSize(m *events.Message) uint64 {
+	return uint64(len(m.Subject)+len(m.Payload)+len(m.Seal)) + messageFrame
+}
+
 // write appends the event, with its private part sealed, and returns its
 // position once this node's readers see it.
 //
@@ -101,13 +106,58 @@ func (s *stream) write(ctx context.Context, e events.Event, private []byte, ttl 
 	}
 	// Until the stream's size is looked at again: within that second many clients
 	// can fill a small log to the end, and then it takes no revocation either.
-	s.bytes.Add(uint64(len(m.Subject)+len(m.Payload)+len(m.Seal)) + messageFrame)
+	s.bytes.Add(storedSize(&m))
 	if err := s.wait(ctx, seq); err != nil {
 		// Committed, but this node cannot show it: the same to the caller as
 		// an append without an answer.
 		return events.Position{}, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 	}
 	return s.proven(seq, m.Fingerprint(), before.Gen)
+}
+
+// wrote is what became of one of many events.
+type wrote struct {
+	at  events.Position
+	err error
+}
+
+// writeAll is write of events that expect nothing, which are messages already and
+// were counted.
+func (s *stream) writeAll(ctx context.Context, ms []events.Message) []wrote {
+	out := make([]wrote, len(ms))
+	if s.node.logDead.Load() {
+		for i := range out {
+			out[i].err = events.ErrUnavailable
+		}
+		return out
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
+	defer cancel()
+	before := s.position()
+	appended := events.AppendAll(ctx, s.log, ms)
+	var last uint64
+	for i, a := range appended {
+		switch {
+		case a.Err != nil:
+			out[i].err = a.Err
+		case a.Seq <= before.Seq:
+			s.rewound(before.Gen)
+			out[i].err = events.ErrRewound
+		default:
+			last = max(last, a.Seq)
+		}
+	}
+	late := s.wait(ctx, last)
+	for i, a := range appended {
+		switch {
+		case out[i].err != nil:
+		case late != nil:
+			out[i].err = fmt.Errorf("%w: %w", events.ErrUnavailable, late)
+		default:
+			out[i].at, out[i].err = s.proven(a.Seq, ms[i].Fingerprint(), before.Gen)
+		}
+	}
+	return out
 }
 
 // proven returns the position of an event of this node that was acknowledged at

@@ -25,6 +25,7 @@ type cli struct {
 	Migrate    migrateCmd    `cmd:"" help:"Carry a stopped node's log to NATS servers."`
 	Region     regionCmd     `cmd:"" help:"Keep a copy of another region's log, and go on with it."`
 	Session    sessionCmd    `cmd:"" help:"Create, verify, read, list and revoke sessions."`
+	Import     importCmd     `cmd:"" help:"Import sessions that another system began; nobody has to log in again."`
 	User       userCmd       `cmd:"" help:"Log a user out."`
 	App        appCmd        `cmd:"" help:"Apps (tenants) and their settings."`
 	APIKey     apikeyCmd     `cmd:"" name:"apikey" help:"Keys for the API."`
@@ -90,7 +91,7 @@ func helpFor(args []string) string {
 		words = append(words, a)
 	}
 	// Only the command's own words: a mistyped one has no help.
-	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "user": true, "app": true, "apikey": true, "key": true,
+	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "import": true, "user": true, "app": true, "apikey": true, "key": true,
 		"cluster-key": true, "template": true, "events": true, "status": true, "bench": true, "version": true}
 	if len(words) == 0 || !known[words[0]] {
 		return "--help"

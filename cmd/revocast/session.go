@@ -245,6 +245,43 @@ func (s *sessionRevoke) Run(e *env) error {
 
 type userCmd struct {
 	Revoke userRevoke `cmd:"" help:"Revoke all sessions of a user."`
+	Forget userForget `cmd:"" help:"Revoke all sessions of a user, and erase what they held and their history. Cannot be undone."`
+}
+
+type userForget struct {
+	remote
+	inApp
+	UserID string `arg:"" name:"user" help:"The user's id."`
+	Reason string `env:"-" placeholder:"TEXT" help:"Why; it stands in the revocation (default: erased)."`
+}
+
+// Run implements the command.
+func (u *userForget) Run(e *env) error {
+	c, err := u.inApp.connectFor(e, &u.remote)
+	if err != nil {
+		return err
+	}
+	var out api.EraseAnswer
+	raw, err := c.call(e, http.MethodPost, "/v1/users/erase", &api.EraseUser{UserID: u.UserID, Reason: u.Reason}, &out)
+	if err != nil {
+		return err
+	}
+	if err := c.show(raw, func(w io.Writer) {
+		row(w, "revoked", out.Revoked)
+		row(w, "erased", out.Erased)
+		row(w, "history erased in", cmp.Or(strings.Join(out.History, ", "), "-"))
+		for _, r := range out.Remains {
+			row(w, "remains until "+stampOr(r.Until, "?"), r.What+": "+r.Where)
+		}
+	}); err != nil {
+		return err
+	}
+	if len(out.Pending) > 0 {
+		p := out.Pending[0]
+		return &api.Error{StatusCode: http.StatusServiceUnavailable, ErrorType: "pending",
+			ErrorMessage: fmt.Sprintf("%s of region %s: %s; run it again", p.What, p.Region, p.Why)}
+	}
+	return nil
 }
 
 type userRevoke struct {

@@ -293,7 +293,7 @@ type SessionEvents struct {
 // Nobody writes that a session expired: session.expired is worked out, and its
 // revision is that of the state that ran out.
 type SessionEvent struct {
-	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .revoked, .expired, user.revoked, app.revoked
+	Type     string    `json:"type"` // session.created, .extended, .changed, .rotated, .repaired, .erased, .revoked, .expired, user.revoked, app.revoked
 	At       time.Time `json:"at"`
 	Revision string    `json:"revision"`
 	By       string    `json:"by,omitempty"`

@@ -37,8 +37,6 @@ const (
 	AlreadyExists      = "already_exists"               // 409
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
-	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
-	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
 	SessionLimit       = "session_limit_reached"        // 409: max_sessions_per_user
 	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
 	BodyTooLarge       = "body_too_large"               // 413
@@ -55,4 +53,9 @@ const (
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
+	ForeignEnded       = "foreign_session_ended"        // 409: the session of this foreign token is here and has ended
+	ImportExpired      = "imported_session_expired"     // 409: the session was over before it was imported
+	ForeignConflict    = "foreign_session_conflict"     // 409: the foreign token is the session of another user
+	// ImportSourceUnavailable, 503: the system that sessions are imported from on demand cannot be asked.
+	ImportSourceUnavailable = "import_source_unavailable"
 )
