@@ -228,6 +228,9 @@ type AppSettings struct {
 	// ImportRegion is the region in whose stream the sessions of foreign tokens
 	// live; empty: none was ever imported. It is set once.
 	ImportRegion string `json:"import_region,omitempty"`
+	// Compat lists the vendors whose API the app answers as well. Nil: the vendor
+	// of JWTProfile; not nil but empty: none.
+	Compat []string `json:"compat,omitzero"`
 }
 
 // SigningKey is kind key: a signing key of an app. Its private half is the

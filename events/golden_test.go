@@ -58,7 +58,7 @@ func goldens() []golden {
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
 				Idle: 1800, WhenStale: "refuse", ReturnToken: true,
-				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke", ImportRegion: "eu",
+				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke", ImportRegion: "eu", Compat: []string{"streambird", "clerk"},
 			},
 		}},
 		{"key", &events.SigningKey{

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ func TestCreateApp(t *testing.T) {
 			"app_id": "shop", "state": "active", "created_at": r.str("app.created_at"), "changed_at": r.str("app.created_at"),
 			"jwt_profile": "native", "jwt_alg": "ES256", "jwt_ttl_seconds": 300.0,
 			"session_duration_minutes": 43200.0, "absolute_lifetime_minutes": 527040.0, "idle_timeout_minutes": 0.0,
-			"when_stale": "refuse", "return_token": false, "issuer": publicURL + "/v1/apps/shop",
+			"when_stale": "refuse", "return_token": false, "compat": []any{}, "issuer": publicURL + "/v1/apps/shop",
 			"max_sessions_per_user": 0.0, "session_limit_policy": "evict_oldest", "token_reuse": "refuse",
 		}
 		if diff := cmp.Diff(want, r.at("app")); diff != "" {
@@ -39,14 +40,14 @@ func TestCreateApp(t *testing.T) {
 		}
 
 		all := `{"app_id":"full","jwt_profile":"stytch","jwt_alg":"EdDSA","jwt_ttl_seconds":60,"session_duration_minutes":10,` +
-			`"absolute_lifetime_minutes":20,"idle_timeout_minutes":5,"when_stale":"reauth","return_token":false}`
+			`"absolute_lifetime_minutes":20,"idle_timeout_minutes":5,"when_stale":"reauth","return_token":false,"compat":["clerk"]}`
 		r = h.do(h.admin, "POST", "/v1/apps", all).want(201)
 		for field, want := range map[string]any{
 			"jwt_profile": "stytch", "jwt_alg": "EdDSA", "jwt_ttl_seconds": 60.0, "session_duration_minutes": 10.0,
-			"absolute_lifetime_minutes": 20.0, "idle_timeout_minutes": 5.0, "when_stale": "reauth", "return_token": false,
+			"absolute_lifetime_minutes": 20.0, "idle_timeout_minutes": 5.0, "when_stale": "reauth", "return_token": false, "compat": []any{"clerk"},
 			"issuer": publicURL,
 		} {
-			if got := r.at("app." + field); got != want {
+			if got := r.at("app." + field); !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: %v, want %v", field, got, want)
 			}
 		}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
@@ -35,6 +37,9 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 		if err != nil || *in.JWTProfile == "" {
 			return s, badSetting("jwt_profile", "want one of %v", signer.Profiles())
 		}
+		if string(p) != s.JWTProfile && rsaByDefault(p) && in.JWTAlg == nil {
+			s.JWTAlg = string(signer.RS256)
+		}
 		s.JWTProfile = string(p)
 	}
 	if in.JWTAlg != nil {
@@ -52,6 +57,17 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	}
 	if in.ReturnToken != nil {
 		s.ReturnToken = *in.ReturnToken
+	}
+	if in.Compat != nil {
+		for i, name := range in.Compat {
+			if !slices.Contains(facadeNames(), name) || slices.Contains(in.Compat[:i], name) {
+				return s, badSetting("compat", "want some of %v, each once", facadeNames())
+			}
+		}
+		s.Compat = in.Compat
+	}
+	if s.JWTProfile == string(signer.Clerk) && s.JWTAlg != string(signer.RS256) {
+		return s, badSetting("jwt_alg", "Clerk's libraries take RS256 and nothing else, so the clerk profile needs it")
 	}
 	if s.AbsoluteMax < s.SessionDuration {
 		return s, badSetting("absolute_lifetime_minutes", "is below session_duration_minutes")
@@ -115,6 +131,47 @@ func mergeChoices(s *events.AppSettings, in *api.AppSettings) error {
 	return nil
 }
 
+// rsaByDefault: the vendor's own JWTs are signed with RSA.
+func rsaByDefault(p signer.Profile) bool { return p == signer.Streambird || p == signer.Clerk }
+
+// clerkSigned refuses settings under which a JWT that Clerk's libraries are to
+// read would be signed with anything but RS256. A key of another algorithm signs
+// on for an hour after the app has changed to RS256.
+func (n *Node) clerkSigned(app string, s *events.AppSettings) error {
+	where := ""
+	if s.JWTProfile == string(signer.Clerk) {
+		where = "the clerk profile"
+	}
+	for _, held := range n.catalog.Snapshot().SettingsOf(app, templateType) {
+		if t, err := readTemplate(held); err == nil && t.JWTProfile == string(signer.Clerk) {
+			where = "template " + t.Name
+		}
+	}
+	if where == "" {
+		return nil
+	}
+	return n.signsRSA(app, s.JWTAlg, where)
+}
+
+// signsRSA refuses what needs RS256 while the app signs with something else.
+func (n *Node) signsRSA(app, alg, where string) error {
+	if alg != string(signer.RS256) {
+		return badSetting("jwt_alg", "%s needs RS256: Clerk's libraries take nothing else", where)
+	}
+	now := n.conf.Clock.Wall()
+	key, err := n.ring(app).Active(signer.RS256, now)
+	if err != nil || key.Alg == signer.RS256 {
+		return err
+	}
+	from := "an hour after jwt_alg is set to RS256, which has to be done first"
+	for _, k := range n.ring(app).Keys() {
+		if k.Alg == signer.RS256 && k.ActiveAt.After(now) && !k.Compromised {
+			from = "from " + k.ActiveAt.UTC().Format(time.RFC3339) + " on"
+		}
+	}
+	return badSetting("jwt_profile", "%s needs RS256, and the app signs with that only %s", where, from)
+}
+
 func badSetting(field, format string, args ...any) *failure {
 	return fail(api.InvalidArgument, field+": "+format, args...).with("field", field)
 }
@@ -130,7 +187,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			SessionDurationMinutes: minutes(s.SessionDuration), AbsoluteLifetimeMinutes: minutes(s.AbsoluteMax),
 			IdleTimeoutMinutes: minutes(s.Idle), WhenStale: &s.WhenStale, ReturnToken: &s.ReturnToken,
 			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
-			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)),
+			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
 		},
 		ImportRegion: s.ImportRegion,
 		Issuer:       n.issuerOf(e.App, signer.Profile(s.JWTProfile)),
@@ -184,7 +241,7 @@ func (n *Node) changeApp(ctx context.Context, id, by string, edit func(*events.A
 	if err := edit(&next); err != nil {
 		return nil, events.Position{}, err
 	}
-	if next == *held {
+	if reflect.DeepEqual(&next, held) {
 		return held, n.settings.position(), nil
 	}
 	if next.Settings.JWTAlg != held.Settings.JWTAlg {
@@ -206,7 +263,14 @@ func (n *Node) postApp(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	base := defaultSettings()
-	base.ReturnToken = in.JWTProfile != nil && *in.JWTProfile == string(signer.Stytch)
+	if in.JWTProfile != nil {
+		switch signer.Profile(*in.JWTProfile) {
+		case signer.Stytch, signer.Streambird:
+			base.ReturnToken = true
+		case signer.Clerk:
+			base.JWTTTL = 60
+		}
+	}
 	settings, err := mergeSettings(base, &in.AppSettings)
 	if err != nil {
 		return 0, nil, err
@@ -258,8 +322,13 @@ func (n *Node) patchApp(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	return n.answerChange(n.changeApp(ctx, c.caller.app, c.caller.keyID, func(app *events.App) (err error) {
-		app.Settings, err = mergeSettings(app.Settings, &in)
-		return err
+		if app.Settings, err = mergeSettings(app.Settings, &in); err != nil {
+			return err
+		}
+		if in.JWTProfile == nil && in.JWTAlg == nil {
+			return nil
+		}
+		return n.clerkSigned(app.App, &app.Settings)
 	}))
 }
 

@@ -20,22 +20,32 @@ const module = "github.com/revocast/revocast"
 // ours says which of our packages each may import, directly or not. It is the
 // architecture: a package that is not here has no place in it.
 var ours = map[string][]string{
-	"events":               {},
-	"events/broker":        {"events"},
-	"events/eventstest":    {"events"},
-	"projection":           {"events"},
-	"signer":               {},
-	"node/api":             {},
-	"node/outbound":        {},
-	"node/client":          {"node/api"},
-	"node/client/scsstore": {"node/api"},
-	"node":                 {"events", "projection", "signer", "node/api", "node/outbound"},
-	"node/compat":          {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"node/nodetest":        {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"deploy/fleet":         {"events", "events/eventstest", "projection", "signer", "node", "node/api", "node/outbound", "node/nodetest"},
-	"cmd/revocast/bench":   {"events", "projection", "signer", "node", "node/api", "node/outbound"},
-	"cmd/revocast":         {"events", "events/broker", "projection", "signer", "node", "node/api", "node/outbound", "cmd/revocast/bench"},
+	"events":                 {},
+	"events/broker":          {"events"},
+	"events/eventstest":      {"events"},
+	"projection":             {"events"},
+	"signer":                 {},
+	"node/api":               {},
+	"node/outbound":          {},
+	"node/client":            {"node/api"},
+	"node/client/scsstore":   {"node/api"},
+	"node/compat":            {"node/api"},
+	"node/compat/streambird": {"node/compat", "node/api"},
+	"node/compat/clerk":      {"node/compat", "node/api"},
+	"node":                   belowNode,
+	"node/nodetest":          overNode(),
+	"deploy/fleet":           overNode("events/eventstest", "node/nodetest"),
+	"cmd/revocast/bench":     overNode(),
+	"cmd/revocast":           overNode("events/broker", "cmd/revocast/bench"),
 }
+
+// belowNode is what a node is made of.
+var belowNode = []string{
+	"events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
+}
+
+// overNode is what a package that uses nodes may import.
+func overNode(more ...string) []string { return slices.Concat(belowNode, []string{"node"}, more) }
 
 // theirs says where each module of others may be imported.
 var theirs = map[string]func(pkg, file string) bool{

@@ -153,11 +153,7 @@ var methodOf = map[string]string{
 func factorClaims(raw json.RawMessage, began, now time.Time) (methods []string, at time.Time) {
 	seen := map[string]bool{}
 	for _, f := range readFactors(raw) {
-		t := time.Time(f.Last)
-		if t.IsZero() || t.After(now.Add(maxClockSkew)) {
-			t = began
-		}
-		if t.After(at) {
+		if t := f.used(began, now); t.After(at) {
 			at = t
 		}
 		if m := methodOf[f.Type]; m != "" && !seen[m] {
@@ -172,6 +168,37 @@ func factorClaims(raw json.RawMessage, began, now time.Time) (methods []string, 
 		at = began
 	}
 	return methods, at
+}
+
+// used is when the factor was last used, see factorClaims.
+func (f *factor) used(began, now time.Time) time.Time {
+	if t := time.Time(f.Last); !t.IsZero() && !t.After(now.Add(maxClockSkew)) {
+		return t
+	}
+	return began
+}
+
+// factorUses returns when the user last showed a first and a second factor, zero:
+// no second one. What the user has is the second to what they know, whichever
+// came first: to know the password anew must not pass for having the device.
+func factorUses(raw json.RawMessage, began, now time.Time) (first, second time.Time) {
+	for _, f := range readFactors(raw) {
+		at := &first
+		switch kind := factorKind[f.Type]; {
+		case kind == possession:
+			at = &second
+		case kind != knowledge && !federated[f.Type]:
+			continue
+		}
+		if t := f.used(began, now); t.After(*at) {
+			*at = t
+		}
+	}
+	if first.IsZero() || second.IsZero() {
+		_, newest := factorClaims(raw, began, now)
+		return newest, time.Time{}
+	}
+	return first, second
 }
 
 // looseTime is a time if the text is one: factors are the caller's, and their

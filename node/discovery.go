@@ -129,8 +129,13 @@ func (n *Node) metadata(c *call, t *events.App) (int, any, error) {
 // claimsOf lists the claims that JWTs of the profile always have.
 func claimsOf(p signer.Profile) []string {
 	claims := []string{"iss", "sub", "aud", "iat", "nbf", "exp"}
-	if p == signer.Stytch {
+	switch p {
+	case signer.Stytch:
 		return append(claims, "https://stytch.com/session")
+	case signer.Streambird:
+		return append(claims, "https://streambird.io/jwt/session")
+	case signer.Clerk:
+		return append(claims, "sid", "sts", "v", "fva")
 	}
 	return append(claims, "jti", "client_id", "sid", "auth_time", "sxp")
 }

@@ -49,6 +49,8 @@ var meaning = map[string]string{
 	api.ForeignEnded:            "The token was imported before, and its session has ended or its user was logged out everywhere since it began. It is not brought back; error_details.reason says how it ended.",
 	api.ImportExpired:           "Of a line of an import: the session was over before it came.",
 	api.ForeignConflict:         "The token was imported before as the session of another user.",
+	api.JWTExpired:              "The JWT has expired, and this route takes only one that has not. Its session may well be good: ask for a fresh one.",
+	api.FacadeOff:               "The app has not the API of that vendor. Add the vendor to the app's setting compat: PATCH /v1/apps/{app}.",
 }
 
 var errorPage = template.Must(template.New("errors").Parse(`<!doctype html>

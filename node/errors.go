@@ -52,6 +52,8 @@ var statusOf = map[string]int{
 	api.ImportExpired:           http.StatusConflict,
 	api.ForeignConflict:         http.StatusConflict,
 	api.ImportSourceUnavailable: http.StatusServiceUnavailable,
+	api.JWTExpired:              http.StatusUnauthorized,
+	api.FacadeOff:               http.StatusForbidden,
 }
 
 // failure is an error with the error type it is answered with. Its message is
@@ -98,10 +100,13 @@ func (f *failure) Unwrap() error { return f.cause }
 // shows nothing.
 func classify(err error) *failure {
 	var stale *staleError
+	var vendor *api.Error
 	f, ok := errors.AsType[*failure](err)
 	switch {
 	case ok:
 		return f
+	case errors.As(err, &vendor) && statusOf[vendor.ErrorType] != 0: // of a facade
+		return &failure{kind: vendor.ErrorType, message: vendor.ErrorMessage, details: vendor.ErrorDetails}
 	case errors.As(err, &stale) && stale.reauth:
 		return fail(api.HomeReauth, "this node cannot check the session now; log in again").because(err)
 	case errors.As(err, &stale) && stale.stream == events.ConfigRegion:

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"maps"
+	"net/http"
 
 	"github.com/revocast/revocast/events"
 )
@@ -21,6 +22,11 @@ func (n *Node) RouteTable() (all []RouteScope) {
 		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil})
 	}
 	return all
+}
+
+// PanicHandler returns a handler whose route panics, served as all routes are.
+func (n *Node) PanicHandler() http.Handler {
+	return n.serve(route{pattern: "test", handle: func(context.Context, *call) (int, any, error) { panic("test") }})
 }
 
 // ErrorStatuses returns the status of each error type.

@@ -98,7 +98,7 @@ func (n *Node) failed(c *call, err error) (status int, body any) {
 	if status >= http.StatusInternalServerError && (status != http.StatusServiceUnavailable || n.refusals.first(f.kind, n.conf.Clock.Boot())) {
 		n.conf.Log.Error("request failed", "request_id", c.id, "route", c.r.Pattern, "error_type", f.kind, "error", err)
 	}
-	return status, f.body(n.issuer, c.id)
+	return status, refusedAs(c.r.URL.Path, f.body(n.issuer, c.id))
 }
 
 // refusals lets one line a minute of each error type through: a fenced node

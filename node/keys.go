@@ -95,10 +95,10 @@ func fromMS(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// issuer returns the iss of the app's JWTs in the profile. Stytch's clients
-// know only the base; discovery needs an issuer per app.
+// issuer returns the iss of the app's JWTs in the profile. Vendors' clients know
+// only the base; discovery needs an issuer per app.
 func (n *Node) issuerOf(app string, p signer.Profile) string {
-	if cmp.Or(p, "native") == "stytch" {
+	if cmp.Or(p, signer.Native) != signer.Native {
 		return n.issuer
 	}
 	return n.issuer + "/v1/apps/" + app

@@ -138,7 +138,7 @@ func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) sig
 	return signer.NewFingerprint(
 		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
 		string(s.profile), s.audience, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
-		strings.Join(n.rolesOf(f.App, nil), " "))
+		strings.Join(n.rolesOf(f.App, nil), " "), n.policyMark(f.App, s.profile))
 }
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
@@ -150,19 +150,30 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 			return signer.Claims{}, err
 		}
 	}
-	methods, auth := factorClaims(p.Factors, date(f.CreatedAt), time.UnixMilli(f.asked))
+	began, asked := date(f.CreatedAt), time.UnixMilli(f.asked)
+	methods, auth := factorClaims(p.Factors, began, asked)
+	first, second := factorUses(p.Factors, began, asked)
+	factors, err := vendorFactors(s.profile, p.Factors, began)
+	if err != nil {
+		return signer.Claims{}, err
+	}
 	actor, err := actorClaim(p.Actor)
 	if err != nil {
 		return signer.Claims{}, err
+	}
+	roles := n.rolesOf(f.App, p.Roles)
+	var permissions []signer.Permission
+	if s.profile == signer.Clerk && p.Organization.ID != "" {
+		permissions = n.permissionsOf(f.App, roles)
 	}
 	return signer.Claims{
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),
-		AuthTime: auth, AMR: methods, ACR: level(p), Revision: f.at.String(),
-		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: n.rolesOf(f.App, p.Roles), Actor: actor,
+		AuthTime: auth, AMR: methods, ACR: level(p), FirstFactor: first, SecondFactor: second, Revision: f.at.String(),
+		OrgID: p.Organization.ID, OrgSlug: p.Organization.Slug, Roles: roles, Actor: actor,
 		Attributes: signer.Attributes{IPAddress: p.Attributes.IPAddress, UserAgent: p.Attributes.UserAgent},
-		Factors:    p.Factors, Custom: custom,
+		Factors:    factors, Permissions: permissions, Custom: custom,
 	}, nil
 }
 

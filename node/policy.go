@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/signer"
 )
 
 // policyType and policyName are under which an app's policy is kept: there is
@@ -119,6 +121,42 @@ func granting(p *api.Policy, roles []string, check *api.AuthorizationCheck) []st
 		}
 	}
 	return all
+}
+
+// permissionsOf returns what the roles permit in the app, without wildcards: JWTs
+// that say so live no longer than any other. Settings too old to be trusted say
+// nothing.
+func (n *Node) permissionsOf(app string, roles []string) (all []signer.Permission) {
+	policy := n.policyOf(app)
+	if policy == nil || n.pastTrust() {
+		return nil
+	}
+	for _, r := range policy.Roles {
+		if !slices.Contains(roles, r.RoleID) {
+			continue
+		}
+		for _, p := range r.Permissions {
+			actions := p.Actions
+			if slices.Contains(actions, anyAction) {
+				for _, of := range policy.Resources {
+					if of.ResourceID == p.ResourceID {
+						actions = of.Actions
+					}
+				}
+			}
+			all = append(all, signer.Permission{Resource: p.ResourceID, Actions: actions})
+		}
+	}
+	return all
+}
+
+// policyMark names the policy that JWTs of the profile depend on.
+func (n *Node) policyMark(app string, p signer.Profile) string {
+	if p != signer.Clerk {
+		return ""
+	}
+	last := n.catalog.Snapshot().Last(&events.Setting{App: app, Type: policyType, Name: policyName})
+	return strconv.FormatUint(last, 10) + " " + strconv.FormatBool(n.pastTrust())
 }
 
 // checkAuthorization refuses a check that says not what it asks for.

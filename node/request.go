@@ -27,7 +27,11 @@ const maxNesting = 16
 //
 // Members below an untyped value are the caller's to judge; only their form is
 // checked.
-func decodeStrict(b []byte, v any) error {
+func decodeStrict(b []byte, v any) error { return decodeBody(b, v, nil) }
+
+// decodeBody is decodeStrict that passes over members of the body itself that v
+// does not have, if tolerate says so.
+func decodeBody(b []byte, v any, tolerate func(name string, known map[string]reflect.Type) bool) error {
 	if !utf8.Valid(b) {
 		return fail(api.InvalidArgument, "the body is not UTF-8")
 	}
@@ -41,7 +45,7 @@ func decodeStrict(b []byte, v any) error {
 	if raw = bytes.TrimSpace(raw); raw[0] != '{' {
 		return fail(api.InvalidArgument, "the body is not a JSON object")
 	}
-	w := walker{dec: json.NewDecoder(bytes.NewReader(raw))}
+	w := walker{dec: json.NewDecoder(bytes.NewReader(raw)), tolerate: tolerate}
 	w.dec.UseNumber()
 	if err := w.value(reflect.TypeOf(v).Elem(), "", 0); err != nil {
 		return err
@@ -95,7 +99,10 @@ func typeWord(t reflect.Type) string {
 }
 
 // walker checks the members of a value that is known to be JSON.
-type walker struct{ dec *json.Decoder }
+type walker struct {
+	dec      *json.Decoder
+	tolerate func(name string, known map[string]reflect.Type) bool // nil: nothing
+}
 
 var (
 	timeType = reflect.TypeFor[time.Time]()
@@ -171,7 +178,7 @@ func (w walker) object(t reflect.Type, path string, depth int) error {
 		name := token.(string) // the decoder gives nothing else before a colon
 		at := join(path, name)
 		member, ok := known[name]
-		if known != nil && !ok {
+		if known != nil && !ok && (depth > 1 || w.tolerate == nil || !w.tolerate(name, known)) {
 			return fail(api.InvalidArgument, "unknown field %q", at).with("field", at)
 		}
 		if slices.Contains(seen, name) {

@@ -29,7 +29,7 @@ type route struct {
 // GET /v1/sessions/{sid}/events, so they share one that tells them apart:
 // "jwks" is no session id.
 func (n *Node) routes() []route {
-	return append(n.verifyRoutes(), []route{
+	native := append(n.verifyRoutes(), []route{
 		{pattern: "POST /v1/sessions", scope: api.ScopeCreate, handle: n.createSession},
 		{pattern: "POST /v1/sessions/impersonate", scope: api.ScopeImpersonate, handle: n.impersonateUser},
 		{pattern: "POST /v1/sessions/authenticate", scope: api.ScopeVerify, handle: n.authenticateSession},
@@ -109,6 +109,7 @@ func (n *Node) routes() []route {
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
 	}...)
+	return append(native, n.facadeRoutes(native)...)
 }
 
 // verifyRoutes are those that a [VerifyServer] serves too.

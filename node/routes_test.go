@@ -81,6 +81,10 @@ func TestEveryAnswer(t *testing.T) {
 				}
 				if r.JSON == nil {
 					t.Errorf("%s: body %q", rt.Pattern, r.Raw)
+				} else if strings.HasPrefix(path, "/clerk/") {
+					if r.JSON["clerk_trace_id"] != id && r.JSON["keys"] == nil {
+						t.Errorf("%s: frame of %s", rt.Pattern, r.Raw)
+					}
 				} else if !public && (r.JSON["request_id"] != id || r.JSON["status_code"] != float64(r.Status)) {
 					t.Errorf("%s: frame of %s", rt.Pattern, r.Raw)
 				}

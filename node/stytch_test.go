@@ -119,3 +119,40 @@ func TestImpersonationTokenAbroad(t *testing.T) {
 		abroad.wantVerify(here.str("session_token"), 204, "-")
 	})
 }
+
+// TestOldPolicies: a node that CONFIG is out of reach of goes on with the policy
+// and the issuers that it has, for a day; of those that it has not it says nothing.
+func TestOldPolicies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newForeignKey(t, "k1")
+		h := newHarness(t, sedate, func(c *node.Config) { c.Solo = false })
+		bare := h.newApp("bare", nil)
+		config := h.config.Link()
+		b, _ := h.another(sedate, func(c *node.Config) { c.Settings = config })
+		b.start()
+		h.do(h.key, "PUT", "/v1/rbac/policy", policy(nil)).want(200)
+		h.register("idp", map[string]any{"jwks": jwks(k)})
+		s := h.login("ada").str("session_token")
+		other := h.do(bare, "POST", "/v1/sessions", map[string]any{"user_id": "ada"}).want(201).str("session_token")
+		time.Sleep(time.Hour)
+		config.Cut()
+		time.Sleep(time.Hour)
+		ask := func(key, token, action string) *reply {
+			return b.do(key, "POST", "/v1/sessions/authenticate", map[string]any{"session_token": token, "authorization_check": check("images", action)})
+		}
+		ask(h.key, s, "read").want(200)
+		ask(h.key, s, "write").wantError(403, api.NotAuthorized)
+		ask(bare, other, "read").wantError(503, api.NodeStale)
+		b.do(h.key, "GET", "/v1/rbac/policy", nil).want(200)
+		b.do(bare, "GET", "/v1/rbac/policy", nil).wantError(503, api.NodeStale)
+		b.attest(k.jwt(t, "ada", nil), nil).want(200)
+		b.attest(k.jwt(t, "ada", nil), map[string]any{"profile_id": "new"}).wantError(503, api.NodeStale)
+		b.do(h.key, "PUT", "/v1/rbac/policy", policy(nil)).wantError(503, api.NodeStale)
+
+		time.Sleep(24 * time.Hour)
+		ask(h.key, s, "read").wantError(503, api.NodeStale)
+		b.do(h.key, "GET", "/v1/rbac/policy", nil).wantError(503, api.NodeStale)
+		b.attest(k.jwt(t, "ada", nil), nil).wantError(503, api.NodeStale)
+		b.do(h.key, "POST", "/v1/sessions/authenticate", map[string]any{"session_token": s}).want(200)
+	})
+}

@@ -90,6 +90,11 @@ func (n *Node) putTemplate(ctx context.Context, c *call) (int, any, error) {
 	if err := checkTemplate(&in); err != nil {
 		return 0, nil, err
 	}
+	if in.JWTProfile == string(signer.Clerk) {
+		if err := n.signsRSA(c.caller.app, c.caller.settings.JWTAlg, "the clerk profile"); err != nil {
+			return 0, nil, err
+		}
+	}
 	value, err := json.Marshal(in)
 	if err != nil {
 		return 0, nil, fmt.Errorf("write template: %w", err)

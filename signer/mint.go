@@ -37,7 +37,7 @@ type Claims struct {
 	Expires time.Time
 
 	// SessionStarted, SessionLastAccessed and SessionExpires are required by the
-	// stytch profile.
+	// stytch and streambird profiles.
 	SessionStarted, SessionLastAccessed, SessionExpires time.Time
 	// AuthTime is when the user last proved who they are.
 	AuthTime time.Time
@@ -45,6 +45,9 @@ type Claims struct {
 	AMR []string
 	// ACR is the level of assurance that was reached.
 	ACR string
+	// FirstFactor and SecondFactor are when the user last showed one of each; zero:
+	// never. clerk only.
+	FirstFactor, SecondFactor time.Time
 
 	// ClientID is client_id. Empty: App.
 	ClientID string
@@ -55,19 +58,28 @@ type Claims struct {
 	// OrgID and OrgSlug name the organization the session acts for.
 	OrgID, OrgSlug string
 
-	// Attributes are the address and device of the log-in; stytch only.
+	// Attributes are the address and device of the log-in; stytch and streambird.
 	Attributes Attributes
-	// Factors is a JSON array of authentication factors; stytch only.
+	// Factors is a JSON array of authentication factors; stytch and streambird,
+	// each in the vendor's shape.
 	Factors json.RawMessage
 	// Roles are the roles of the session.
 	Roles []string
-	// Actor is the JSON object act of RFC 8693 section 4.1; native only.
+	// Permissions are what those roles permit in the organization; clerk only.
+	Permissions []Permission
+	// Actor is the JSON object act of RFC 8693 section 4.1; native and clerk.
 	Actor json.RawMessage
 	// Custom is a JSON object whose members become claims. Reserved names, and
 	// names the profile has written itself, are left out: callers refuse them
 	// with CheckCustom before they store them, and a name that is reserved later
 	// must not make stored sessions unmintable.
 	Custom json.RawMessage
+}
+
+// Permission permits actions on a resource.
+type Permission struct {
+	Resource string
+	Actions  []string
 }
 
 // Attributes is what was known of the client at log-in.
@@ -220,6 +232,12 @@ func (o *object) texts(name string, all []string) {
 	if len(all) > 0 {
 		o.list(name, all)
 	}
+}
+
+// number writes a value that is JSON as it stands, without texts.
+func (o *object) number(name, value string) {
+	o.name(name)
+	o.buf = append(o.buf, value...)
 }
 
 // date writes a NumericDate.

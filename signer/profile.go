@@ -18,13 +18,20 @@ const (
 	Native Profile = "native"
 	// Stytch is what the client libraries of Stytch verify locally.
 	Stytch Profile = "stytch"
+	// Streambird is what the client library of Streambird verifies locally.
+	Streambird Profile = "streambird"
+	// Clerk is version 2 of the session tokens that the client libraries of
+	// Clerk verify. They take RS256 and nothing else.
+	Clerk Profile = "clerk"
 )
 
-// The names that Stytch's client libraries look for.
+// The names that vendors' client libraries look for.
 const (
 	stytchPrefix       = "https://stytch.com/"
 	stytchSession      = stytchPrefix + "session"
 	stytchOrganization = stytchPrefix + "organization"
+	streambirdPrefix   = "https://streambird.io/"
+	streambirdSession  = streambirdPrefix + "jwt/session"
 )
 
 // shape is one row of the table of profiles.
@@ -42,6 +49,8 @@ type shape struct {
 var shapes = []shape{
 	{Native, "at+jwt", writeNative, readNative},
 	{Stytch, "JWT", writeStytch, readStytch},
+	{Streambird, "JWT", writeStreambird, readStreambird},
+	{Clerk, "JWT", writeClerk, readClerk},
 }
 
 func shapeOf(p Profile) (shape, bool) {
@@ -136,8 +145,11 @@ func writeStytch(o *object, c *Claims) error {
 	return nil
 }
 
-func readStytch(list []member, p *content) bool {
-	raw, ok := find(list, stytchSession)
+func readStytch(list []member, p *content) bool { return readNested(list, stytchSession, p) }
+
+// readNested reads the session's id from the claim that is a session object.
+func readNested(list []member, claim string, p *content) bool {
+	raw, ok := find(list, claim)
 	if !ok {
 		return false
 	}
@@ -157,10 +169,12 @@ var reserved = map[string]bool{
 	"sid": true, "client_id": true, "auth_time": true, "amr": true, "acr": true, "azp": true,
 	"act": true, "may_act": true, "cnf": true, "status": true, "org_id": true,
 	"sxp": true, "rev": true, "events": true, "sub_id": true,
+	// Of Clerk's session tokens: from these its libraries read who may do what.
+	"v": true, "sts": true, "fva": true, "o": true, "fea": true, "pla": true,
 }
 
 // reservedPrefixes belong to vendors' client libraries.
-var reservedPrefixes = []string{stytchPrefix, "https://streambird.io/"}
+var reservedPrefixes = []string{stytchPrefix, streambirdPrefix}
 
 // IsReservedClaim says whether custom claims may not use the name, whatever the
 // profile: a session may be minted in several. "roles" is not reserved: a custom

@@ -26,7 +26,7 @@ type appCmd struct {
 // appSettings are an app's settings as flags; what is not given keeps its
 // default or stays as it is.
 type appSettings struct {
-	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native or stytch."`
+	JWTProfile       *string        `env:"-" name:"jwt-profile" placeholder:"NAME" help:"Shape of its JWTs: native, stytch, streambird or clerk."`
 	JWTAlg           *string        `env:"-" name:"jwt-alg" placeholder:"ALG" help:"What signs them: ES256, RS256 or EdDSA."`
 	JWTTTL           *time.Duration `env:"-" name:"jwt-ttl" placeholder:"TIME" help:"Their life, 30s to 1h."`
 	SessionDuration  *time.Duration `env:"-" placeholder:"TIME" help:"Life of a session unless asked otherwise."`
@@ -38,12 +38,19 @@ type appSettings struct {
 	TokenReuse       *string        `env:"-" placeholder:"WHAT" help:"What a replaced token that is shown does: refuse, or revoke its session."`
 	WhenStale        *string        `env:"-" placeholder:"WHAT" help:"What a node does that may be behind: refuse, serve or reauth."`
 	ReturnToken      *bool          `env:"-" negatable:"" help:"Hand the token back to who shows only a JWT."`
+	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
 }
 
 func (s *appSettings) settings() (api.AppSettings, error) {
 	out := api.AppSettings{
 		JWTProfile: s.JWTProfile, JWTAlg: s.JWTAlg, WhenStale: s.WhenStale, ReturnToken: s.ReturnToken,
 		LifetimePreset: s.LifetimePreset, MaxSessionsPerUser: s.MaxSessions, SessionLimitPolicy: s.SessionLimit, TokenReuse: s.TokenReuse,
+	}
+	if s.Compat != nil {
+		out.Compat = []string{}
+		if *s.Compat != "none" {
+			out.Compat = strings.Split(*s.Compat, ",")
+		}
 	}
 	if s.JWTTTL != nil {
 		if *s.JWTTTL%time.Second != 0 {
@@ -175,6 +182,9 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		}
 		row(w, "token reuse", text(a.TokenReuse))
 		row(w, "when stale", text(a.WhenStale))
+		if len(a.Compat) > 0 {
+			row(w, "compat", strings.Join(a.Compat, ", "))
+		}
 		if out.APIKey != "" {
 			row(w, "API key", out.APIKey)
 		}
@@ -278,7 +288,7 @@ type templatePut struct {
 	remote
 	inApp
 	Name     string        `arg:"" help:"Its name: [a-z0-9][a-z0-9_-]{0,63}."`
-	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native or stytch (default: the app's)."`
+	Profile  string        `env:"-" placeholder:"NAME" help:"Shape of the JWTs: native, stytch, streambird or clerk (default: the app's)."`
 	TTL      time.Duration `env:"-" name:"ttl" placeholder:"TIME" help:"Their life (default: the app's)."`
 	Audience string        `env:"-" placeholder:"TEXT" help:"Their aud (default: the app)."`
 	Claims   string        `env:"-" placeholder:"JSON" help:"Claims added to the session's: a JSON object."`

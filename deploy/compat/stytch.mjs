@@ -1,6 +1,8 @@
 // Runs every session call of the npm package "stytch" against a node.
 //
-// Standard input: {env, project, secret, admin, other, otherSecret, alg, short}.
+// Standard input: {env, direct, alg, short, project, secret, ttl, other,
+// otherSecret, quick, quickSecret, quickTTL}: three projects, of which the last
+// has JWTs that expire soon; direct is the node itself.
 // Standard output: a JSON array of {row, name, ok, detail}: row is that of the
 // table of capabilities, "" for none.
 //
@@ -243,14 +245,16 @@ async function otherLogins () {
 
 // refreshing lets JWTs grow old.
 async function refreshing () {
-  const { session_token: token, session_jwt: jwt } = await create({})
-  const ended = await create({ session_duration_minutes: 60 })
-  await sleep(conf.ttl * 1000 / 10 + 1000)
+  const client = new stytch.Client({ project_id: conf.quick, secret: conf.quickSecret, env: conf.env })
+  const { session_token: token, session_jwt: jwt } = await create({}, conf.quickSecret)
+  const ended = await create({ session_duration_minutes: 60 }, conf.quickSecret)
+  await client.sessions.authenticateJwtLocal({ session_jwt: jwt }) // it has the keys
+  await sleep(conf.quickTTL * 1000 / 10 + 1000)
   const aged = await asked(() => client.sessions.authenticateJwt({ session_jwt: jwt, max_token_age_seconds: 1 }))
   same('Y15', 'too old for max_token_age_seconds: one question', aged.more, { [AUTHENTICATE]: 1 })
   check('Y15', 'too old for max_token_age_seconds: a younger JWT', aged.result.session_jwt !== jwt && claim(aged.result.session_jwt).iat > claim(jwt).iat, aged.result)
   await fails('Y15', 'authenticateJwtLocal: too old', { code: 'jwt_too_old' }, () => client.sessions.authenticateJwtLocal({ session_jwt: jwt, max_token_age_seconds: 1 }))
-  await sleep(conf.ttl * 1000 - (Date.now() - claim(jwt).iat * 1000) + 1000)
+  await sleep(conf.quickTTL * 1000 - (Date.now() - claim(jwt).iat * 1000) + 1000)
   await fails('Y17', 'authenticateJwtLocal: expired', { code: 'jwt_invalid' }, () => client.sessions.authenticateJwtLocal({ session_jwt: jwt }))
   const late = await asked(() => client.sessions.authenticateJwt({ session_jwt: jwt }))
   same('Y17', 'an expired JWT: exactly one question', late.more, { [AUTHENTICATE]: 1 })
@@ -258,7 +262,7 @@ async function refreshing () {
   check('Y14', 'an expired JWT: a new one, and the token', fresh !== jwt && claim(fresh).exp > Date.now() / 1000 && late.result.session_token === token, late.result)
   const next = await asked(() => client.sessions.authenticateJwt({ session_jwt: fresh }))
   same('Y17', 'the new one is good locally', next.more, {})
-  await api('POST', '/v1/sessions/revoke', { session_token: ended.session_token })
+  await api('POST', '/v1/sessions/revoke', { session_token: ended.session_token }, conf.quickSecret)
   await fails('Y14', 'an expired JWT of an ended session', NOT_FOUND, () => client.sessions.authenticateJwt({ session_jwt: ended.session_jwt }))
 }
 

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -53,12 +52,14 @@ func TestStytch(t *testing.T) {
 		t.Run(alg, func(t *testing.T) {
 			t.Parallel() // each waits for a JWT to expire
 			n, public := countedNode(t)
-			project, other := "project-"+strings.ToLower(alg), "other-"+strings.ToLower(alg)
-			settings := object{"jwt_profile": "stytch", "jwt_alg": alg, "jwt_ttl_seconds": 30}
+			app := func(id string, ttl int) string {
+				return n.newApp(t, id, object{"jwt_profile": "stytch", "jwt_alg": alg, "jwt_ttl_seconds": ttl}).key
+			}
 			in, err := json.Marshal(object{
-				"env": public + "/", "direct": n.base, "alg": alg, "ttl": 30, "short": testing.Short(),
-				"project": project, "secret": n.newApp(t, project, settings).key,
-				"other": other, "otherSecret": n.newApp(t, other, settings).key,
+				"env": public + "/", "direct": n.base, "alg": alg, "short": testing.Short(),
+				"project": "project-test-1", "secret": app("project-test-1", 300), "ttl": 300,
+				"other": "other", "otherSecret": app("other", 300),
+				"quick": "quick", "quickSecret": app("quick", 30), "quickTTL": 30,
 			})
 			if err != nil {
 				t.Fatal(err)

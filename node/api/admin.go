@@ -21,11 +21,11 @@ type App struct {
 // AppSettings are what an app decides for itself. In a request, a member that
 // is absent takes the default (create) or stays as it is (change).
 type AppSettings struct {
-	// JWTProfile is the shape of its JWTs: native (default) or stytch.
+	// JWTProfile is the shape of its JWTs: native (default), stytch, streambird or clerk.
 	JWTProfile *string `json:"jwt_profile,omitempty"`
-	// JWTAlg signs them: ES256 (default), RS256 or EdDSA.
+	// JWTAlg signs them: ES256 (default), RS256 (default of streambird and clerk) or EdDSA.
 	JWTAlg *string `json:"jwt_alg,omitempty"`
-	// JWTTTLSeconds is their life, 30 to 3600; default 300.
+	// JWTTTLSeconds is their life, 30 to 3600; default 300, in the clerk profile 60.
 	JWTTTLSeconds *int64 `json:"jwt_ttl_seconds,omitempty"`
 	// SessionDurationMinutes is a session's life unless asked otherwise, 1 to 527040; default 43200 (30 d).
 	SessionDurationMinutes *int64 `json:"session_duration_minutes,omitempty"`
@@ -46,8 +46,10 @@ type AppSettings struct {
 	TokenReuse *string `json:"token_reuse,omitempty"`
 	// WhenStale is what a node without a lease does: refuse (default), serve or reauth.
 	WhenStale *string `json:"when_stale,omitempty"`
-	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch profile.
+	// ReturnToken hands the session token back to who shows only a JWT; default: true in the stytch and streambird profiles.
 	ReturnToken *bool `json:"return_token,omitempty"`
+	// Compat lists the vendors whose API the app answers as well: streambird, clerk; default: that of jwt_profile.
+	Compat []string `json:"compat,omitzero"`
 }
 
 // CreateApp is the body of POST /v1/apps.

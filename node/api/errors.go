@@ -25,11 +25,13 @@ const (
 	AttestationFailed  = "attestation_failed"           // 401: a JWT of an issuer; error_details.reason
 	ImpersonationEnded = "impersonation_failed"         // 401: an impersonation token; error_details.reason
 	JWTNotYetValid     = "jwt_not_yet_valid"            // 401: its nbf lies ahead of this node's clock
+	JWTExpired         = "jwt_expired"                  // 401: where only one counts that has not
 	StepUpRequired     = "step_up_required"             // 401: the session is good, and not as fresh or as strong as the request demands
 	SessionNotFound    = "session_not_found"            // 404; error_details.reason: unknown, expired, idle, revoked
 	NotAuthorized      = "session_authorization_error"  // 403: no role of the session permits it
 	Forbidden          = "forbidden"                    // 403: the API key's scope
 	AppSuspended       = "app_suspended"                // 403
+	FacadeOff          = "facade_not_enabled"           // 403: the app does not list that vendor in compat
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
