@@ -33,6 +33,11 @@ func AppendAll(ctx context.Context, log Log, ms []Message) []Appended {
 	return out
 }
 
+// wholeBatch is the most messages of a batch that one caller brings: what a server
+// takes. What waits beside it waits longer than beside one that gathered, so the
+// two take turns.
+const wholeBatch = 1000
+
 // appenders is how many messages are appended at a time that cannot be appended
 // together.
 const appenders = 64
@@ -70,7 +75,7 @@ func (j *JetStream) AppendAll(ctx context.Context, ms []Message) []Appended {
 			out[i].Err = fmt.Errorf("append to %s: %w", j.name, err)
 			continue
 		}
-		if size += wireSize(m); len(fit) == maxBatch || size > maxBatchBytes && len(fit) > 0 {
+		if size += wireSize(m); len(fit) == wholeBatch || size > maxBatchBytes && len(fit) > 0 {
 			flush()
 			size = wireSize(m)
 		}

@@ -398,7 +398,12 @@ func TestMigrate(t *testing.T) {
 		if r.str("user_id") != "ada" || r.str("session.session_id") != s.str("session.session_id") {
 			t.Errorf("%s", r.Raw)
 		}
-		h.do(h.key, "POST", "/v1/sessions/migrate", map[string]any{"session_token": "foreign"}).wantError(404, api.SessionNotFound)
+		h.do(h.key, "POST", "/v1/sessions/migrate", map[string]any{"session_token": "s:foreign.token"}).wantError(404, api.SessionNotFound)
+		h.imports(h.key, m{"token": "s:foreign.token", "user_id": "bob"}).wantCounts(1, 0, 0, 0, 0)
+		r = h.do(h.key, "POST", "/v1/sessions/migrate", map[string]any{"session_token": "s:foreign.token", "session_custom_claims": map[string]any{"a": 1}}).want(200)
+		if r.str("user_id") != "bob" || r.str("session_token") == "" || r.str("session_jwt") == "" || r.at("session.custom_claims.a") != 1.0 {
+			t.Errorf("%s", r.Raw)
+		}
 		h.do(h.key, "POST", "/v1/sessions/migrate", map[string]any{}).wantError(400, api.InvalidArgument)
 	})
 }

@@ -168,7 +168,7 @@ func TestPatch(t *testing.T) {
 		if diff := cmp.Diff(m{"b": m{"c": 2.0, "d": 3.0}}, r.at("session.metadata")); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]any{m{"type": "password"}, m{"type": "totp"}}, r.at("session.authentication_factors")); diff != "" {
+		if diff := cmp.Diff([]any{m{"type": "password"}, m{"type": "totp", "last_authenticated_at": r.str("session.authenticated_at")}}, r.at("session.authentication_factors")); diff != "" {
 			t.Error(diff)
 		}
 		if got := claims(t, r.str("session_jwt")); got["role"] != "admin" || fmt.Sprint(got["amr"]) != "[pwd otp mfa]" {

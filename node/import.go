@@ -21,7 +21,7 @@ import (
 
 const (
 	// importChunk is how many rows are written together: one of the log's batches.
-	importChunk = 500
+	importChunk = 1000
 	// importChunks is how many chunks are on their way at a time, of all imports
 	// together: one is written while others are read and looked up. Others' writes
 	// take turns with them.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -109,8 +110,15 @@ func (n *Node) askSource(ctx context.Context, snap *projection.Snapshot, held *e
 		return "", sourceUnavailable("too many requests wait for it")
 	}
 	defer z.waiting.Add(-1)
-	asked := z.asking.DoChan(key.String(), func() (any, error) {
-		outcome, err := n.askOnce(context.WithoutCancel(ctx), snap, held, token, key)
+	asked := z.asking.DoChan(key.String(), func() (_ any, err error) {
+		outcome := lazyFailed
+		defer func() {
+			if p := recover(); p != nil { // it would end the process
+				n.conf.Log.Error("panic in a lazy import", "panic", p, "stack", string(debug.Stack()))
+				err = fmt.Errorf("panic: %v", p)
+			}
+		}()
+		outcome, err = n.askOnce(context.WithoutCancel(ctx), snap, held, token, key)
 		n.metrics.lazyImports.WithLabelValues(outcome).Inc()
 		if outcome == lazyUnknown || outcome == lazyEnded {
 			z.noteAbsent(key, n.conf.Clock.Boot()+lazyForget)
@@ -119,7 +127,8 @@ func (n *Node) askSource(ctx context.Context, snap *projection.Snapshot, held *e
 	})
 	select {
 	case r := <-asked:
-		return r.Val.(string), r.Err
+		outcome, _ = r.Val.(string) // none after a panic
+		return outcome, r.Err
 	case <-ctx.Done():
 		return "", sourceUnavailable("the request ended before it answered").because(ctx.Err())
 	}
@@ -135,6 +144,10 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 	if err != nil {
 		return lazyFailed, err
 	}
+	app, ok := n.app(held.App)
+	if !ok {
+		return lazyFailed, appNotFound(held.App)
+	}
 	src := n.lazy.source(held.App)
 	if why := src.admit(n.conf.Clock.Boot()); why != "" {
 		return lazyRefused, sourceUnavailable(why)
@@ -147,10 +160,6 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 	defer cancel()
 	in, err := n.question(asking, src, held.App, l.URL, secret, token)
 	var d *foreignDraft
-	app, ok := n.app(held.App)
-	if !ok {
-		return lazyFailed, appNotFound(held.App)
-	}
 	if err == nil && in != nil {
 		in.Token = token
 		if d, err = n.foreignDraftOf(app, key.Stream(), in); isKind(err, api.ImportExpired) {

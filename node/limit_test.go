@@ -142,7 +142,7 @@ func TestSessionLimitAtOnce(t *testing.T) {
 			close(done)
 			watching.Wait()
 			if most > 3 {
-				t.Errorf("%s: %d good sessions at a time, limit 3", policy, most)
+				t.Errorf("%s: %d good sessions meanwhile, limit 3", policy, most)
 			}
 			if got := h.good("ada"); len(got) != 3 {
 				t.Errorf("%s: %d good sessions after 12 creates at once, want 3 (%v)", policy, len(got), codes)

@@ -418,28 +418,6 @@ func stateOf(s *projection.Session) events.State {
 	return e
 }
 
-// sealDraft returns the message that creates the draft's session.
-func (n *Node) sealDraft(s *stream, d *draft) (events.Message, error) {
-	private, err := sealable(&d.private)
-	if err != nil {
-		return events.Message{}, err
-	}
-	return n.conf.Keys.Encode(s.region, &d.state, private, n.life(d.state.ExpiresAt))
-}
-
-// sealable returns the private part as it is sealed.
-func sealable(p *events.Private) ([]byte, error) {
-	private, err := marshal(p)
-	if err != nil {
-		return nil, err
-	}
-	if len(private) > events.MaxPrivate {
-		return nil, fail(api.ClaimsTooLarge,
-			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
-	}
-	return private, nil
-}
-
 func (n *Node) writeState(ctx context.Context, d *draft, ex events.Expectation) (events.Position, error) {
 	private, err := sealable(&d.private)
 	if err != nil {

@@ -138,7 +138,7 @@ func (n *Node) meets(ctx context.Context, f *found, d *demand) error {
 	if err != nil {
 		return err
 	}
-	return d.unmet(&f.Session, p, f.asked)
+	return d.unmet(&f.Session, p, n.judgedAt(f.asked))
 }
 
 // reasonStepUp is X-Session-Reason where a good session is not good enough.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
 )
 
 // appendTimeout bounds how long a request waits for the log.
@@ -65,6 +66,28 @@ func (s *stream) insist(ctx context.Context, try func(ctx context.Context) (even
 // messageFrame is about what a stored message takes in a stream beside subject,
 // payload and seal, in bytes.
 const messageFrame = 160
+
+// sealDraft returns the message that creates the draft's session.
+func (n *Node) sealDraft(s *stream, d *draft) (events.Message, error) {
+	private, err := sealable(&d.private)
+	if err != nil {
+		return events.Message{}, err
+	}
+	return n.conf.Keys.Encode(s.region, &d.state, private, n.life(d.state.ExpiresAt))
+}
+
+// sealable returns the private part as it is sealed.
+func sealable(p *events.Private) ([]byte, error) {
+	private, err := marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	if len(private) > events.MaxPrivate {
+		return nil, fail(api.ClaimsTooLarge,
+			"factors, attributes, custom claims and metadata of the session are over %d bytes together", events.MaxPrivate)
+	}
+	return private, nil
+}
 
 // storedSize is about what the message takes in a stream.
 func storedSize(m *events.Message) uint64 {

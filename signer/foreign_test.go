@@ -230,3 +230,54 @@ func FuzzForeign(f *testing.F) {
 		}
 	})
 }
+
+// TestForeignRefused: each rule for what others mint.
+func TestForeignRefused(t *testing.T) {
+	k := keyFor(signer.ES256)
+	f := foreignKeys(t, foreignSet(t, k))
+	head := func(more string) string { return strings.TrimSuffix(foreignHead(k, "k0"), "}") + "," + more + "}" }
+	claims := func(was, is string) string { return strings.Replace(foreignBody(), was, is, 1) }
+	iat, exp := fmt.Sprintf(`"iat":%d`, now.Unix()), fmt.Sprintf(`"exp":%d`, now.Add(time.Hour).Unix())
+	at := func(name string, d time.Duration) string { return fmt.Sprintf(`%q:%d`, name, now.Add(d).Unix()) }
+	for name, c := range map[string]struct {
+		head, body string
+		want       signer.Reason // "": accepted
+	}{
+		"good":             {foreignHead(k, "k0"), foreignBody(), ""},
+		"x5t":              {head(`"x5t":"a"`), foreignBody(), ""},
+		"crit":             {head(`"crit":["exp"]`), foreignBody(), signer.ErrMalformed},
+		"b64":              {head(`"b64":true`), foreignBody(), signer.ErrMalformed},
+		"zip":              {head(`"zip":"DEF"`), foreignBody(), signer.ErrMalformed},
+		"enc":              {head(`"enc":"A128GCM"`), foreignBody(), signer.ErrMalformed},
+		"cty":              {head(`"cty":"JWT"`), foreignBody(), signer.ErrMalformed},
+		"jku":              {head(`"jku":"https://x"`), foreignBody(), signer.ErrMalformed},
+		"jwk":              {head(`"jwk":{}`), foreignBody(), signer.ErrMalformed},
+		"x5u":              {head(`"x5u":"https://x"`), foreignBody(), signer.ErrMalformed},
+		"x5c":              {head(`"x5c":[]`), foreignBody(), signer.ErrMalformed},
+		"kid twice":        {head(`"kid":"k1"`), foreignBody(), signer.ErrMalformed},
+		"typ of an event":  {strings.Replace(foreignHead(k, "k0"), "JWT", "secevent+jwt", 1), foreignBody(), signer.ErrWrongType},
+		"typ is empty":     {strings.Replace(foreignHead(k, "k0"), "JWT", "", 1), foreignBody(), signer.ErrWrongType},
+		"typ is a number":  {strings.Replace(foreignHead(k, "k0"), `"JWT"`, "7", 1), foreignBody(), signer.ErrWrongType},
+		"no typ":           {`{"alg":"ES256","kid":"k0"}`, foreignBody(), ""},
+		"events":           {foreignHead(k, "k0"), claims(iat, iat+`,"events":{}`), signer.ErrWrongType},
+		"iss twice":        {foreignHead(k, "k0"), claims(iat, iat+`,"iss":"x"`), signer.ErrMalformed},
+		"iat 5 s ahead":    {foreignHead(k, "k0"), claims(iat, at("iat", 5*time.Second)), ""},
+		"iat 6 s ahead":    {foreignHead(k, "k0"), claims(iat, at("iat", 6*time.Second)), signer.ErrNotYetValid},
+		"nbf 6 s ahead":    {foreignHead(k, "k0"), claims(iat, iat+","+at("nbf", 6*time.Second)), signer.ErrNotYetValid},
+		"nbf is past, iat": {foreignHead(k, "k0"), claims(iat, at("iat", 6*time.Second)+","+at("nbf", -time.Hour)), signer.ErrNotYetValid},
+		"a day":            {foreignHead(k, "k0"), claims(exp, at("exp", 24*time.Hour)), ""},
+		"more than a day":  {foreignHead(k, "k0"), claims(exp, at("exp", 24*time.Hour+time.Second)), signer.ErrBadClaims},
+		"exp before iat":   {foreignHead(k, "k0"), claims(exp, at("exp", 0)), signer.ErrBadClaims},
+		"two audiences":    {foreignHead(k, "k0"), claims(`"shop"`, `["shop","x"]`), signer.ErrWrongAudience},
+		"nested deep":      {foreignHead(k, "k0"), claims(`[1]`, `[[[[[[[1]]]]]]]`), signer.ErrMalformed},
+	} {
+		e := foreignExpect()
+		e.Leeway = time.Hour // more than is ever given
+		_, err := f.Verify(sign(t, k, c.head, c.body), e)
+		if c.want == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if c.want != "" && reason(t, err) != c.want {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+	}
+}

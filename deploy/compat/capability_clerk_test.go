@@ -84,7 +84,7 @@ var clerkRows = []capability{
 			t.Errorf("%s", s.raw)
 		}
 	}},
-	{id: "C11", text: "the JWT authenticates each request locally", at: withNobody, shown: "TestClerk (their SDKs)", check: func(t *testing.T, w *world) {
+	{id: "C11", text: "the JWT authenticates each request locally", at: withNobody, shown: "TestClerkNode, TestClerkGo (their SDKs)", check: func(t *testing.T, w *world) {
 		if _, err := verifies(w.keys["clerk"], w.jwts["clerk"]); err != nil {
 			t.Error(err)
 		}
