@@ -157,6 +157,9 @@ type Private struct {
 	// Thumbprint is that of the public key to which the session is bound (RFC 7638
 	// with SHA-256, base64url); set if and only if the State is Bound.
 	Thumbprint string `json:"jkt,omitempty"`
+	// Data is what a web framework keeps in its session, in its own encoding;
+	// Token is then the framework's.
+	Data []byte `json:"data,omitempty"`
 }
 
 // LogValue implements [slog.LogValuer] and hides all of it.

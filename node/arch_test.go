@@ -28,6 +28,7 @@ var ours = map[string][]string{
 	"node/api":               {},
 	"node/outbound":          {},
 	"node/client":            {"node/api"},
+	"node/client/scsstore":   {"node/api"},
 	"node/compat":            {"node/api"},
 	"node/compat/streambird": {"node/compat", "node/api"},
 	"node/compat/clerk":      {"node/compat", "node/api"},

@@ -49,6 +49,7 @@ func (n *Node) newClient(c *call) (*client, error) {
 		return nil, err
 	}
 	unclear := cl.credential()
+	cl.isJWT = cl.isJWT && !n.isForeign(cl.text, cl.pin)
 	if err := cl.from.refused(cl.cookie, n.anyMayCall(cl.pin)); err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func (n *Node) introspect(ctx context.Context, c *call, token string) (int, any,
 		return 0, nil, fail(api.InvalidArgument, "the token is over %d bytes", maxCredentials)
 	}
 	asked := api.Authenticate{SessionToken: cr.text}
-	if cr.isJWT {
+	if cr.isJWT = cr.isJWT && !n.isForeign(cr.text, app.App); cr.isJWT {
 		asked.SessionToken, asked.SessionJWT = "", cr.text
 	}
 	look := func() (found, error) {

@@ -177,6 +177,7 @@ type Node struct {
 	proofs   proofs // of possession, that were used
 	limits   limits
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
+	storing  turns              // writes of stored sessions
 	// importing holds one for each chunk of rows that is being imported, claims the
 	// keys of those rows.
 	importing chan struct{}

@@ -189,7 +189,7 @@ func (n *Node) oauthRevoke(ctx context.Context, c *call, token string) (int, any
 		return 0, nil, fail(api.InvalidArgument, "the token is over %d bytes", maxCredentials)
 	}
 	req := &api.Revoke{SessionToken: cr.text, Reason: "oauth2_revoke"}
-	if cr.isJWT {
+	if cr.isJWT = cr.isJWT && !n.isForeign(cr.text, c.caller.app); cr.isJWT {
 		req.SessionToken, req.SessionJWT = "", cr.text
 	}
 	r, err := n.newRevocation(c, req)

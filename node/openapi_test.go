@@ -125,6 +125,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.ImportSession{}, api.ImportError{}, api.ImportProgress{}, api.ImportSummary{}, api.EraseAnswer{}, api.EraseUser{}, api.PendingErasure{}, api.Remains{}, api.LazyImport{}, api.LazyImportAnswer{}, api.LazyImportQuestion{},
 		api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.SessionEvent{}, api.SessionEvents{}, api.SessionInfo{}, api.SessionList{}, api.SigningKey{}, api.SigningKeyList{},
+		api.PutStored{}, api.StoreCleared{}, api.StoredAnswer{}, api.StoredList{}, api.StoredSession{}, api.TouchStored{},
 		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
 		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
 		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},

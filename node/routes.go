@@ -53,6 +53,12 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
+		{pattern: "GET /v1/store", scope: api.ScopeRead, handle: n.listStored},
+		{pattern: "DELETE /v1/store", scope: api.ScopeRevoke, handle: n.clearStore},
+		{pattern: "GET /v1/store/{token_sha256}", scope: api.ScopeRead, handle: n.getStored},
+		{pattern: "PUT /v1/store/{token_sha256}", scope: api.ScopeCreate, handle: n.putStored},
+		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored},
+		{pattern: "POST /v1/store/{token_sha256}/touch", scope: api.ScopeCreate, handle: n.touchStored},
 		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
 		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
 		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeImpersonate, handle: n.impersonationToken},

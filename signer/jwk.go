@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // b64 is the base64url of RFC 7515: no padding, and no second spelling of the
@@ -87,6 +88,11 @@ func parseJWK(data []byte) (*Key, error) {
 				return nil, fmt.Errorf("member %s is not a string", m.name)
 			}
 			text[m.name] = s
+		case "key_ops": // RFC 7517 section 4.3
+			var ops []string
+			if json.Unmarshal(m.value, &ops) != nil || !slices.Contains(ops, "verify") {
+				return nil, errors.New("key_ops has no verify")
+			}
 		case "d", "p", "q", "dp", "dq", "qi", "oth", "k":
 			return nil, errPrivate
 		}

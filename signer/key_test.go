@@ -155,6 +155,8 @@ func TestParsePublicRefuses(t *testing.T) {
 		"short ed25519":   `{"kty":"OKP","crv":"Ed25519","x":"` + ed.X[:20] + `"}`,
 		"x25519":          `{"kty":"OKP","crv":"X25519","x":"` + ed.X + `"}`,
 		"encryption":      `{"kty":"OKP","crv":"Ed25519","use":"enc","x":"` + ed.X + `"}`,
+		"other key_ops":   `{"kty":"OKP","crv":"Ed25519","key_ops":["encrypt"],"x":"` + ed.X + `"}`,
+		"odd key_ops":     `{"kty":"OKP","crv":"Ed25519","key_ops":"verify","x":"` + ed.X + `"}`,
 		"alg of another":  `{"kty":"OKP","crv":"Ed25519","alg":"ES256","x":"` + ed.X + `"}`,
 		"x twice":         `{"kty":"OKP","crv":"Ed25519","x":"` + ed.X + `","x":"` + ed.X + `"}`,
 		"number":          `{"kty":"OKP","crv":"Ed25519","x":1}`,

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks a checkout: format, vet, staticcheck, tests, real processes under faults,
 # tests under the race detector, and the tests that need other programs
-# (deploy/compat, deploy/peers), where they are there. Runs on a clean checkout and changes nothing in it.
+# (deploy/compat, deploy/peers, deploy/wycheproof), where they are there. Runs on a clean checkout and changes nothing in it.
 #
 #   deploy/ci/check.sh            all steps
 #   deploy/ci/check.sh vet race   only these
@@ -47,6 +47,16 @@ race() {
 # broken is caught.
 model() { (cd deploy/model/gosim && go test -short ./...); }
 
+# The parser of JWTs against the vectors of Project Wycheproof and the list of
+# attacks. The vectors are 109 MB (26 MB to download), and no part of the product.
+vectors() {
+	if ! (cd deploy/wycheproof && go mod download); then
+		echo "SKIPPED: vectors: NOT TESTED on this machine: the modules of deploy/wycheproof cannot be downloaded"
+		return
+	fi
+	(cd deploy/wycheproof && go vet ./... && go test -count=1 -v ./...)
+}
+
 compat() {
 	if [ ! -x deploy/compat/run ]; then
 		echo "no deploy/compat/run: nothing to do"
@@ -66,7 +76,7 @@ peers() {
 	(cd deploy/peers && go vet ./... && go test -count=1 -v ./...)
 }
 
-steps=(format vet static model tests processes race compat peers)
+steps=(format vet static vectors model tests processes race compat peers)
 chosen=("$@")
 [ $# -eq 0 ] && chosen=("${steps[@]}")
 for step in "${chosen[@]}"; do

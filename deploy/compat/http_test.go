@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -154,8 +153,9 @@ func (c client) try(method, path string, body any, header ...string) (*reply, er
 		return nil, err
 	}
 	if strings.HasPrefix(r.header.Get("Content-Type"), "application/json") {
-		var other *json.UnmarshalTypeError // a member that another answer has in another type
-		if err := json.Unmarshal(r.raw, r); err != nil && !errors.As(err, &other) {
+		// A member may be of another type, or a time of another form, where the API of
+		// somebody else is answered.
+		if err := json.Unmarshal(r.raw, r); err != nil && !json.Valid(r.raw) {
 			return nil, fmt.Errorf("read the answer %s: %w", r.raw, err)
 		}
 	}
