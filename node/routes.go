@@ -49,7 +49,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
 		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
 		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
-		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart},
+		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
 		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
@@ -59,6 +59,7 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/store/{token_sha256}", scope: api.ScopeCreate, handle: n.putStored},
 		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored},
 		{pattern: "POST /v1/store/{token_sha256}/touch", scope: api.ScopeCreate, handle: n.touchStored},
+
 		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
 		{pattern: "PUT /v1/rbac/policy", scope: api.ScopeAdmin, handle: n.putPolicy},
 		{pattern: "POST /v1/impersonation/tokens", scope: api.ScopeImpersonate, handle: n.impersonationToken},
@@ -66,7 +67,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/attest", scope: api.ScopeCreate, handle: n.attestSession},
 		{pattern: "POST /v1/sessions/exchange_access_token", scope: api.ScopeCreate, handle: n.exchangeAccessToken},
 		{pattern: "POST /v1/sessions/migrate", scope: api.ScopeVerify, handle: n.migrateSession},
-		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
+
 		{pattern: "POST /v1/client/refresh", handle: n.clientRefresh, cors: corsApp},
 		{pattern: "POST /v1/client/logout", handle: n.clientLogout, cors: corsApp},
 
@@ -104,13 +105,6 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.putLazyImport},
 		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
 
-		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks},
-		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS},
-		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery},
-		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery},
-		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery},
-		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery},
-		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery},
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},

@@ -45,7 +45,9 @@ func (n *Node) firstKey(ctx context.Context, snap *projection.Snapshot, app, alg
 		return err
 	}
 	k.CreatedAt = n.conf.Clock.Wall()
-	k.ActiveAt = k.CreatedAt
+	// It may sign on nodes whose clock is behind as well: there is no key before it
+	// that they could sign with instead.
+	k.ActiveAt = k.CreatedAt.Add(-maxClockSkew)
 	_, err = n.writeKey(ctx, snap, app, by, k)
 	return err
 }
