@@ -126,18 +126,18 @@ func (n *Node) routes() []route {
 	return append(native, n.facadeRoutes(native)...)
 }
 
-// verifyMethods are those of a verify; HEAD goes with GET. Some proxies ask with
-// the method of the original request, and any other answer than a verdict would
-// refuse that.
+// verifyMethods are those of a verify below its route; HEAD goes with GET. Some
+// proxies ask with method and path of the original request, and any other answer
+// than a verdict would refuse that.
 var verifyMethods = []string{
 	http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
 }
 
 // verifyRoutes are those that a [VerifyServer] serves too.
 func (n *Node) verifyRoutes() []route {
-	var all []route
+	all := []route{{pattern: "GET /v1/verify", raw: n.verify}, {pattern: "POST /v1/verify", raw: n.verify}}
 	for _, method := range verifyMethods {
-		all = append(all, route{pattern: method + " /v1/verify", raw: n.verify}, route{pattern: method + " /v1/verify/", raw: n.verify},
+		all = append(all, route{pattern: method + " /v1/verify/", raw: n.verify},
 			route{pattern: method + " " + extAuthzPrefix + "{app}/", raw: n.extAuthz})
 	}
 	return all
@@ -167,6 +167,9 @@ func (n *Node) handler(routes []route) http.Handler {
 		return 0, nil, missed(known, c)
 	}})
 	tooLong := n.serve(route{pattern: "unknown", handle: longHeader})
+	notVerify := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
+		return 0, nil, notAllowed(c, "GET, HEAD, POST")
+	}})
 	mux.Handle("/", missing)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -174,6 +177,9 @@ func (n *Node) handler(routes []route) http.Handler {
 			// Proxies put the path of the original request behind the prefix:
 			// it must not be cleaned. And this is the hot path.
 			n.verify(w, r)
+		case r.URL.Path == "/v1/verify":
+			// The mux would redirect to what lies below it.
+			notVerify.ServeHTTP(w, r)
 		case isExtAuthz(r):
 			n.extAuthz(w, r)
 		case len(r.Header.Get("Authorization")) > maxCredentials || len(r.Header.Get("Cookie")) > maxCredentials:
@@ -189,7 +195,13 @@ func (n *Node) handler(routes []route) http.Handler {
 
 func isVerify(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/verify")
-	return ok && (rest == "" || rest[0] == '/') && (r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method))
+	switch {
+	case !ok || rest != "" && rest[0] != '/':
+		return false
+	case rest == "":
+		return r.Method == http.MethodGet || r.Method == http.MethodPost || r.Method == http.MethodHead
+	}
+	return r.Method == http.MethodHead || slices.Contains(verifyMethods, r.Method)
 }
 
 func isExtAuthz(r *http.Request) bool {
@@ -228,7 +240,10 @@ func missed(known *http.ServeMux, c *call) error {
 	if refused.status != http.StatusMethodNotAllowed {
 		return noRoute(c)
 	}
-	allow := refused.header.Get("Allow")
+	return notAllowed(c, refused.header.Get("Allow"))
+}
+
+func notAllowed(c *call, allow string) error {
 	c.h.Set("Allow", allow)
 	return fail(api.MethodNotAllowed, "%s is not allowed here, but %s", c.r.Method, allow)
 }

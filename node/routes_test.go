@@ -36,7 +36,7 @@ func TestWrongMethods(t *testing.T) {
 			"DELETE /v1/apps/acme/keys/rotate": "POST",
 			"PATCH /v1/apps/acme/templates/t1": "DELETE, GET, HEAD, PUT",
 			"POST /healthz":                    "GET, HEAD",
-			"BREW /v1/verify":                  "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT",
+			"BREW /v1/verify":                  "GET, HEAD, POST",
 			"OPTIONS /v1/apps":                 "GET, HEAD, POST",
 			"GET /v1/apps/acme/suspend":        "POST",
 			"POST /.well-known/jwks.json":      "GET, HEAD, OPTIONS",
