@@ -54,7 +54,7 @@ func (n *Node) introspect(ctx context.Context, c *call, token string) (int, any,
 	}
 	f, p, err := n.findWithPrivate(ctx, look)
 	if err != nil {
-		if failed, ok := errors.AsType[*failure](err); ok && failed.kind == api.SessionNotFound {
+		if failed, ok := errors.AsType[*failure](err); ok && (failed.kind == api.SessionNotFound || failed.kind == api.TokenReuse) {
 			return http.StatusOK, inactive, nil
 		}
 		return 0, nil, err

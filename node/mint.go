@@ -28,7 +28,7 @@ type jwtOrder struct {
 // shows that very JWT when it is no longer young wants another: Stytch's clients
 // do, with max_token_age_seconds.
 // It never outlives the session; a session that ends within this second has
-// none, and the JWT is empty. A node without a lease mints nothing.
+// none, nor has one in which nobody is logged in, and the JWT is empty. A node without a lease mints nothing.
 //
 // p is the session's private part; nil: it is opened if it is needed.
 func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
@@ -37,6 +37,9 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 	}
 	if err := f.active(); err != nil {
 		return "", time.Time{}, err
+	}
+	if nobody(&f.Session) {
+		return "", time.Time{}, nil // whoever reads a JWT takes its subject for somebody
 	}
 	app, ok := n.catalog.Snapshot().App(f.App)
 	if !ok {

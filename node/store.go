@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -177,10 +178,16 @@ func writtenStored(s *projection.Session) api.StoredSession {
 		SessionID: s.SID.String(), UserID: s.User,
 		StartedAt: date(s.CreatedAt), ExpiresAt: date(s.ExpiresAt), AbsoluteExpiresAt: date(s.AbsoluteAt),
 	}
-	if s.User == anonymousUser+out.SessionID {
+	if nobody(s) {
 		out.UserID = ""
 	}
 	return out
+}
+
+// nobody reports whether nobody is logged in by the session.
+func nobody(s *projection.Session) bool {
+	sid, ok := strings.CutPrefix(s.User, anonymousUser)
+	return ok && sid == s.SID.String()
 }
 
 // putStored answers PUT /v1/store/{token_sha256}: it creates the session, or replaces its
