@@ -113,9 +113,6 @@ func (n *Node) introspection(ctx context.Context, app *events.App, f found, p *e
 		AuthTime: claims.AuthTime.Unix(), ACR: claims.ACR, AMR: claims.AMR,
 	}
 	if f.Bound {
-		if p.Thumbprint == "" {
-			return nil, errors.New("a bound session has no key")
-		}
 		out.TokenType, out.Confirmation = "DPoP", &api.Confirmation{JKT: p.Thumbprint}
 	}
 	if cr.isJWT {

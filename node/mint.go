@@ -148,6 +148,9 @@ func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) sig
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
 	custom := p.CustomClaims
+	if f.Bound && p.Thumbprint == "" {
+		return signer.Claims{}, fmt.Errorf("session %s: it is bound, and to which key is lost", f.SID) // never a bearer token
+	}
 	if len(extra) > 0 {
 		// What the app's template says stands above what a session says.
 		var err error
