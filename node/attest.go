@@ -317,7 +317,19 @@ func (n *Node) addAttested(ctx context.Context, c *call, app *events.App, a *att
 	if err != nil {
 		return 0, nil, err
 	}
-	return n.loggedIn(ctx, c, f)
+	token := events.Token(req.SessionToken)
+	if token == "" && app.Settings.ReturnToken {
+		p, err := n.private(ctx, &f)
+		if err != nil {
+			return 0, nil, err
+		}
+		token = p.Token
+	}
+	out, err := n.answered(ctx, c, f, token)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, &api.LoginAnswer{SessionAnswer: *out, UserID: f.User}, nil
 }
 
 // replaceFactor adds the factor, in place of one that the same issuer attested

@@ -109,3 +109,118 @@ func TestAttestAfterLogOutEverywhere(t *testing.T) {
 		attest(others).wantError(http.StatusUnauthorized, "attestation_failed")
 	})
 }
+
+// Whoever shows a JWT alone is handed the token only by apps that want that, also
+// where something was attested anew.
+func TestAttestReturnsNoToken(t *testing.T) {
+	attesting(t, func(t *testing.T, h *harness, _ *keyServer, k foreignKey) {
+		for _, returns := range []bool{false, true} {
+			h.do(h.key, "PATCH", "/v1/apps/acme", m{"return_token": returns}).want(200)
+			c := h.login("ada")
+			token := c.str("session_token")
+			want := map[bool]string{true: token}[returns]
+			if got := h.attest(k.jwt(t, "ada", nil), m{"session_jwt": c.str("session_jwt")}).want(200).str("session_token"); got != want {
+				t.Errorf("return_token %v: by JWT %q, want %q", returns, got, want)
+			}
+			if got := h.attest(k.jwt(t, "ada", nil), m{"session_token": token}).want(200).str("session_token"); got != token {
+				t.Errorf("return_token %v: by token %q", returns, got)
+			}
+		}
+	})
+}
+
+// A user has as many sessions as may be, some of them where this node is not told
+// what became of them: that is no reason to say that there are too many.
+func TestSessionLimitNotKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newContinents(t)
+		eu, us := c.nodes["eu1"], c.nodes["us1"]
+		eu.limitTo(2, "reject")
+		time.Sleep(time.Second)
+		gone := eu.login("ada").str("session_token")
+		us.login("ada")
+		time.Sleep(time.Second)
+		us.do(us.key, "POST", "/v1/sessions", m{"user_id": "ada"}).wantError(http.StatusConflict, "session_limit_reached")
+		c.cut()
+		time.Sleep(time.Minute)
+		eu.do(eu.key, "POST", "/v1/sessions/revoke", m{"session_token": gone}).want(http.StatusOK)
+		us.do(us.key, "POST", "/v1/sessions", m{"user_id": "ada"}).wantError(http.StatusServiceUnavailable, "node_stale")
+		c.heal()
+		time.Sleep(time.Minute)
+		us.login("ada")
+	})
+}
+
+// A foreign token that was rotated away is recognised as one that is used again,
+// by whichever way it came here, and the other system is not asked to bring it back.
+func TestReuseOfForeignTokens(t *testing.T) {
+	asking(t, func(t *testing.T, h *harness, l *legacy) {
+		h.do(h.key, "PATCH", "/v1/apps/acme", m{"token_reuse": "revoke"}).want(200)
+		l.set(func() { l.known["lazy"] = l.row("ada") })
+		h.verifyIn("acme", "lazy").want(204)
+		h.put("stored", "ada", "x", time.Hour).want(201)
+		h.foreign("imported", "ada", time.Now().UnixMilli())
+		asked := l.asked.Load()
+		for _, token := range []string{"lazy", "stored", "imported"} {
+			now := h.rotateToken(token, 5).want(200).str("session_token")
+			next := h.rotateToken(now, 5).want(200).str("session_token")
+			h.verifyIn("acme", token).want(204)
+			time.Sleep(6 * time.Second)
+			h.verify(token).wantRefused("malformed") // without the app it is nothing
+			h.verifyIn("acme", token).wantRefused("token_reuse")
+			h.verify(next).wantRefused("revoked")
+			h.verifyIn("acme", token).want(401)
+		}
+		if l.asked.Load() != asked {
+			t.Error("the other system was asked about a token that was replaced here")
+		}
+	})
+}
+
+// TestBoundBehindAnyDoor: with the token or the JWT alone no door lets anybody into
+// a bound session, wherever private parts are.
+func TestBoundBehindAnyDoor(t *testing.T) {
+	for _, mode := range []string{node.PrivateMemory, node.PrivateLog} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarness(t, func(c *node.Config) { c.Private = mode })
+			h.do(h.key, "PATCH", "/v1/apps/acme", m{"return_token": true, "compat": []string{"streambird"}}).want(200)
+			h.foreign("makes the app one with imports", "bob", 0)
+			c := newDevice(t).login(h)
+			token, jwt, sid := c.str("session_token"), c.str("session_jwt"), c.str("session.session_id")
+			for what, r := range map[string]*reply{
+				"verify":               h.verify(token),
+				"verify app":           h.verifyIn("acme", token),
+				"verify jwt":           h.verifyIn("acme", jwt),
+				"verify below":         h.do(token, "GET", "/v1/verify/x?jwt=1", nil),
+				"verify body":          h.do("", "POST", "/v1/verify", m{"session_jwt": jwt}),
+				"verify cookie":        h.do("", "GET", "/v1/verify", nil, "Cookie", "session="+token),
+				"ext_authz":            h.do(token, "GET", "/v1/ext_authz/acme/x", nil),
+				"ext_authz jwt":        h.do(jwt, "GET", "/v1/ext_authz/-/x", nil),
+				"authenticate":         h.auth(m{"session_token": token}),
+				"authenticate jwt":     h.auth(m{"session_jwt": jwt}),
+				"rotate":               h.rotateToken(token, 0),
+				"rotate jwt":           h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_jwt": jwt}),
+				"migrate":              h.do(h.key, "POST", "/v1/sessions/migrate", m{"session_token": token}),
+				"refresh":              h.do(token, "POST", refresh, nil),
+				"streambird":           h.do(h.key, "POST", "/v1/auth/sessions/verify", m{"session_token": token}),
+				"streambird jwt":       h.do(h.key, "POST", "/v1/auth/sessions/verify", m{"session_jwt": jwt}),
+				"authenticate, demand": h.auth(m{"session_token": token, "require": m{"max_age_seconds": 60}}),
+			} {
+				if r.Status != http.StatusUnauthorized {
+					t.Errorf("%s, %s: %d %s", mode, what, r.Status, r.Raw)
+				}
+			}
+			if _, err := h.node.Verify(t.Context(), token, node.VerifyOptions{App: "acme"}); err == nil {
+				t.Errorf("%s: embedded", mode)
+			}
+			h.kept(token).want(http.StatusNotFound)
+			p := h.do(h.key, "PATCH", "/v1/sessions/"+sid, m{"metadata": m{"a": 1}}).want(200)
+			for _, r := range []*reply{p, h.do(h.key, "POST", "/v1/sessions/"+sid+"/tokens", m{}).want(200), h.do(h.key, "POST", "/v1/sessions/"+sid+"/organization", m{"organization_id": "o"}).want(200)} {
+				if cnf, _ := claims(t, r.str("session_jwt"))["cnf"].(m); cnf["jkt"] == nil || r.str("session_token") != "" {
+					t.Errorf("%s: %s gives away a bearer token: %s", mode, r.call, r.Raw)
+				}
+				h.verify(r.str("session_jwt")).want(http.StatusUnauthorized)
+			}
+		})
+	}
+}

@@ -122,7 +122,7 @@ func (n *Node) authenticateImpersonation(ctx context.Context, c *call) (int, any
 	return n.loggedIn(ctx, c, f)
 }
 
-// loggedIn answers with a session that was found good, and its own token.
+// loggedIn answers with a session that was just made, and its own token.
 func (n *Node) loggedIn(ctx context.Context, c *call, f found) (int, any, error) {
 	newest := f.StateSeq
 	p, err := n.private(ctx, &f)

@@ -96,6 +96,11 @@ func (n *Node) makeRoom(ctx context.Context, d *draft) error {
 	case excess <= 0:
 		return nil
 	case d.limit.reject:
+		for i := range others { // it may have ended where this node is not told
+			if _, stale := n.fresh(others[i].SID.Stream()); stale != nil {
+				return stale
+			}
+		}
 		return tooManySessions(d.limit.max)
 	}
 	if _, err := sealable(&d.private); err != nil {
