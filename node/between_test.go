@@ -132,8 +132,15 @@ func TestStepUpOfAnActor(t *testing.T) {
 					t.Errorf("%s: %s: %d", name, query, r.Status)
 				}
 			}
-			if acr := claims(t, c.str("session_jwt"))["acr"]; acr != nil && acr != "" {
-				t.Errorf("%s: acr %v", name, acr)
+			got := claims(t, c.str("session_jwt"))
+			for _, claim := range []string{"acr", "amr", "auth_time"} {
+				if got[claim] != nil {
+					t.Errorf("%s: %s %v", name, claim, got[claim])
+				}
+			}
+			in := h.do(h.key, "POST", "/oauth2/introspect", "token="+token, "Content-Type", "application/x-www-form-urlencoded").want(200)
+			if in.at("active") != true || in.at("auth_time") != nil || in.at("acr") != nil {
+				t.Errorf("%s: introspection %s", name, in.Raw)
 			}
 			h.verify(token).want(204)
 			h.do(h.key, "PATCH", "/v1/sessions/"+c.str("session.session_id"), m{"add_authentication_factors": []m{{"type": "webauthn"}}}).want(200)

@@ -161,6 +161,9 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 	began, asked := date(f.CreatedAt), time.UnixMilli(f.asked)
 	methods, auth := factorClaims(p.Factors, began, asked)
 	first, second := factorUses(p.Factors, began, asked)
+	if actedUnproved(p) {
+		auth, first = time.Time{}, time.Time{} // who judges by the JWT must find no log-in either
+	}
 	factors, err := vendorFactors(s.profile, p.Factors, began)
 	if err != nil {
 		return signer.Claims{}, err

@@ -96,10 +96,13 @@ func (d *demand) ask(name, value string) (bad bool) {
 	return false
 }
 
+// actedUnproved reports whether somebody acts as the user who proved nothing, as
+// factors say it: that the session began just now is no log-in of anybody then.
+func actedUnproved(p *events.Private) bool {
+	return len(p.Actor) > 0 && len(readFactors(p.Factors)) == 0
+}
+
 // unmet returns what the session falls short of at now (unix ms), nil for nothing.
-//
-// Where somebody acts as the user, only what they proved counts, as factors say it:
-// that the session began just now is no log-in of anybody.
 func (d *demand) unmet(s *projection.Session, p *events.Private, now int64) error {
 	methods, at := factorClaims(p.Factors, date(s.CreatedAt), time.UnixMilli(now))
 	switch {
@@ -107,7 +110,7 @@ func (d *demand) unmet(s *projection.Session, p *events.Private, now int64) erro
 		return d.refuse("a stronger log-in is required")
 	case slices.ContainsFunc(d.amr, func(m string) bool { return !slices.Contains(methods, m) }):
 		return d.refuse("a log-in by " + strings.Join(d.amr, " and ") + " is required")
-	case d.aged && (now-at.UnixMilli() > d.maxAge*1000 || len(p.Actor) > 0 && len(readFactors(p.Factors)) == 0):
+	case d.aged && (now-at.UnixMilli() > d.maxAge*1000 || actedUnproved(p)):
 		return d.refuse("a more recent log-in is required")
 	}
 	return nil
