@@ -224,3 +224,31 @@ func TestBoundBehindAnyDoor(t *testing.T) {
 		})
 	}
 }
+
+// A node that CONFIG is out of reach of has not heard that an app has imported
+// sessions. It does not say that their tokens are none.
+func TestForeignWithoutConfig(t *testing.T) {
+	fleetBubble(t, 2, func(t *testing.T, f *fleet) {
+		n := f.nodes[1]
+		native := f.login("bob").str("session_token")
+		time.Sleep(time.Second)
+		n.config.Cut()
+		time.Sleep(time.Minute)
+		f.foreign("imported", "ada", 0)
+		time.Sleep(time.Second)
+		f.verifyIn(f.app, "imported").want(http.StatusNoContent)
+		n.verifyIn(f.app, "imported").want(http.StatusServiceUnavailable)
+		n.auth(m{"session_token": "imported"}).wantError(http.StatusServiceUnavailable, "node_stale")
+		f.put("stored", "ada", "x", time.Hour).want(201)
+		n.kept("stored").wantError(http.StatusServiceUnavailable, "node_stale")
+		n.do(n.key, "DELETE", storePath("stored"), nil).want(http.StatusServiceUnavailable)
+		n.do(n.key, "DELETE", "/v1/store", nil).want(http.StatusServiceUnavailable)
+		n.do(n.key, "POST", "/v1/sessions/revoke", m{"session_token": "imported"}).want(http.StatusServiceUnavailable)
+		n.verify("imported").wantRefused("malformed") // without the app it is nothing anywhere
+		n.verifyIn(f.app, native).want(http.StatusNoContent)
+		n.config.Heal()
+		time.Sleep(10 * time.Second)
+		n.verifyIn(f.app, "imported").want(http.StatusNoContent)
+		n.kept("stored").holds("x")
+	})
+}

@@ -72,6 +72,10 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 	case imports:
 		return n.resolveEither(ctx, app, text, key, native, foreign, want, at)
 	case !native:
+		// That the app has no imported sessions CONFIG may have said otherwise since.
+		if stale := n.settings.fenced(); app != "" && stale != nil {
+			return answer{}, true, stale
+		}
 		return answer{}, false, nil
 	}
 	n.noteBefore(at, key)

@@ -113,6 +113,9 @@ func (n *Node) findStored(ctx context.Context, s *stored, want consistency) (fou
 	case err != nil:
 		return found{}, err
 	case number == 0: // the app never had any
+		if stale := n.settings.fenced(); stale != nil { // CONFIG may have said otherwise since
+			return found{}, stale
+		}
 		return n.nothing()
 	}
 	keys := storeKeysOf(s.app.App, number, s.token)
