@@ -62,11 +62,12 @@ type factor struct {
 	Last looseTime `json:"last_authenticated_at"`
 }
 
+// readFactors returns the factors by which somebody has proved who they are.
 func readFactors(raw json.RawMessage) (factors []factor) {
 	if len(raw) == 0 || json.Unmarshal(raw, &factors) != nil {
 		return nil
 	}
-	return factors
+	return slices.DeleteFunc(factors, func(f factor) bool { return f.Type == impersonatedFactor })
 }
 
 // assured returns the level that the factors reach by themselves, and the most

@@ -22,8 +22,9 @@ var attestedFactor = api.IssuerFactor{Type: "trusted_auth_token", DeliveryMethod
 type attested struct {
 	issuer api.Issuer
 	user   string
-	// proven is when the user last proved who they are, as far as the JWT says.
-	proven time.Time
+	// issued is when the issuer said so; proven when the user last proved who they
+	// are, as far as the JWT says.
+	issued, proven time.Time
 	// claims are those copied from it, as custom claims; factor records the log-in.
 	claims, factor json.RawMessage
 }
@@ -186,7 +187,7 @@ func attestedBy(i api.Issuer, f signer.Foreign, now time.Time) (*attested, error
 	if user == "" {
 		return nil, attestationFailed("no_user_id")
 	}
-	a := &attested{issuer: i, user: i.UserIDPrefix + user, proven: f.IssuedAt}
+	a := &attested{issuer: i, user: i.UserIDPrefix + user, issued: f.IssuedAt, proven: f.IssuedAt}
 	if checkUser(a.user) != nil {
 		return nil, attestationFailed("bad_user_id")
 	}
@@ -232,7 +233,8 @@ func factorOf(i api.Issuer, f signer.Foreign, proven time.Time) (json.RawMessage
 }
 
 // enter makes a session of what was attested, or adds it to the one that was
-// shown.
+// shown. What was attested before the user was logged out everywhere makes none:
+// whoever kept the JWT would be in again.
 func (n *Node) enter(ctx context.Context, c *call, app *events.App, a *attested, req *api.Attest) (int, any, error) {
 	if err := checkMinutes("session_duration_minutes", req.SessionDurationMinutes); err != nil {
 		return 0, nil, err
@@ -263,7 +265,12 @@ func (n *Node) enter(ctx context.Context, c *call, app *events.App, a *attested,
 	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
 		return 0, nil, err
 	}
-	f, err := n.createNew(ctx, d, false)
+	// What is committed after this look, the fold sees by the sequence.
+	d.state.AuthSeq = n.known()
+	if at := n.sessions().GroupRevokedAt(n.home.number, app.App, a.user); at != 0 && a.issued.Add(time.Second).UnixMilli() <= at {
+		return 0, nil, attestationFailed("logged_out")
+	}
+	f, err := n.createNew(ctx, d, true)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -310,7 +317,19 @@ func (n *Node) addAttested(ctx context.Context, c *call, app *events.App, a *att
 	if err != nil {
 		return 0, nil, err
 	}
-	return n.loggedIn(ctx, c, f)
+	token := events.Token(req.SessionToken)
+	if token == "" && app.Settings.ReturnToken {
+		p, err := n.private(ctx, &f)
+		if err != nil {
+			return 0, nil, err
+		}
+		token = p.Token
+	}
+	out, err := n.answered(ctx, c, f, token)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, &api.LoginAnswer{SessionAnswer: *out, UserID: f.User}, nil
 }
 
 // replaceFactor adds the factor, in place of one that the same issuer attested

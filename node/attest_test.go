@@ -350,6 +350,7 @@ func TestAttestSettings(t *testing.T) {
 // TestAttestAdds adds a JWT of an issuer to a session that is there.
 func TestAttestAdds(t *testing.T) {
 	attesting(t, func(t *testing.T, h *harness, _ *keyServer, k foreignKey) {
+		h.do(h.key, "PATCH", "/v1/apps/acme", map[string]any{"return_token": true}).want(200)
 		ada := h.do(h.key, "POST", "/v1/sessions", map[string]any{
 			"user_id": "ada", "session_duration_minutes": 60, "session_custom_claims": map[string]any{"a": 1, "b": 2},
 		}).want(201)

@@ -50,6 +50,7 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 	if err := f.active(); err != nil {
 		return nil, err
 	}
+	shown := f.StateSeq
 	if err := n.proveFound(ctx, c, app, f, req.DPoP, cmp.Or(req.SessionToken, req.SessionJWT)); err != nil {
 		return nil, err
 	}
@@ -62,6 +63,14 @@ func (n *Node) authenticate(ctx context.Context, c *call, req *api.Authenticate)
 	}
 	look := func() (found, error) {
 		return n.findShown(ctx, app.App, req.SessionToken, req.SessionJWT, jwtPast, consistency{again: true})
+	}
+	if f.StateSeq != shown { // its private part was waited for, see below
+		if f, err = look(); err == nil {
+			err = f.active()
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if f, err = n.refresh(ctx, c, f, look, req); err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func (cl *client) body(v any) error {
 // clientSession judges the credential as a verify does. The session's app must be one
 // whose origins allow the request.
 func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
-	v := &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, request: cl.r} // body: the position is wanted
+	v := cl.verify()
 	o := n.check(ctx, v.shown, &v.verifyQuery)
 	if o.needsProof(v) {
 		o = n.proved(ctx, v, o)
@@ -107,6 +107,11 @@ func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
 		return found{answer: o.answer, at: o.at}, nil
 	}
 	return found{}, refusedClient(o)
+}
+
+// verify is the request as a verify would have it. Body: the position is wanted.
+func (cl *client) verify() *verifyRequest {
+	return &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, request: cl.r}
 }
 
 // refusedClient returns the failure that the outcome of a verify, which is not
@@ -204,9 +209,12 @@ func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) 
 		return nil, noSession(reasonExpired)
 	}
 	if f.Sealed.Empty() { // it may have been waited for: is the token shown still one?
-		if f, err = n.clientSession(ctx, cl); err != nil {
-			return nil, err
+		v := cl.verify()
+		o := n.check(ctx, v.shown, &v.verifyQuery) // a proof counts once, and was shown
+		if o.status != http.StatusNoContent {
+			return nil, refusedClient(o)
 		}
+		f = found{answer: o.answer, at: o.at}
 	}
 	if !req.Background && len(cl.r.Header[backgroundHeader]) == 0 {
 		n.touch(&f.Session, f.asked)

@@ -145,7 +145,7 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		}
 		d.state.AuthSeq = seq
 	}
-	err := d.describe(req)
+	err := d.describe(req, d.state.CreatedAt)
 	d.limit = limitOf(s, &d.private)
 	return d, err
 }
@@ -184,13 +184,14 @@ func (d *draft) last(req *api.CreateSession, s *events.AppSettings, now int64) e
 	return nil
 }
 
-// describe sets the private part, but for the token.
-func (d *draft) describe(req *api.CreateSession) (err error) {
+// describe sets the private part, but for the token. Now is in unix ms: the session
+// may have begun before.
+func (d *draft) describe(req *api.CreateSession, now int64) (err error) {
 	if len(req.Factors) > 0 {
 		if d.private.Factors, err = checkFactors("authentication_factors", req.Factors); err != nil {
 			return err
 		}
-		if err := checkFactorTimes("authentication_factors", req.Factors, date(d.state.CreatedAt)); err != nil {
+		if err := checkFactorTimes("authentication_factors", req.Factors, date(now)); err != nil {
 			return err
 		}
 	}

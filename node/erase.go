@@ -124,11 +124,12 @@ func (e *erasure) sessions(ctx context.Context) {
 }
 
 // session writes a state of the session that holds nothing. The session is revoked,
-// and no state changes that.
+// and no state changes that. One that is good began after the revocation, and is
+// left alone: without its roles, its actor or its key it would be another's.
 func (e *erasure) session(ctx context.Context, sid events.SID) error {
 	for range attempts {
 		s, v := e.n.sessions().Lookup(sid, e.n.judged())
-		if v == projection.Unknown || s.StateSeq == 0 || s.App != e.app.App || s.User != e.user {
+		if v = e.n.held(&s, v); v == projection.Unknown || v == projection.Active || s.StateSeq == 0 || s.App != e.app.App || s.User != e.user {
 			return nil
 		}
 		e.note(func() { e.expire = max(e.expire, s.ExpiresAt) })

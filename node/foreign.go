@@ -72,6 +72,10 @@ func (n *Node) resolveShown(ctx context.Context, app, text string, want consiste
 	case imports:
 		return n.resolveEither(ctx, app, text, key, native, foreign, want, at)
 	case !native:
+		// That the app has no imported sessions CONFIG may have said otherwise since.
+		if stale := n.settings.fenced(); app != "" && stale != nil {
+			return answer{}, true, stale
+		}
 		return answer{}, false, nil
 	}
 	n.noteBefore(at, key)
@@ -172,23 +176,21 @@ func (n *Node) createForeign(ctx context.Context, app *events.App, d *foreignDra
 	if err != nil {
 		return found{}, false, err
 	}
+	// One after the other, each for itself: what holds for one caller, who may say
+	// another user or another beginning, is no answer for the next.
+	done, err := n.creating.take(ctx, d.state.SID)
+	if err != nil {
+		return found{}, false, err
+	}
+	defer done()
 	for range attempts {
-		mine := false
-		first, err, _ := n.creates.Do(d.state.SID.String(), func() (any, error) {
-			f, made, err := n.createForeignFirst(ctx, s, d, events.Expect(0))
-			mine = made
-			return f, err
-		})
-		switch {
-		case errors.Is(err, events.ErrConflict):
-			if err := s.catchUp(ctx, &d.state); err != nil {
-				return found{}, false, err
-			}
-			continue
-		case err != nil:
+		f, created, err = n.createForeignFirst(ctx, s, d, events.Expect(0))
+		if !errors.Is(err, events.ErrConflict) {
+			return f, created, err
+		}
+		if err := s.catchUp(ctx, &d.state); err != nil {
 			return found{}, false, err
 		}
-		return first.(found), mine, nil
 	}
 	return found{}, false, events.ErrConflict
 }

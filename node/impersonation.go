@@ -23,6 +23,9 @@ const (
 	impersonationLife = 5 * time.Minute
 	// impersonatedMinutes is how long such a session lives. It cannot be extended.
 	impersonatedMinutes = impersonation
+	// impersonatedFactor is the type of factor that says who impersonates. It proves
+	// nothing of the user, nor anew of who acts.
+	impersonatedFactor = "impersonated"
 )
 
 // actor is who impersonates: the claim act of an impersonation token, and the actor
@@ -119,7 +122,7 @@ func (n *Node) authenticateImpersonation(ctx context.Context, c *call) (int, any
 	return n.loggedIn(ctx, c, f)
 }
 
-// loggedIn answers with a session that was found good, and its own token.
+// loggedIn answers with a session that was just made, and its own token.
 func (n *Node) loggedIn(ctx context.Context, c *call, f found) (int, any, error) {
 	newest := f.StateSeq
 	p, err := n.private(ctx, &f)
@@ -189,7 +192,7 @@ func (n *Node) impersonated(app *events.App, c *call, v signer.Verified) (*draft
 	}
 	now := n.conf.Clock.Wall().UTC().Format(time.RFC3339)
 	factor, err := marshal(map[string]any{
-		"type": "impersonated", "delivery_method": "impersonation",
+		"type": impersonatedFactor, "delivery_method": "impersonation",
 		"last_authenticated_at": now, "created_at": now, "updated_at": now,
 		"impersonated_factor": map[string]string{
 			"impersonator_id": by.Sub, "impersonator_email_address": by.Email,

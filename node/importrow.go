@@ -11,6 +11,10 @@ import (
 	"github.com/revocast/revocast/projection"
 )
 
+// begunUnknown is when a session began of which that is not said (unix ms): before
+// any log-out everywhere and any age that can be demanded of a log-in.
+const begunUnknown = 1
+
 // importSkew is how far the clock of another system may be ahead.
 const importSkew = time.Minute
 
@@ -74,12 +78,12 @@ func (n *Node) importedDraft(app *events.App, in *api.ImportSession) (*foreignDr
 	if err := d.began(in, now); err != nil {
 		return nil, err
 	}
-	if err := d.lasts(in, &app.Settings); err != nil {
+	if err := d.lasts(in, &app.Settings, now); err != nil {
 		return nil, err
 	}
 	if err := d.describe(&api.CreateSession{
 		Factors: in.Factors, Attributes: in.Attributes, CustomClaims: in.CustomClaims, Metadata: in.Metadata,
-	}); err != nil {
+	}, now); err != nil {
 		return nil, err
 	}
 	idle := (&projection.Session{Idle: d.state.Idle, SeenAt: d.state.SeenAt}).IdleEnd(n.conf.Lease)
@@ -114,14 +118,15 @@ func (d *foreignDraft) began(in *api.ImportSession, now int64) error {
 	if seen, err = past("last_accessed_at", in.LastAccessedAt); err != nil {
 		return err
 	}
-	d.state.CreatedAt = cmp.Or(d.start, now)
+	d.state.CreatedAt = cmp.Or(d.start, begunUnknown)
 	d.state.SeenAt = max(cmp.Or(seen, now), d.start)
 	return nil
 }
 
-// lasts sets how long the session lives: as it says, from when it began, and
-// never longer than the app lets any.
-func (d *foreignDraft) lasts(in *api.ImportSession, s *events.AppSettings) error {
+// lasts sets how long the session lives: as it says, from when it began, or now if
+// that is not known, and never longer than the app lets any.
+func (d *foreignDraft) lasts(in *api.ImportSession, s *events.AppSettings, now int64) error {
+	began := cmp.Or(d.start, now)
 	until := func(at string, t *time.Time, field string, minutes, seconds int64) (int64, error) {
 		if err := checkMinutes(field, minutes); err != nil {
 			return 0, err
@@ -136,7 +141,7 @@ func (d *foreignDraft) lasts(in *api.ImportSession, s *events.AppSettings) error
 		case minutes != 0:
 			seconds = minutes * 60
 		}
-		return d.state.CreatedAt + seconds*1000, nil
+		return began + seconds*1000, nil
 	}
 	if err := checkMinutes("idle_timeout_minutes", in.IdleTimeoutMinutes); err != nil {
 		return err
@@ -149,7 +154,7 @@ func (d *foreignDraft) lasts(in *api.ImportSession, s *events.AppSettings) error
 	if err != nil {
 		return err
 	}
-	d.state.AbsoluteAt = min(absolute, d.state.CreatedAt+s.AbsoluteMax*1000)
+	d.state.AbsoluteAt = min(absolute, began+s.AbsoluteMax*1000)
 	d.state.ExpiresAt = min(expires, d.state.AbsoluteAt)
 	d.state.Idle = cmp.Or(in.IdleTimeoutMinutes*60, s.Idle)
 	return nil

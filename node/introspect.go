@@ -54,7 +54,7 @@ func (n *Node) introspect(ctx context.Context, c *call, token string) (int, any,
 	}
 	f, p, err := n.findWithPrivate(ctx, look)
 	if err != nil {
-		if failed, ok := errors.AsType[*failure](err); ok && failed.kind == api.SessionNotFound {
+		if failed, ok := errors.AsType[*failure](err); ok && (failed.kind == api.SessionNotFound || failed.kind == api.TokenReuse) {
 			return http.StatusOK, inactive, nil
 		}
 		return 0, nil, err
@@ -110,12 +110,9 @@ func (n *Node) introspection(ctx context.Context, app *events.App, f found, p *e
 		Active: true, TokenType: "Bearer",
 		Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.App, ClientID: claims.App, SessionID: claims.SessionID,
 		IssuedAt: f.CreatedAt / 1000, Expires: end, SessionExpires: f.ExpiresAt / 1000,
-		AuthTime: claims.AuthTime.Unix(), ACR: claims.ACR, AMR: claims.AMR,
+		AuthTime: max(0, claims.AuthTime.Unix()), ACR: claims.ACR, AMR: claims.AMR,
 	}
 	if f.Bound {
-		if p.Thumbprint == "" {
-			return nil, errors.New("a bound session has no key")
-		}
 		out.TokenType, out.Confirmation = "DPoP", &api.Confirmation{JKT: p.Thumbprint}
 	}
 	if cr.isJWT {

@@ -96,6 +96,11 @@ func (n *Node) makeRoom(ctx context.Context, d *draft) error {
 	case excess <= 0:
 		return nil
 	case d.limit.reject:
+		for i := range others { // it may have ended where this node is not told
+			if _, stale := n.fresh(others[i].SID.Stream()); stale != nil {
+				return stale
+			}
+		}
 		return tooManySessions(d.limit.max)
 	}
 	if _, err := sealable(&d.private); err != nil {
@@ -157,8 +162,11 @@ func (n *Node) counted(ctx context.Context, app, user string, but events.SID, mo
 		return all
 	}
 	own := all[:0]
+	ctx, cancel := context.WithTimeout(ctx, jwtPatience)
+	defer cancel()
 	for _, s := range all {
-		// What cannot be read counts.
+		// What cannot be read in time counts: who logs in does not wait for a region
+		// that is out of reach.
 		p, err := n.private(ctx, &found{answer: answer{Session: s, verdict: projection.Active}})
 		if err != nil || len(p.Actor) == 0 {
 			own = append(own, s)

@@ -28,7 +28,7 @@ type jwtOrder struct {
 // shows that very JWT when it is no longer young wants another: Stytch's clients
 // do, with max_token_age_seconds.
 // It never outlives the session; a session that ends within this second has
-// none, and the JWT is empty. A node without a lease mints nothing.
+// none, nor has one in which nobody is logged in, and the JWT is empty. A node without a lease mints nothing.
 //
 // p is the session's private part; nil: it is opened if it is needed.
 func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
@@ -37,6 +37,9 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 	}
 	if err := f.active(); err != nil {
 		return "", time.Time{}, err
+	}
+	if nobody(&f.Session) {
+		return "", time.Time{}, nil // whoever reads a JWT takes its subject for somebody
 	}
 	app, ok := n.catalog.Snapshot().App(f.App)
 	if !ok {
@@ -145,6 +148,9 @@ func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) sig
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
 	custom := p.CustomClaims
+	if f.Bound && p.Thumbprint == "" {
+		return signer.Claims{}, fmt.Errorf("session %s: it is bound, and to which key is lost", f.SID) // never a bearer token
+	}
 	if len(extra) > 0 {
 		// What the app's template says stands above what a session says.
 		var err error
@@ -155,6 +161,9 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 	began, asked := date(f.CreatedAt), time.UnixMilli(f.asked)
 	methods, auth := factorClaims(p.Factors, began, asked)
 	first, second := factorUses(p.Factors, began, asked)
+	if actedUnproved(p) {
+		auth, first = time.Time{}, time.Time{} // who judges by the JWT must find no log-in either
+	}
 	factors, err := vendorFactors(s.profile, p.Factors, began)
 	if err != nil {
 		return signer.Claims{}, err

@@ -176,7 +176,8 @@ type Node struct {
 	touches  touches
 	proofs   proofs // of possession, that were used
 	limits   limits
-	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key, or of a foreign token
+	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
+	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
 	// importing holds one for each chunk of rows that is being imported, claims the
 	// keys of those rows.

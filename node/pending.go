@@ -183,7 +183,7 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 	}
 	e := &events.Revoke{
 		App: r.app.App, User: s.User, SID: s.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
-		At: wall, AbsoluteAt: s.AbsoluteAt, Home: s.SID.Stream(),
+		At: wall, AbsoluteAt: n.remembered(&s), Home: s.SID.Stream(),
 	}
 	if v == projection.Revoked { // it is said again as it was
 		e.Reason, e.By, e.At = s.RevokeReason, s.RevokedBy, s.RevokedAt

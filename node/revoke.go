@@ -171,7 +171,7 @@ func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f f
 	err = home.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
 		e := &events.Revoke{
 			App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
-			At: n.wall(), AbsoluteAt: f.AbsoluteAt,
+			At: n.wall(), AbsoluteAt: n.remembered(&f.Session),
 		}
 		if f.verdict == projection.Revoked {
 			at, ok := n.stands(home, &f.Session)
@@ -183,7 +183,7 @@ func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f f
 			// may know of it. It is said again as it was.
 			e.Reason, e.By, e.At = f.RevokeReason, f.RevokedBy, f.RevokedAt
 		}
-		if pos, err = home.write(ctx, e, nil, n.life(f.AbsoluteAt), events.Expectation{}); errors.Is(err, errOvertaken) {
+		if pos, err = home.write(ctx, e, nil, n.life(e.AbsoluteAt), events.Expectation{}); errors.Is(err, errOvertaken) {
 			if s, v := n.sessions().Lookup(f.SID, n.judged()); v != projection.Unknown {
 				f.Session, f.verdict = s, n.held(&s, v)
 			}
@@ -191,6 +191,16 @@ func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f f
 		return e, err
 	})
 	return pos, err
+}
+
+// remembered returns until when (unix ms) it must be known that the session was
+// revoked: as long as it could live. Of one that another system began, nobody says
+// when, nothing else keeps that system from bringing it back.
+func (n *Node) remembered(s *projection.Session) int64 {
+	if s.CreatedAt == begunUnknown {
+		return max(s.AbsoluteAt, n.wall()+events.UnknownLifetime.Milliseconds())
+	}
+	return s.AbsoluteAt
 }
 
 // stands returns a position of the home at or after the revocation of the

@@ -96,6 +96,12 @@ func (d *demand) ask(name, value string) (bad bool) {
 	return false
 }
 
+// actedUnproved reports whether somebody acts as the user who proved nothing, as
+// factors say it: that the session began just now is no log-in of anybody then.
+func actedUnproved(p *events.Private) bool {
+	return len(p.Actor) > 0 && len(readFactors(p.Factors)) == 0
+}
+
 // unmet returns what the session falls short of at now (unix ms), nil for nothing.
 func (d *demand) unmet(s *projection.Session, p *events.Private, now int64) error {
 	methods, at := factorClaims(p.Factors, date(s.CreatedAt), time.UnixMilli(now))
@@ -104,7 +110,7 @@ func (d *demand) unmet(s *projection.Session, p *events.Private, now int64) erro
 		return d.refuse("a stronger log-in is required")
 	case slices.ContainsFunc(d.amr, func(m string) bool { return !slices.Contains(methods, m) }):
 		return d.refuse("a log-in by " + strings.Join(d.amr, " and ") + " is required")
-	case d.aged && now-at.UnixMilli() > d.maxAge*1000:
+	case d.aged && (now-at.UnixMilli() > d.maxAge*1000 || actedUnproved(p)):
 		return d.refuse("a more recent log-in is required")
 	}
 	return nil
@@ -150,12 +156,15 @@ const reasonStepUp = "step_up"
 func (n *Node) demanded(ctx context.Context, v *verifyRequest, o outcome) outcome {
 	waiting, cancel := context.WithTimeout(ctx, jwtPatience)
 	defer cancel()
-	f := found{answer: o.answer, at: o.at}
+	f := found{answer: o.answer}
 	err := n.meets(waiting, &f, v.need)
 	failed, ok := errors.AsType[*failure](err)
 	switch {
+	case err == nil && o.Sealed.Empty(): // it was waited for: is what was shown still good?
+		now := n.check(ctx, v.shown, &v.verifyQuery)
+		now.nonce = o.nonce
+		return now
 	case err == nil:
-		o.answer = f.answer
 		return o
 	case ok && failed.kind == api.StepUpRequired:
 		return outcome{

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,6 +113,9 @@ func (n *Node) findStored(ctx context.Context, s *stored, want consistency) (fou
 	case err != nil:
 		return found{}, err
 	case number == 0: // the app never had any
+		if stale := n.settings.fenced(); stale != nil { // CONFIG may have said otherwise since
+			return found{}, stale
+		}
 		return n.nothing()
 	}
 	keys := storeKeysOf(s.app.App, number, s.token)
@@ -177,10 +181,16 @@ func writtenStored(s *projection.Session) api.StoredSession {
 		SessionID: s.SID.String(), UserID: s.User,
 		StartedAt: date(s.CreatedAt), ExpiresAt: date(s.ExpiresAt), AbsoluteExpiresAt: date(s.AbsoluteAt),
 	}
-	if s.User == anonymousUser+out.SessionID {
+	if nobody(s) {
 		out.UserID = ""
 	}
 	return out
+}
+
+// nobody reports whether nobody is logged in by the session.
+func nobody(s *projection.Session) bool {
+	sid, ok := strings.CutPrefix(s.User, anonymousUser)
+	return ok && sid == s.SID.String()
 }
 
 // putStored answers PUT /v1/store/{token_sha256}: it creates the session, or replaces its
@@ -210,9 +220,6 @@ func (n *Node) putStored(ctx context.Context, c *call) (int, any, error) {
 	}
 	want := *d // creating it fills in more
 	f, created, err := n.createForeign(ctx, s.app, d)
-	if err == nil {
-		err = want.sameUser(&f) // it may be another caller's who came at the same moment
-	}
 	status := http.StatusCreated
 	if err == nil && !created {
 		status = http.StatusOK

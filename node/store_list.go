@@ -91,6 +91,9 @@ func (n *Node) storeStream(app string) (number uint8, at events.Position, stalen
 	}
 	checked := number
 	if number == 0 {
+		if stale := n.settings.fenced(); stale != nil { // see findStored
+			return 0, at, 0, stale
+		}
 		checked = n.home.number
 	}
 	if !n.follows(checked) {

@@ -96,7 +96,9 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 func (n *Node) withJWT(ctx context.Context, v *verifyRequest, o outcome) outcome {
 	jwt := n.verifiedJWT(ctx, &o)
 	if o.Sealed.Empty() {
+		nonce := o.nonce
 		o = n.check(ctx, v.shown, &v.verifyQuery)
+		o.nonce = nonce
 	}
 	if o.status == http.StatusNoContent && o.stale == "" {
 		o.jwt = jwt

@@ -13,7 +13,7 @@ type ImportSession struct {
 	// Token is that token, if it is known: only then can it be handed back to who shows a JWT.
 	Token  string `json:"token,omitempty"`
 	UserID string `json:"user_id"`
-	// StartedAt is when the user logged in; absent: now, and any log-out everywhere of the user refuses the session.
+	// StartedAt is when the user logged in; absent: not known, which is shown as 1970: any log-out everywhere of the user refuses the session, no max_age is met by it, and lifetimes count from the import.
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	// LastAccessedAt is the last use, for idle timeouts; absent: now.
 	LastAccessedAt *time.Time `json:"last_accessed_at,omitempty"`
