@@ -135,7 +135,8 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		return nil, err
 	}
 	d := &draft{state: events.State{User: req.UserID, Reason: events.ReasonCreated}}
-	if err := d.last(req, s, n.wall()); err != nil {
+	now := n.wall()
+	if err := d.last(req, s, now); err != nil {
 		return nil, err
 	}
 	if req.AuthRevision != "" {
@@ -145,7 +146,7 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		}
 		d.state.AuthSeq = seq
 	}
-	err := d.describe(req)
+	err := d.describe(req, now)
 	d.limit = limitOf(s, &d.private)
 	return d, err
 }
@@ -185,12 +186,12 @@ func (d *draft) last(req *api.CreateSession, s *events.AppSettings, now int64) e
 }
 
 // describe sets the private part, but for the token.
-func (d *draft) describe(req *api.CreateSession) (err error) {
+func (d *draft) describe(req *api.CreateSession, now int64) (err error) {
 	if len(req.Factors) > 0 {
 		if d.private.Factors, err = checkFactors("authentication_factors", req.Factors); err != nil {
 			return err
 		}
-		if err := checkFactorTimes("authentication_factors", req.Factors, date(d.state.CreatedAt)); err != nil {
+		if err := checkFactorTimes("authentication_factors", req.Factors, date(now)); err != nil {
 			return err
 		}
 	}

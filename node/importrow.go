@@ -79,7 +79,7 @@ func (n *Node) importedDraft(app *events.App, in *api.ImportSession) (*foreignDr
 	}
 	if err := d.describe(&api.CreateSession{
 		Factors: in.Factors, Attributes: in.Attributes, CustomClaims: in.CustomClaims, Metadata: in.Metadata,
-	}); err != nil {
+	}, now); err != nil {
 		return nil, err
 	}
 	idle := (&projection.Session{Idle: d.state.Idle, SeenAt: d.state.SeenAt}).IdleEnd(n.conf.Lease)

@@ -238,6 +238,11 @@ func TestReauthentication(t *testing.T) {
 		future := []m{{"type": "otp", "last_authenticated_at": time.Now().Add(time.Hour)}}
 		h.do(h.key, "PATCH", path, m{"add_authentication_factors": future}).wantError(400, api.InvalidArgument)
 		h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": future}).wantError(400, api.InvalidArgument)
+		for _, when := range []any{"yesterday", "", began.Unix(), "2026-01-01 12:00:00", false} { // none of them is now
+			unread := []m{{"type": "otp"}, {"type": "otp", "last_authenticated_at": when}}
+			h.do(h.key, "PATCH", path, m{"add_authentication_factors": unread}).wantError(400, api.InvalidArgument)
+			h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": unread}).wantError(400, api.InvalidArgument)
+		}
 
 		// A log-in of before the session counts from then.
 		late := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": []m{{"type": "sso", "last_authenticated_at": began}}}).want(201)
