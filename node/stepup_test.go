@@ -125,7 +125,11 @@ func TestBadDemands(t *testing.T) {
 			"max_age=", "max_age=-1", "max_age=%2B1", "max_age=1.5", "max_age=x", "max_age=60&max_age=60", "max_age=99999999999999999999", "max_age=31622401",
 			"amr=", "amr=,", "amr=pop,", "amr=pop,pop", "amr=pop&amr=pop", "amr=" + strings.Repeat("x", 65), "amr=a,b,c,d,e,f,g,h,i", "amr=a%22b", "amr=a+b",
 		} {
-			h.do(token, "GET", "/v1/verify?"+query, nil).wantRefused("malformed")
+			r := h.do(token, "GET", "/v1/verify?"+query, nil).wantRefused("malformed")
+			// Whoever set up the proxy finds out that it is not the session.
+			if got := r.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer error="invalid_request"`) {
+				t.Errorf("%s: WWW-Authenticate %s", query, got)
+			}
 			h.do(token, "POST", "/v1/verify/deep/path?app=acme&"+query, nil).wantRefused("malformed")
 		}
 		h.do(token, "GET", "/v1/verify?acr=aal3&amr=pop&max_age=60&app=acme", nil).want(204)
