@@ -202,8 +202,8 @@ func factorUses(raw json.RawMessage, began, now time.Time) (first, second time.T
 	return first, second
 }
 
-// looseTime is a time if the text is one: factors are the caller's, and their
-// form beyond "type" is not ours to demand.
+// looseTime is a time if the text is one. It never fails, because factors that
+// are held already may be older than the demand of checkFactorTimes.
 type looseTime time.Time
 
 // UnmarshalJSON never fails.
@@ -244,13 +244,23 @@ func addFactors(held []json.RawMessage, added []json.RawMessage, now time.Time) 
 	return held, nil
 }
 
-// checkFactorTimes refuses a factor that is used only in the future: once that
-// is there, it would pass for a log-in that nobody made.
+// checkFactorTimes refuses a factor that is used only in the future, which would
+// pass, once that is there, for a log-in that nobody made; and one whose time
+// cannot be read, which would pass for one of now.
 func checkFactorTimes(field string, factors []json.RawMessage, now time.Time) error {
 	for i, raw := range factors {
-		var f factor
-		if json.Unmarshal(raw, &f) == nil && time.Time(f.Last).After(now.Add(maxClockSkew)) {
-			at := fmt.Sprintf("%s[%d].%s", field, i, factorUsed)
+		var f struct {
+			Last json.RawMessage `json:"last_authenticated_at"`
+		}
+		if json.Unmarshal(raw, &f) != nil || !given(f.Last) {
+			continue
+		}
+		at := fmt.Sprintf("%s[%d].%s", field, i, factorUsed)
+		var last time.Time
+		if json.Unmarshal(f.Last, &last) != nil {
+			return fail(api.InvalidArgument, "%s: want a time as in RFC 3339, such as 2026-01-31T12:00:00Z", at).with("field", at)
+		}
+		if last.After(now.Add(maxClockSkew)) {
 			return fail(api.InvalidArgument, "%s: lies in the future", at).with("field", at)
 		}
 	}

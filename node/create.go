@@ -135,7 +135,8 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		return nil, err
 	}
 	d := &draft{state: events.State{User: req.UserID, Reason: events.ReasonCreated}}
-	if err := d.last(req, s, n.wall()); err != nil {
+	now := n.wall()
+	if err := d.last(req, s, now); err != nil {
 		return nil, err
 	}
 	if req.AuthRevision != "" {
@@ -145,7 +146,7 @@ func (n *Node) newDraft(req *api.CreateSession, s *events.AppSettings) (*draft, 
 		}
 		d.state.AuthSeq = seq
 	}
-	err := d.describe(req, d.state.CreatedAt)
+	err := d.describe(req, now)
 	d.limit = limitOf(s, &d.private)
 	return d, err
 }

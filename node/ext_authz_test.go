@@ -51,7 +51,7 @@ func TestExtAuthz(t *testing.T) {
 		ask("GET", "/v1/ext_authz/-/", inShut, 403, "app_suspended")
 		ask("GET", "/v1/ext_authz/acme/", c.str("session_jwt"), 200, "-")
 		for _, path := range []string{"/v1/ext_authz", "/v1/ext_authz/", "/v1/ext_authz/acme"} {
-			if r := h.do(token, "GET", path, nil); r.Status == 200 {
+			if r := h.do(token, "GET", path, nil); r.Status != 404 && r.Status != 401 {
 				t.Errorf("%s: %d", path, r.Status)
 			}
 		}

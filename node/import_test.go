@@ -108,13 +108,14 @@ func base64Of(token string) string {
 func TestImport(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		began := time.Now().Add(-time.Hour).UTC().Truncate(time.Millisecond)
+		stepUp := began.Add(30 * time.Minute) // who imports a session may have used it since it began
 		rows := []any{
 			m{"token_sha256": hexOf("one"), "user_id": "ada", "expires_at": began.Add(48 * time.Hour), "started_at": began},
 			m{"token_sha256": strings.ToUpper(hexOf("two")), "user_id": "ada", "session_duration_minutes": 120, "started_at": began},
 			m{"token_sha256": base64Of("three"), "user_id": "bob", "idle_timeout_minutes": 60, "absolute_lifetime_minutes": 600},
 			m{
 				"token": "four", "user_id": "bob", "attributes": m{"ip_address": "192.0.2.1", "user_agent": "x"},
-				"authentication_factors": []any{m{"type": "password"}}, "session_custom_claims": m{"role": "admin"}, "metadata": m{"a": 1},
+				"started_at": began, "authentication_factors": []any{m{"type": "password", "last_authenticated_at": stepUp}}, "session_custom_claims": m{"role": "admin"}, "metadata": m{"a": 1},
 			},
 		}
 		r := h.imports(h.key, rows...).wantCounts(4, 0, 0, 0, 0)
@@ -135,7 +136,7 @@ func TestImport(t *testing.T) {
 		}
 		h.verifyIn(h.app, "three").want(http.StatusNoContent)
 		four := h.auth(m{"session_token": "four"}).want(http.StatusOK)
-		for path, want := range map[string]any{"session.custom_claims.role": "admin", "session.metadata.a": 1.0, "session.attributes.ip_address": "192.0.2.1"} {
+		for path, want := range map[string]any{"session.custom_claims.role": "admin", "session.metadata.a": 1.0, "session.attributes.ip_address": "192.0.2.1", "session.authenticated_at": stepUp.Truncate(time.Second).Format(time.RFC3339)} {
 			if four.at(path) != want {
 				t.Errorf("%s: %v, want %v", path, four.at(path), want)
 			}
@@ -220,6 +221,8 @@ func TestImportBadRows(t *testing.T) {
 			"big metadata":     {row(m{"metadata": m{"a": big + big}}), "claims_too_large", "", "over"},
 			"claims no object": {row(m{"session_custom_claims": []int{1}}), "invalid_argument", "session_custom_claims", "object"},
 			"factor":           {row(m{"authentication_factors": []any{m{"no": 1}}}), "invalid_argument", "authentication_factors[0].type", "required"},
+			"factor's time":    {row(m{"authentication_factors": []any{m{"type": "pin", "last_authenticated_at": 1700000000}}}), "invalid_argument", "authentication_factors[0].last_authenticated_at", "RFC 3339"},
+			"factor ahead":     {row(m{"authentication_factors": []any{m{"type": "pin", "last_authenticated_at": time.Now().Add(time.Hour)}}}), "invalid_argument", "authentication_factors[0].last_authenticated_at", "future"},
 			"long line":        {`{"token":"` + strings.Repeat("x", 17<<10) + `"}`, "body_too_large", "", "over"},
 			"longest line":     {`{"token":"` + strings.Repeat("x", 300<<10) + `"}`, "body_too_large", "", "over"},
 			"expired":          {row(m{"expires_at": "2000-01-01T00:00:00Z"}), "imported_session_expired", "expires_at", "ended"},

@@ -184,7 +184,7 @@ func (n *Node) handler(routes []route) http.Handler {
 			n.extAuthz(w, r)
 		case len(r.Header.Get("Authorization")) > maxCredentials || len(r.Header.Get("Cookie")) > maxCredentials:
 			tooLong.ServeHTTP(w, r)
-		case r.URL.Path != clean(r.URL.Path):
+		case r.URL.Path != clean(r.URL.Path), strings.HasPrefix(r.URL.Path, extAuthzPrefix):
 			// The mux would redirect, and clients repeat a POST as a GET.
 			missing.ServeHTTP(w, r)
 		default:

@@ -125,7 +125,11 @@ func TestBadDemands(t *testing.T) {
 			"max_age=", "max_age=-1", "max_age=%2B1", "max_age=1.5", "max_age=x", "max_age=60&max_age=60", "max_age=99999999999999999999", "max_age=31622401",
 			"amr=", "amr=,", "amr=pop,", "amr=pop,pop", "amr=pop&amr=pop", "amr=" + strings.Repeat("x", 65), "amr=a,b,c,d,e,f,g,h,i", "amr=a%22b", "amr=a+b",
 		} {
-			h.do(token, "GET", "/v1/verify?"+query, nil).wantRefused("malformed")
+			r := h.do(token, "GET", "/v1/verify?"+query, nil).wantRefused("malformed")
+			// Whoever set up the proxy finds out that it is not the session.
+			if got := r.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer error="invalid_request"`) {
+				t.Errorf("%s: WWW-Authenticate %s", query, got)
+			}
 			h.do(token, "POST", "/v1/verify/deep/path?app=acme&"+query, nil).wantRefused("malformed")
 		}
 		h.do(token, "GET", "/v1/verify?acr=aal3&amr=pop&max_age=60&app=acme", nil).want(204)
@@ -238,6 +242,11 @@ func TestReauthentication(t *testing.T) {
 		future := []m{{"type": "otp", "last_authenticated_at": time.Now().Add(time.Hour)}}
 		h.do(h.key, "PATCH", path, m{"add_authentication_factors": future}).wantError(400, api.InvalidArgument)
 		h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": future}).wantError(400, api.InvalidArgument)
+		for _, when := range []any{"yesterday", "", began.Unix(), "2026-01-01 12:00:00", false} { // none of them is now
+			unread := []m{{"type": "otp"}, {"type": "otp", "last_authenticated_at": when}}
+			h.do(h.key, "PATCH", path, m{"add_authentication_factors": unread}).wantError(400, api.InvalidArgument)
+			h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": unread}).wantError(400, api.InvalidArgument)
+		}
 
 		// A log-in of before the session counts from then.
 		late := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "authentication_factors": []m{{"type": "sso", "last_authenticated_at": began}}}).want(201)

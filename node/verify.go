@@ -57,6 +57,9 @@ func (n *Node) extAuthz(w http.ResponseWriter, r *http.Request) {
 	n.respond(w, r, &o, &v.verifyQuery)
 }
 
+// queryChallenge says that it is not the credential: RFC 6750 section 3.1.
+var queryChallenge = []string{`Bearer error="invalid_request", error_description="app, max_age, amr or acr in the query of the verify cannot be read"`}
+
 const extAuthzPrefix = "/v1/ext_authz/"
 
 // decide is the verify itself, the same for every listener. The request must have
@@ -65,6 +68,9 @@ func (n *Node) decide(ctx context.Context, v *verifyRequest) (o outcome) {
 	switch {
 	case v.bad:
 		o = outcome{status: http.StatusUnauthorized, reason: reasonMalformed}
+		if v.badQuery {
+			o.challenge = queryChallenge
+		}
 	case v.text == "":
 		o = outcome{status: http.StatusUnauthorized, reason: reasonMissing}
 	default:

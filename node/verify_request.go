@@ -29,6 +29,8 @@ type verifyRequest struct {
 	shown
 	verifyQuery
 	bad bool // ambiguous, or it cannot be read: nothing of it is believed
+	// badQuery: it is bad because of its query, which whoever set up the proxy wrote.
+	badQuery bool
 
 	// Where a proof of possession is looked for once one is needed: the request, or
 	// what a caller in this process passes on. Both nil: there is none.
@@ -73,7 +75,7 @@ func (v *verifyRequest) read(w http.ResponseWriter, r *http.Request, query strin
 func (v *verifyRequest) ask(query string) {
 	background := v.background
 	if query != "" && v.verifyQuery.parse(query) {
-		v.bad = true
+		v.bad, v.badQuery = true, true
 	}
 	v.background = v.background || background
 }

@@ -22,6 +22,8 @@ type appCmd struct {
 	Suspend appSuspend `cmd:"" help:"Refuse all calls and sessions of an app until it is resumed."`
 	Resume  appResume  `cmd:"" help:"End a suspension."`
 	Delete  appDelete  `cmd:"" help:"Delete an app and revoke its sessions, for good."`
+
+	LazyImport appLazyImport `cmd:"" help:"Have the system that the app's sessions come from asked about tokens that nobody here knows."`
 }
 
 // appSettings are an app's settings as flags; what is not given keeps its
@@ -205,7 +207,14 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		}
 		row(w, "token reuse", text(a.TokenReuse))
 		row(w, "when stale", text(a.WhenStale))
+		row(w, "return token", onOff(a.ReturnToken))
+		if a.Origins != nil && len(*a.Origins) > 0 {
+			row(w, "origins", strings.Join(*a.Origins, ", "))
+			row(w, "jwt in browsers", seconds(a.ClientJWTTTLSeconds, 1))
+			row(w, "clear site data", onOff(a.ClearSiteData))
+		}
 		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
+		row(w, "dpop nonce", onOff(a.DPoPNonce))
 		if len(a.Compat) > 0 {
 			row(w, "compat", strings.Join(a.Compat, ", "))
 		}
@@ -220,6 +229,13 @@ func text(s *string) string {
 		return "-"
 	}
 	return cmp.Or(*s, "-")
+}
+
+func onOff(b *bool) string {
+	if b != nil && *b {
+		return "on"
+	}
+	return "off"
 }
 
 // seconds is a duration of n units of so many seconds.

@@ -26,7 +26,7 @@ type cli struct {
 	Region     regionCmd     `cmd:"" help:"Keep a copy of another region's log, and go on with it."`
 	Session    sessionCmd    `cmd:"" help:"Create, verify, read, list and revoke sessions."`
 	Import     importCmd     `cmd:"" help:"Import sessions that another system began; nobody has to log in again."`
-	User       userCmd       `cmd:"" help:"Log a user out."`
+	User       userCmd       `cmd:"" help:"Log a user out, or erase all that is held of one."`
 	App        appCmd        `cmd:"" help:"Apps (tenants) and their settings."`
 	APIKey     apikeyCmd     `cmd:"" name:"apikey" help:"Keys for the API."`
 	Key        keyCmd        `cmd:"" help:"Keys that sign JWTs."`

@@ -375,7 +375,7 @@ func (i *importer) report(failed error) error {
 	case failed != nil:
 		return fmt.Errorf("stopped after line %d; go on with --from-line %d", s.Line, s.Line+1)
 	case s.Counts.Bad > 0:
-		return fmt.Errorf("%d lines are bad", s.Counts.Bad)
+		return fmt.Errorf("bad lines: %d", s.Counts.Bad)
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func prefixes(texts []string) (all []netip.Prefix, err error) {
 	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)
 		if err != nil || p != p.Masked() {
-			return nil, fmt.Errorf("--outbound-allow %q: want a network, such as 10.1.0.0/16", text)
+			return nil, fmt.Errorf("--outbound-allow %q: want a network, such as 10.1.0.0/16, or 10.1.2.3/32 for one address", text)
 		}
 		all = append(all, p)
 	}

@@ -230,7 +230,7 @@ func badRoutes() []badCase {
 		all = append(all, badCase{name: "no route " + path, method: "GET", path: path, status: 404, kind: "not_found"})
 	}
 	for path, method := range map[string]string{
-		"/v1/sessions": "DELETE", "/v1/sessions/revoke": "PUT", "/v1/sessions/authenticate": "DELETE", "/healthz": "POST", "/v1/verify": "DELETE",
+		"/v1/sessions": "DELETE", "/v1/sessions/revoke": "PUT", "/v1/sessions/authenticate": "DELETE", "/healthz": "POST", "/v1/verify": "TRACE",
 	} {
 		status, kind := 405, "method_not_allowed"
 		if path == "/v1/sessions/authenticate" {
