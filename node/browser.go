@@ -138,8 +138,8 @@ func noSession(reason string) *failure {
 }
 
 // ended takes the cookie away from who shows in it a session that has ended. One
-// that is merely not known is left alone, unless it is a token of ours: it may be
-// another app's, or one that another system made. Where nothing could be said
+// that is merely not known is left alone, unless it can only be a token of ours: it
+// may be another app's, or one that another system made. Where nothing could be said
 // (503) a cookie is never touched.
 func (cl *client) ended(err error) error {
 	f, ok := errors.AsType[*failure](err)
@@ -155,7 +155,7 @@ func (cl *client) ended(err error) error {
 	case projection.Revoked.String(), projection.Expired.String(), projection.IdleExpired.String():
 		cl.h.Set("Set-Cookie", clearedCookie)
 	case reasonUnknown:
-		if _, ours := events.Token(cl.text).Key(); ours && cl.pin == "" {
+		if _, ours := events.Token(cl.text).Key(); ours && cl.pin == "" && !cl.n.anyForeign() {
 			cl.h.Set("Set-Cookie", clearedCookie)
 		}
 	}

@@ -158,22 +158,14 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 	}
 	asking, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	in, err := n.question(asking, src, held.App, l.URL, secret, token)
-	var d *foreignDraft
-	if err == nil && in != nil {
-		in.Token = token
-		if d, err = n.foreignDraftOf(app, key.Stream(), in); isKind(err, api.ImportExpired) {
-			in, err = nil, nil
-		}
-	}
-	src.answered(err == nil, n.conf.Clock.Boot())
+	d, err := n.described(asking, src, app, key.Stream(), l.URL, secret, token)
 	switch {
 	case err != nil:
 		if n.refusals.first(api.ImportSourceUnavailable+" "+held.App, n.conf.Clock.Boot()) {
 			n.conf.Log.Error("lazy import: the other system gave no answer that can be used", "app", held.App, "error", err)
 		}
 		return lazyFailed, sourceUnavailable("it did not answer, or not as it should").because(err)
-	case in == nil:
+	case d == nil:
 		return lazyUnknown, nil
 	}
 	d.state.By = lazyImportType
@@ -184,6 +176,22 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 		return lazyFailed, err
 	}
 	return lazyImported, nil
+}
+
+// described asks, as the source has admitted, and returns the session that the answer
+// describes, nil for none.
+func (n *Node) described(ctx context.Context, src *lazySource, app *events.App, stream uint8, url string, secret []byte, token string) (d *foreignDraft, err error) {
+	ok := false // also when it ends in a panic: who is admitted must be answered
+	defer func() { src.answered(ok, n.conf.Clock.Boot()) }()
+	in, err := n.question(ctx, src, app.App, url, secret, token)
+	if err == nil && in != nil {
+		in.Token = token
+		if d, err = n.foreignDraftOf(app, stream, in); isKind(err, api.ImportExpired) {
+			d, err = nil, nil
+		}
+	}
+	ok = err == nil
+	return d, err
 }
 
 // isKind reports whether err is a failure of the kind.
