@@ -42,10 +42,10 @@ func (o *outcome) needsProof(v *verifyRequest) bool {
 func (n *Node) proved(ctx context.Context, v *verifyRequest, o outcome) outcome {
 	switch {
 	case !o.Bound && o.thumbprint == "":
-		return unprovedOutcome(&o, fail(api.ProofInvalid, "the session is not bound to a key; show its token as Bearer"))
+		return unprovedOutcome(&o, noProof(api.ProofInvalid, "the session is not bound to a key; show its token as Bearer"))
 	case v.scheme == schemeBearer:
 		// RFC 9449 section 7.2: nobody may take it for a bearer token.
-		return unprovedOutcome(&o, fail(api.ProofInvalid, "the session is bound to a key: show its token as DPoP, with a proof"))
+		return unprovedOutcome(&o, noProof(api.ProofInvalid, "the session is bound to a key: show its token as DPoP, with a proof"))
 	}
 	key := o.thumbprint
 	if key == "" {

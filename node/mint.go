@@ -88,7 +88,7 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 		return "", time.Time{}, err
 	}
 	n.metrics.minted.Inc()
-	jwt, expires = n.minted.Put(ring, print, key, jwt, now, expires)
+	jwt, expires = n.minted.Put(ring, print, key, jwt, now, expires, f.shown)
 	return jwt, expires, nil
 }
 

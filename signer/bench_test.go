@@ -30,7 +30,7 @@ func BenchmarkMintCacheHit(b *testing.B) {
 	k := keyFor(signer.ES256)
 	ring := signer.NewRing(k)
 	var cache signer.MintCache
-	cache.Put(ring, signer.NewFingerprint(sid, "native", "eu:1:7"), k, "jwt", now, now.Add(time.Minute))
+	cache.Put(ring, signer.NewFingerprint(sid, "native", "eu:1:7"), k, "jwt", now, now.Add(time.Minute), "")
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, _, ok := cache.Get(ring, signer.NewFingerprint(sid, "native", "eu:1:7"), now); !ok {

@@ -91,11 +91,12 @@ func (c *MintCache) Get(r *Ring, f Fingerprint, now time.Time) (jwt string, expi
 
 // Put holds a JWT that was minted with k at issued, unless one is held under f
 // that Get would return then, and returns the one that is held: of several that
-// were minted at once, everybody hands out the same.
-func (c *MintCache) Put(r *Ring, f Fingerprint, k *Key, jwt string, issued, expires time.Time) (string, time.Time) {
+// were minted at once, everybody hands out the same. The JWT worn, if it is the one
+// that is held, makes way.
+func (c *MintCache) Put(r *Ring, f Fingerprint, k *Key, jwt string, issued, expires time.Time, worn string) (string, time.Time) {
 	c.put.Lock()
 	defer c.put.Unlock()
-	if held, until, ok := c.Get(r, f, issued); ok {
+	if held, until, ok := c.Get(r, f, issued); ok && held != worn {
 		return held, until
 	}
 	c.shards.of(f, c.Entries).Add(f, minted{jwt: jwt, keyID: k.ID, issued: issued, expires: expires})

@@ -19,7 +19,7 @@ func TestMintCacheHalfLife(t *testing.T) {
 	if _, _, ok := cache.Get(ring, f, now); ok {
 		t.Fatal("the empty cache has a JWT")
 	}
-	cache.Put(ring, f, k, "jwt", now, now.Add(300*time.Second))
+	cache.Put(ring, f, k, "jwt", now, now.Add(300*time.Second), "")
 	retired := keyFor(signer.ES256)
 	retired.RetiredAt = now.Add(time.Second)
 	unlisted := keyFor(signer.ES256)
@@ -74,7 +74,7 @@ func TestMintCacheIsBounded(t *testing.T) {
 	cache := signer.MintCache{Entries: 100}
 	held := 0
 	for i := range 5000 {
-		cache.Put(signer.NewRing(k), signer.NewFingerprint(fmt.Sprint(i)), k, "jwt", now, now.Add(time.Minute))
+		cache.Put(signer.NewRing(k), signer.NewFingerprint(fmt.Sprint(i)), k, "jwt", now, now.Add(time.Minute), "")
 	}
 	for i := range 5000 {
 		if _, _, ok := cache.Get(ring, signer.NewFingerprint(fmt.Sprint(i)), now); ok {
@@ -156,7 +156,7 @@ func TestCachesSave(t *testing.T) {
 		t.Errorf("a hit makes %.0f allocations, a miss %.0f", hit, miss)
 	}
 	var mints signer.MintCache
-	mints.Put(ring, signer.NewFingerprint(sid, "native"), k, token, now, now.Add(time.Minute))
+	mints.Put(ring, signer.NewFingerprint(sid, "native"), k, token, now, now.Add(time.Minute), "")
 	if n := testing.AllocsPerRun(100, func() { mints.Get(ring, signer.NewFingerprint(sid, "native"), now) }); n != 0 {
 		t.Errorf("reusing a JWT makes %.0f allocations", n)
 	}
@@ -196,7 +196,7 @@ func TestMintedAtOnce(t *testing.T) {
 		for i := range got {
 			wg.Go(func() {
 				var expires time.Time
-				got[i], expires = cache.Put(ring, f, k, fmt.Sprint(round, i), at, at.Add(time.Minute))
+				got[i], expires = cache.Put(ring, f, k, fmt.Sprint(round, i), at, at.Add(time.Minute), "")
 				if !expires.Equal(at.Add(time.Minute)) {
 					t.Errorf("expires %v", expires)
 				}
@@ -212,7 +212,7 @@ func TestMintedAtOnce(t *testing.T) {
 	}
 	bad := *k
 	bad.Compromised = true
-	if jwt, _ := cache.Put(signer.NewRing(&bad), f, k, "new", now.Add(99*time.Minute), now.Add(100*time.Minute)); jwt != "new" {
+	if jwt, _ := cache.Put(signer.NewRing(&bad), f, k, "new", now.Add(99*time.Minute), now.Add(100*time.Minute), ""); jwt != "new" {
 		t.Errorf("a JWT of a compromised key was handed out: %s", jwt)
 	}
 }
@@ -233,7 +233,7 @@ func TestCompromiseUnderLoad(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				mints.Put(ring, f, k, token, now, now.Add(time.Hour))
+				mints.Put(ring, f, k, token, now, now.Add(time.Hour), "")
 				mints.Get(ring, f, now)
 				if _, err := verifies.Verify(ring, token, expect()); err != nil {
 					t.Error(err)
