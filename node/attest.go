@@ -158,7 +158,7 @@ func (n *Node) attest(ctx context.Context, app string, i api.Issuer, token strin
 	if err != nil {
 		return nil, err
 	}
-	a.known = n.home.position().Seq
+	a.known = n.known()
 	return a, n.mayBe(app, i, a.user, f.IssuedAt)
 }
 
@@ -289,14 +289,14 @@ func (n *Node) enter(ctx context.Context, c *call, app *events.App, a *attested,
 		return 0, nil, err
 	}
 	// Of a log-out everywhere that mayBe could not see yet, the fold makes sure.
-	d.state.App, d.state.By, d.state.AuthSeq = app.App, c.caller.keyID, max(a.known, 1)
+	d.state.App, d.state.By, d.state.AuthSeq = app.App, c.caller.keyID, a.known
 	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
 		return 0, nil, stale
 	}
 	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
 		return 0, nil, err
 	}
-	f, err := n.createNew(ctx, d, false)
+	f, err := n.createNew(ctx, d, true)
 	if err != nil {
 		return 0, nil, err
 	}
