@@ -190,7 +190,7 @@ func (n *Node) apiKey(ctx context.Context, secret string) (*events.APIKey, error
 // namedApp returns the app that the request names in its path, header or query.
 func namedApp(r *http.Request) (string, error) {
 	named := r.PathValue("app")
-	for _, other := range append(r.Header.Values(appHeader), r.URL.Query()["app"]...) {
+	for _, other := range slices.Concat(r.Header.Values(appHeader), r.URL.Query()["app"]) {
 		switch {
 		case other == "" || other == named:
 		case named != "":

@@ -28,7 +28,7 @@ type jwtOrder struct {
 // shows that very JWT when it is no longer young wants another: Stytch's clients
 // do, with max_token_age_seconds.
 // It never outlives the session; a session that ends within this second has
-// none, and the JWT is empty. A node without a lease mints nothing.
+// none, nor has one in which nobody is logged in, and the JWT is empty. A node without a lease mints nothing.
 //
 // p is the session's private part; nil: it is opened if it is needed.
 func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder) (jwt string, expires time.Time, err error) {
@@ -44,6 +44,9 @@ func (n *Node) mint(ctx context.Context, f found, p *events.Private, o jwtOrder)
 	}
 	if app.State != events.AppActive {
 		return "", time.Time{}, fail(api.AppSuspended, "app %s is %s", f.App, app.State)
+	}
+	if nobodys(&f.Session) {
+		return "", time.Time{}, nil // it would say that somebody is logged in
 	}
 	// The JWT counts from when the session was found good. However long the
 	// process stood still since, it ends when a receipt says that it does.
@@ -218,6 +221,8 @@ func (n *Node) mintToken(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, fail(api.ClaimsTooLarge, "the JWT would be over %d bytes", signer.MaxJWT).because(err)
 	case err != nil:
 		return 0, nil, err
+	case jwt == "" && nobodys(&f.Session):
+		return 0, nil, fail(api.InvalidArgument, "nobody is logged in in this session, so there is no JWT of it")
 	case jwt == "":
 		return 0, nil, notFound(projection.Expired)
 	}

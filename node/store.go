@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,10 +183,15 @@ func writtenStored(s *projection.Session) api.StoredSession {
 		SessionID: s.SID.String(), UserID: s.User,
 		StartedAt: date(s.CreatedAt), ExpiresAt: date(s.ExpiresAt), AbsoluteExpiresAt: date(s.AbsoluteAt),
 	}
-	if s.User == anonymousUser+out.SessionID {
+	if nobodys(s) {
 		out.UserID = ""
 	}
 	return out
+}
+
+// nobodys reports whether nobody is logged in in the session.
+func nobodys(s *projection.Session) bool {
+	return strings.HasPrefix(s.User, anonymousUser) && s.User == anonymousUser+s.SID.String()
 }
 
 // putStored answers PUT /v1/store/{token_sha256}: it creates the session, or replaces its

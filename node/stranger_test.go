@@ -64,6 +64,20 @@ func TestStoredTokenIsNotRead(t *testing.T) {
 	})
 }
 
+// TestNobodysJWT: a JWT says that somebody is logged in. In a framework's session of
+// somebody who is not, there is none.
+func TestNobodysJWT(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		sid := h.put("t", "", "bag", time.Hour).want(201).str("session_id")
+		h.do(h.key, "POST", "/v1/sessions/"+sid+"/tokens", m{}).wantError(400, api.InvalidArgument)
+		if r := h.do(h.key, "PATCH", "/v1/sessions/"+sid, m{"metadata": m{"a": "b"}}).want(200); r.str("session_jwt") != "" {
+			t.Errorf("%s", r.Raw)
+		}
+		sid = h.put("u", "ada", "bag", time.Hour).want(201).str("session_id")
+		h.do(h.key, "POST", "/v1/sessions/"+sid+"/tokens", m{}).want(200)
+	})
+}
+
 // TestClientForeignWithoutPin: a token of another system may have the form of ours.
 // As long as it is not said to which app it is shown, nobody knows that its session
 // has ended.
