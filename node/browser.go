@@ -92,7 +92,7 @@ func (cl *client) body(v any) error {
 // clientSession judges the credential as a verify does. The session's app must be one
 // whose origins allow the request.
 func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
-	v := &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, request: cl.r} // body: the position is wanted
+	v := &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, proof: n.ownProof(cl.r)} // body: the position is wanted
 	o := n.check(ctx, v.shown, &v.verifyQuery)
 	if o.needsProof(v) {
 		o = n.proved(ctx, v, o)

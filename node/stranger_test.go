@@ -99,6 +99,20 @@ func TestClientForeignWithoutPin(t *testing.T) {
 	})
 }
 
+// TestClientProofOfAnotherRequest: a proof that was made for a resource server is
+// none here, whatever its bearer says that he forwards.
+func TestClientProofOfAnotherRequest(t *testing.T) {
+	browserBubble(t, func(t *testing.T, h *harness) {
+		d := newDevice(t)
+		token := d.login(h).str("session_token")
+		proof := func() string { return d.proof("GET", "https://api.example.com/orders", token) }
+		forwarded := []string{"Authorization", "DPoP " + token, "X-Forwarded-Method", "GET", "X-Forwarded-Uri", "/orders", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "api.example.com"}
+		h.do("", "GET", "/v1/verify", nil, append(forwarded, "DPoP", proof())...).want(204)
+		h.do("", "POST", refresh, nil, append(forwarded, "DPoP", proof())...).wantError(401, "invalid_dpop_proof")
+		h.do("", "POST", refresh, nil, append(forwarded, "DPoP", d.proof("POST", publicURL+refresh, token))...).want(200)
+	})
+}
+
 // TestExchangeUnreachable: while one of two issuers cannot be asked, nobody knows
 // that the token is no good.
 func TestExchangeUnreachable(t *testing.T) {
