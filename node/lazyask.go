@@ -31,7 +31,7 @@ const (
 	lazyRate     = 100 // questions a second and app, on average
 	lazyBurst    = 200
 	lazyAtOnce   = 32   // questions on their way, of one app
-	lazyWaiters  = 2000 // requests that wait for answers, of all apps
+	lazyWaiters  = 2000 // requests that wait for answers, of one app: a slow system must not be another app's trouble
 	lazyAbsent   = 65_536
 	lazyForget   = 10 * time.Second // how long it is remembered that the other system does not know a token
 	lazyFailures = 5                // in a row, after which nobody is asked for lazyPause
@@ -43,8 +43,7 @@ const (
 
 // lazyImports are the questions of this node.
 type lazyImports struct {
-	asking  singleflight.Group // by key
-	waiting atomic.Int64
+	asking singleflight.Group // by key
 
 	mu      sync.Mutex // guards the fields below
 	sources map[string]*lazySource
@@ -53,7 +52,8 @@ type lazyImports struct {
 
 // lazySource is what may be asked of the system of one app.
 type lazySource struct {
-	turns chan struct{} // holds one for each question on its way
+	turns   chan struct{} // holds one for each question on its way
+	waiting atomic.Int64  // requests that wait for an answer
 
 	mu       sync.Mutex // guards the fields below
 	left     float64    // of the burst
@@ -104,12 +104,12 @@ func (n *Node) askSource(ctx context.Context, snap *projection.Snapshot, held *e
 	if z.isAbsent(key, n.conf.Clock.Boot()) {
 		return lazyUnknown, nil
 	}
-	if z.waiting.Add(1) > lazyWaiters {
-		z.waiting.Add(-1)
+	waiting := &z.source(held.App).waiting
+	defer waiting.Add(-1)
+	if waiting.Add(1) > lazyWaiters {
 		n.metrics.lazyImports.WithLabelValues(lazyRefused).Inc()
 		return "", sourceUnavailable("too many requests wait for it")
 	}
-	defer z.waiting.Add(-1)
 	asked := z.asking.DoChan(key.String(), func() (_ any, err error) {
 		outcome := lazyFailed
 		defer func() {

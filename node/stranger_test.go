@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -199,6 +200,36 @@ func (p *panicky) Do(ctx context.Context, r *http.Request, limit int64) (*outbou
 		panic("asked")
 	}
 	return p.legacy.Do(ctx, r, limit)
+}
+
+// elsewhere is the systems of two apps: one never answers, the other knows no token.
+type elsewhere struct{ legacy }
+
+func (*elsewhere) Do(ctx context.Context, r *http.Request, _ int64) (*outbound.Answer, error) {
+	if r.URL.Host == "slow.example.com" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &outbound.Answer{Status: http.StatusNotFound}, nil
+}
+
+// TestLazyImportOfTwoApps: however many wait for the system of one app, the other's
+// is asked.
+func TestLazyImportOfTwoApps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Outbound = new(elsewhere) })
+		h.newApp("other", nil)
+		for app, host := range map[string]string{"acme": "slow", "other": "quick"} {
+			h.do(h.admin, "PUT", "/v1/apps/"+app+"/lazy-import", m{"url": "https://" + host + ".example.com/", "timeout_ms": 5000}).want(200)
+		}
+		var all sync.WaitGroup
+		for range 2500 {
+			all.Go(func() { h.verifyIn("acme", "t").want(503) })
+		}
+		synctest.Wait()
+		h.verifyIn("other", "t").wantRefused("unknown")
+		all.Wait()
+	})
 }
 
 // TestLazyImportAfterPanic: the one question by which it is seen whether the other
