@@ -111,6 +111,7 @@ func (p *page) post(path string, body any) refreshed {
 // the cookie that it was given, the page refreshes in the background, in many tabs,
 // and a revocation, or a log-out, ends it. Its rows are those of the capabilities.
 func TestHybrid(t *testing.T) {
+	t.Parallel() // a JWT has to expire
 	n := newNode(t)
 	base, certificate := terminate(t, n, t.TempDir())
 	key := n.newApp(t, "web", object{"origins": []string{base}})

@@ -141,6 +141,7 @@ func isOpaque(t *testing.T, token, user, sid string) {
 // TestCapabilities is the table of what the systems it replaces can do, held
 // against a running program.
 func TestCapabilities(t *testing.T) {
+	t.Parallel() // sessions have to fall idle, and JWTs to expire
 	all := slices.Concat(streambirdRows, stytchRows, clerkRows, tutorialRows)
 	w := newWorld(t)
 	result := map[string]string{}

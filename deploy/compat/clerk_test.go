@@ -30,6 +30,7 @@ const clerkHost = "clerk.example.com"
 func TestClerkNode(t *testing.T) {
 	needPackages(t, "@clerk/backend")
 	n := shared(t)
+	t.Parallel() // a JWT has to expire
 	c := n.newApp(t, "clerk-node", object{"jwt_profile": "clerk"})
 	c.do(t, "PUT", "/v1/apps/clerk-node/templates/billing", object{"ttl_seconds": 600, "claims": object{"plan": "pro"}}).want(t, http.StatusOK)
 	elsewhere := newNode(t, "--public-url", "https://"+clerkHost)
