@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -22,9 +23,10 @@ var attestedFactor = api.IssuerFactor{Type: "trusted_auth_token", DeliveryMethod
 type attested struct {
 	issuer api.Issuer
 	user   string
-	// issued is when the issuer said so; proven when the user last proved who they
-	// are, as far as the JWT says.
-	issued, proven time.Time
+	// proven is when the user last proved who they are, as far as the JWT says.
+	proven time.Time
+	// known is how far this node had come before it looked who was logged out.
+	known uint64
 	// claims are those copied from it, as custom claims; factor records the log-in.
 	claims, factor json.RawMessage
 }
@@ -50,7 +52,7 @@ func (n *Node) attestSession(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	a, err := n.attest(ctx, issuer, req.Token)
+	a, err := n.attest(ctx, app.App, issuer, req.Token)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -97,14 +99,17 @@ func (n *Node) exchangeAccessToken(ctx context.Context, c *call) (int, any, erro
 	if err != nil {
 		return 0, nil, err
 	}
-	var a *attested
-	err = notAttested(signer.ErrWrongIssuer)
+	refused := error(notAttested(signer.ErrWrongIssuer))
 	for _, i := range candidates {
-		if a, err = n.attest(ctx, i, req.AccessToken); err == nil {
+		a, err := n.attest(ctx, app.App, i, req.AccessToken)
+		if err == nil {
 			return n.enter(ctx, c, app, a, &api.Attest{SessionDurationMinutes: req.SessionDurationMinutes, CustomClaims: req.CustomClaims})
 		}
+		if isKind(refused, api.AttestationFailed) {
+			refused = err // that one of them cannot be asked outweighs that others refuse
+		}
 	}
-	return 0, nil, err
+	return 0, nil, refused
 }
 
 // issuersSaying returns the registered issuers whose JWTs have that iss and aud.
@@ -124,7 +129,7 @@ func (n *Node) issuersSaying(ctx context.Context, app, iss, aud string) (all []a
 }
 
 // attest checks a JWT of the issuer.
-func (n *Node) attest(ctx context.Context, i api.Issuer, token string) (*attested, error) {
+func (n *Node) attest(ctx context.Context, app string, i api.Issuer, token string) (*attested, error) {
 	if stale := n.settings.fenced(); stale != nil && n.pastTrust() {
 		return nil, stale // the app may have taken its trust back since
 	}
@@ -149,7 +154,33 @@ func (n *Node) attest(ctx context.Context, i api.Issuer, token string) (*atteste
 	if err != nil {
 		return nil, notAttested(err)
 	}
-	return attestedBy(i, f, e.Now)
+	a, err := attestedBy(i, f, e.Now)
+	if err != nil {
+		return nil, err
+	}
+	a.known = n.known()
+	return a, n.mayBe(app, i, a.user, f.IssuedAt)
+}
+
+// mayBe refuses a user id that begins with the prefix of another issuer of the app,
+// whose users alone have such: who may choose a name at the one must not become
+// somebody at the other. And it refuses a JWT of before its user, or all of the app,
+// was logged out everywhere, which would else last only until that is shown again.
+func (n *Node) mayBe(app string, i api.Issuer, user string, issued time.Time) error {
+	all, err := n.issuersOf(app)
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if len(other.UserIDPrefix) > len(i.UserIDPrefix) && strings.HasPrefix(user, other.UserIDPrefix) {
+			return attestationFailed("bad_user_id")
+		}
+	}
+	at := n.sessions().GroupRevokedAt(n.home.number, app, user)
+	if at > 0 && !issued.Add(time.Second).After(date(at)) {
+		return attestationFailed("logged_out")
+	}
+	return nil
 }
 
 func (n *Node) keysOf(ctx context.Context, i api.Issuer, kid string) (*signer.ForeignKeys, error) {
@@ -187,7 +218,7 @@ func attestedBy(i api.Issuer, f signer.Foreign, now time.Time) (*attested, error
 	if user == "" {
 		return nil, attestationFailed("no_user_id")
 	}
-	a := &attested{issuer: i, user: i.UserIDPrefix + user, issued: f.IssuedAt, proven: f.IssuedAt}
+	a := &attested{issuer: i, user: i.UserIDPrefix + user, proven: f.IssuedAt}
 	if checkUser(a.user) != nil {
 		return nil, attestationFailed("bad_user_id")
 	}
@@ -258,17 +289,13 @@ func (n *Node) enter(ctx context.Context, c *call, app *events.App, a *attested,
 	if err != nil {
 		return 0, nil, err
 	}
-	d.state.App, d.state.By = app.App, c.caller.keyID
+	// Of a log-out everywhere that mayBe could not see yet, the fold makes sure.
+	d.state.App, d.state.By, d.state.AuthSeq = app.App, c.caller.keyID, a.known
 	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
 		return 0, nil, stale
 	}
 	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
 		return 0, nil, err
-	}
-	// What is committed after this look, the fold sees by the sequence.
-	d.state.AuthSeq = n.known()
-	if at := n.sessions().GroupRevokedAt(n.home.number, app.App, a.user); at != 0 && a.issued.Add(time.Second).UnixMilli() <= at {
-		return 0, nil, attestationFailed("logged_out")
 	}
 	f, err := n.createNew(ctx, d, true)
 	if err != nil {

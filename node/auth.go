@@ -102,7 +102,10 @@ func (n *Node) authorizeAs(r *http.Request, user, secret, scope string) (caller,
 	if err != nil {
 		return caller{}, err
 	}
-	if c.cluster {
+	switch {
+	case c.cluster && named != "" && user != "" && user != named:
+		return caller{}, fail(api.InvalidArgument, "the request names two apps, %q and %q", named, user)
+	case c.cluster:
 		named = cmp.Or(named, user)
 	}
 	switch {
@@ -187,7 +190,7 @@ func (n *Node) apiKey(ctx context.Context, secret string) (*events.APIKey, error
 // namedApp returns the app that the request names in its path, header or query.
 func namedApp(r *http.Request) (string, error) {
 	named := r.PathValue("app")
-	for _, other := range []string{r.Header.Get(appHeader), r.URL.Query().Get("app")} {
+	for _, other := range slices.Concat(r.Header.Values(appHeader), r.URL.Query()["app"]) {
 		switch {
 		case other == "" || other == named:
 		case named != "":

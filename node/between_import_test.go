@@ -90,26 +90,6 @@ func TestSessionLimitOutOfReach(t *testing.T) {
 	})
 }
 
-// What an issuer attested before a log-out everywhere brings nobody back.
-func TestAttestAfterLogOutEverywhere(t *testing.T) {
-	attesting(t, func(t *testing.T, h *harness, _ *keyServer, k foreignKey) {
-		attest := func(jwt string) *reply { return h.do(h.key, "POST", login1, m{"profile_id": "idp", "token": jwt}) }
-		kept, others := k.jwt(t, "ada", nil), k.jwt(t, "bob", nil)
-		attest(kept).want(http.StatusOK)
-		time.Sleep(5 * time.Second)
-		h.do(h.key, "POST", "/v1/sessions/revoke", m{"user_id": "ada"}).want(http.StatusOK)
-		if r := attest(kept).wantError(http.StatusUnauthorized, "attestation_failed"); r.str("error_details.reason") != "logged_out" {
-			t.Errorf("%s", r.Raw)
-		}
-		h.do(h.key, "POST", "/v1/sessions/exchange_access_token", m{"access_token": kept}).wantError(http.StatusUnauthorized, "attestation_failed")
-		attest(others).want(http.StatusOK)
-		attest(k.jwt(t, "ada", map[string]any{"auth_time": time.Now().Add(-time.Hour).Unix()})).want(http.StatusOK) // at the issuer they are still logged in
-		h.do(h.key, "POST", "/v1/sessions/revoke", m{"all": true}).want(http.StatusOK)
-		time.Sleep(time.Second)
-		attest(others).wantError(http.StatusUnauthorized, "attestation_failed")
-	})
-}
-
 // Whoever shows a JWT alone is handed the token only by apps that want that, also
 // where something was attested anew.
 func TestAttestReturnsNoToken(t *testing.T) {

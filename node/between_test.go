@@ -71,7 +71,7 @@ func TestClientBoundWithoutPrivatePart(t *testing.T) {
 func TestNobodyHasNoJWT(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		path := "/v1/sessions/" + h.put("of nobody", "", "x", time.Hour).want(201).str("session_id")
-		h.do(h.key, "POST", path+"/tokens", m{}).wantError(404, "session_not_found")
+		h.do(h.key, "POST", path+"/tokens", m{}).wantError(400, "invalid_argument")
 		for method, body := range map[string]m{"PATCH": {"metadata": m{"a": 1}}, "POST": {"organization_id": "o"}} {
 			at := path
 			if method == "POST" {

@@ -92,7 +92,7 @@ func (cl *client) body(v any) error {
 // clientSession judges the credential as a verify does. The session's app must be one
 // whose origins allow the request.
 func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
-	v := cl.verify()
+	v := n.clientVerify(cl)
 	o := n.check(ctx, v.shown, &v.verifyQuery)
 	if o.needsProof(v) {
 		o = n.proved(ctx, v, o)
@@ -109,9 +109,9 @@ func (n *Node) clientSession(ctx context.Context, cl *client) (found, error) {
 	return found{}, refusedClient(o)
 }
 
-// verify is the request as a verify would have it. Body: the position is wanted.
-func (cl *client) verify() *verifyRequest {
-	return &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, request: cl.r}
+// clientVerify is the request as a verify would have it. Body: the position is wanted.
+func (n *Node) clientVerify(cl *client) *verifyRequest {
+	return &verifyRequest{shown: cl.shown, verifyQuery: verifyQuery{app: cl.pin, body: true}, proof: n.ownProof(cl.r)}
 }
 
 // refusedClient returns the failure that the outcome of a verify, which is not
@@ -143,8 +143,8 @@ func noSession(reason string) *failure {
 }
 
 // ended takes the cookie away from who shows in it a session that has ended. One
-// that is merely not known is left alone, unless it is a token of ours: it may be
-// another app's, or one that another system made. Where nothing could be said
+// that is merely not known is left alone, unless it can only be a token of ours: it
+// may be another app's, or one that another system made. Where nothing could be said
 // (503) a cookie is never touched.
 func (cl *client) ended(err error) error {
 	f, ok := errors.AsType[*failure](err)
@@ -160,7 +160,7 @@ func (cl *client) ended(err error) error {
 	case projection.Revoked.String(), projection.Expired.String(), projection.IdleExpired.String():
 		cl.h.Set("Set-Cookie", clearedCookie)
 	case reasonUnknown:
-		if _, ours := events.Token(cl.text).Key(); ours && cl.pin == "" {
+		if _, ours := events.Token(cl.text).Key(); ours && cl.pin == "" && !cl.n.anyForeign() {
 			cl.h.Set("Set-Cookie", clearedCookie)
 		}
 	}
@@ -209,7 +209,7 @@ func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) 
 		return nil, noSession(reasonExpired)
 	}
 	if f.Sealed.Empty() { // it may have been waited for: is the token shown still one?
-		v := cl.verify()
+		v := n.clientVerify(cl)
 		o := n.check(ctx, v.shown, &v.verifyQuery) // a proof counts once, and was shown
 		if o.status != http.StatusNoContent {
 			return nil, refusedClient(o)

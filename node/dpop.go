@@ -222,6 +222,16 @@ func (n *Node) bindable() error {
 	return nil
 }
 
+// ownProof returns the proof of a request that its client sent to this very route,
+// whatever it says of having been forwarded: here no proxy asks for somebody else.
+// Nil: there is none, or more than one.
+func (n *Node) ownProof(r *http.Request) *api.DPoPProof {
+	if proofs := r.Header[dpopHeader]; len(proofs) == 1 {
+		return &api.DPoPProof{Proof: proofs[0], Method: r.Method, URL: n.issuer + r.URL.EscapedPath()}
+	}
+	return nil
+}
+
 // shownBy returns the proof that came with a verify. A proxy that asks on behalf
 // of a client says which request that client has made, and so has signed, in the
 // four X-Forwarded headers, of which each must be there once; it must set them

@@ -124,6 +124,17 @@ func (n *Node) isForeign(text, app string) bool {
 	return ok && t.Settings.ImportRegion != ""
 }
 
+// anyForeign reports whether any app has sessions of foreign tokens. Then a text
+// that was shown without saying to which app may be one of those, whatever its form.
+func (n *Node) anyForeign() bool {
+	for app := range n.catalog.Snapshot().Apps() {
+		if app.Settings.ImportRegion != "" && app.State != events.AppDeleted {
+			return true
+		}
+	}
+	return false
+}
+
 // importTo returns the number of the stream in which imported sessions of the app
 // live. An app that never had any gets this node's region, by compare-and-set, and
 // then every node must have heard of it before the first of its sessions may exist:

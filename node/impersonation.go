@@ -61,6 +61,9 @@ func (n *Node) impersonationToken(_ context.Context, c *call) (int, any, error) 
 	if err != nil {
 		return 0, nil, err
 	}
+	if _, err := checkActor(act); err != nil {
+		return 0, nil, err // no session could be made of the token
+	}
 	token, err := signer.MintGrant(key, impersonationType, signer.Claims{
 		Issuer: n.issuerOf(app.App, signer.Native), App: app.App, Subject: req.UserID,
 		IssuedAt: now, Expires: now.Add(impersonationLife), Revision: n.home.position().String(), Actor: act,

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -371,16 +372,16 @@ func (r *imported) wantError1(t *testing.T, kind string) {
 // While the memory is full nothing is imported.
 func TestImportMemoryFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		full := false
+		var full atomic.Bool
 		h := newHarness(t, func(c *node.Config) {
 			c.Memory = func() (uint64, uint64) {
-				if full {
+				if full.Load() {
 					return 90, 100
 				}
 				return 10, 100
 			}
 		})
-		full = true
+		full.Store(true)
 		time.Sleep(time.Second)
 		r := h.imports(h.key, m{"token": "a", "user_id": "ada"})
 		if r.summary["error_type"] != "memory_full" || r.summary["last_line"] != 0.0 {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,9 @@ func (n *Node) importAll(ctx context.Context, chunk *importBatch, stream uint8, 
 	defer func() {
 		if p := recover(); p != nil {
 			n.conf.Log.Error("panic in an import", "request_id", c.id, "panic", p, "stack", string(debug.Stack()))
-			chunk.rows[0].last = fmt.Errorf("panic: %v", p)
+			for _, row := range chunk.rows {
+				row.err = cmp.Or(row.err, fmt.Errorf("panic: %v", p))
+			}
 		}
 	}()
 	var drafts []*importing
@@ -49,15 +52,21 @@ func (n *Node) importAll(ctx context.Context, chunk *importBatch, stream uint8, 
 		}
 		row.text = nil
 	}
-	first, later := n.claimed.take(drafts)
-	n.importClaimed(ctx, stream, first)
-	n.claimed.release(first)
-	for _, row := range later {
+	for _, row := range n.importFirst(ctx, stream, drafts) {
 		n.claimed.await(row.draft.state.SID)
 		var f found
 		f, row.created, row.err = n.createForeign(ctx, chunk.app, row.draft)
 		row.at = f.at
 	}
+}
+
+// importFirst imports the rows whose keys nobody else imports now, and returns the
+// others.
+func (n *Node) importFirst(ctx context.Context, stream uint8, drafts []*importing) (later []*importing) {
+	first, later := n.claimed.take(drafts)
+	defer n.claimed.release(first) // also after a panic: others wait for it without end
+	n.importClaimed(ctx, stream, first)
+	return later
 }
 
 // missing says why there is nothing in the line that could be read.

@@ -110,7 +110,7 @@ func (n *Node) introspection(ctx context.Context, app *events.App, f found, p *e
 		Active: true, TokenType: "Bearer",
 		Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.App, ClientID: claims.App, SessionID: claims.SessionID,
 		IssuedAt: f.CreatedAt / 1000, Expires: end, SessionExpires: f.ExpiresAt / 1000,
-		AuthTime: max(0, claims.AuthTime.Unix()), ACR: claims.ACR, AMR: claims.AMR,
+		AuthTime: max(0, claims.AuthTime.Unix()), ACR: claims.ACR, AMR: claims.AMR, Actor: claims.Actor,
 	}
 	if f.Bound {
 		out.TokenType, out.Confirmation = "DPoP", &api.Confirmation{JKT: p.Thumbprint}

@@ -31,7 +31,7 @@ const (
 	lazyRate     = 100 // questions a second and app, on average
 	lazyBurst    = 200
 	lazyAtOnce   = 32   // questions on their way, of one app
-	lazyWaiters  = 2000 // requests that wait for answers, of all apps
+	lazyWaiters  = 2000 // requests that wait for answers, of one app: a slow system must not be another app's trouble
 	lazyAbsent   = 65_536
 	lazyForget   = 10 * time.Second // how long it is remembered that the other system does not know a token
 	lazyFailures = 5                // in a row, after which nobody is asked for lazyPause
@@ -43,8 +43,7 @@ const (
 
 // lazyImports are the questions of this node.
 type lazyImports struct {
-	asking  singleflight.Group // by key
-	waiting atomic.Int64
+	asking singleflight.Group // by key
 
 	mu      sync.Mutex // guards the fields below
 	sources map[string]*lazySource
@@ -53,7 +52,8 @@ type lazyImports struct {
 
 // lazySource is what may be asked of the system of one app.
 type lazySource struct {
-	turns chan struct{} // holds one for each question on its way
+	turns   chan struct{} // holds one for each question on its way
+	waiting atomic.Int64  // requests that wait for an answer
 
 	mu       sync.Mutex // guards the fields below
 	left     float64    // of the burst
@@ -104,12 +104,12 @@ func (n *Node) askSource(ctx context.Context, snap *projection.Snapshot, held *e
 	if z.isAbsent(key, n.conf.Clock.Boot()) {
 		return lazyUnknown, nil
 	}
-	if z.waiting.Add(1) > lazyWaiters {
-		z.waiting.Add(-1)
+	waiting := &z.source(held.App).waiting
+	defer waiting.Add(-1)
+	if waiting.Add(1) > lazyWaiters {
 		n.metrics.lazyImports.WithLabelValues(lazyRefused).Inc()
 		return "", sourceUnavailable("too many requests wait for it")
 	}
-	defer z.waiting.Add(-1)
 	asked := z.asking.DoChan(key.String(), func() (_ any, err error) {
 		outcome := lazyFailed
 		defer func() {
@@ -158,22 +158,14 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 	}
 	asking, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	in, err := n.question(asking, src, held.App, l.URL, secret, token)
-	var d *foreignDraft
-	if err == nil && in != nil {
-		in.Token = token
-		if d, err = n.foreignDraftOf(app, key.Stream(), in); isKind(err, api.ImportExpired) {
-			in, err = nil, nil
-		}
-	}
-	src.answered(err == nil, n.conf.Clock.Boot())
+	d, err := n.described(asking, src, app, key.Stream(), l.URL, secret, token)
 	switch {
 	case err != nil:
 		if n.refusals.first(api.ImportSourceUnavailable+" "+held.App, n.conf.Clock.Boot()) {
 			n.conf.Log.Error("lazy import: the other system gave no answer that can be used", "app", held.App, "error", err)
 		}
 		return lazyFailed, sourceUnavailable("it did not answer, or not as it should").because(err)
-	case in == nil:
+	case d == nil:
 		return lazyUnknown, nil
 	}
 	d.state.By = lazyImportType
@@ -184,6 +176,22 @@ func (n *Node) askOnce(ctx context.Context, snap *projection.Snapshot, held *eve
 		return lazyFailed, err
 	}
 	return lazyImported, nil
+}
+
+// described asks, as the source has admitted, and returns the session that the answer
+// describes, nil for none.
+func (n *Node) described(ctx context.Context, src *lazySource, app *events.App, stream uint8, url string, secret []byte, token string) (d *foreignDraft, err error) {
+	ok := false // also when it ends in a panic: who is admitted must be answered
+	defer func() { src.answered(ok, n.conf.Clock.Boot()) }()
+	in, err := n.question(ctx, src, app.App, url, secret, token)
+	if err == nil && in != nil {
+		in.Token = token
+		if d, err = n.foreignDraftOf(app, stream, in); isKind(err, api.ImportExpired) {
+			d, err = nil, nil
+		}
+	}
+	ok = err == nil
+	return d, err
 }
 
 // isKind reports whether err is a failure of the kind.

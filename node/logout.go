@@ -130,10 +130,10 @@ func (n *Node) appOfToken(ctx context.Context, cl *client) (string, error) {
 		}
 	}
 	switch {
+	case cl.pin != "", ours && n.anyForeign():
+		return "", noSession(reasonUnknown)
 	case ours:
 		return "", nil
-	case cl.pin != "":
-		return "", noSession(reasonUnknown)
 	}
 	return "", noSession(reasonMalformed)
 }

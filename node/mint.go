@@ -227,6 +227,8 @@ func (n *Node) mintToken(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, fail(api.ClaimsTooLarge, "the JWT would be over %d bytes", signer.MaxJWT).because(err)
 	case err != nil:
 		return 0, nil, err
+	case jwt == "" && nobody(&f.Session):
+		return 0, nil, fail(api.InvalidArgument, "nobody is logged in in this session, so there is no JWT of it")
 	case jwt == "":
 		return 0, nil, notFound(projection.Expired)
 	}

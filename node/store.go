@@ -163,12 +163,17 @@ func (n *Node) getStored(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, notFound(projection.Unknown)
 	}
 	c.warnStale(f)
-	return http.StatusOK, &api.StoredAnswer{Freshness: f.freshness(), StoredSession: showStored(&f.Session, p)}, nil
+	return http.StatusOK, &api.StoredAnswer{Freshness: f.freshness(), StoredSession: c.showStored(&f.Session, p)}, nil
 }
 
-func showStored(s *projection.Session, p *events.Private) api.StoredSession {
+// showStored shows the token, with which anybody is the user, only to who may make
+// sessions anyway: reading them is not being them.
+func (c *call) showStored(s *projection.Session, p *events.Private) api.StoredSession {
 	out := writtenStored(s)
 	out.Data = base64.StdEncoding.EncodeToString(p.Data)
+	if !c.caller.may(api.ScopeCreate) {
+		return out
+	}
 	// A token that was handed out since is not the framework's.
 	if keys := storeKeysOf(s.App, s.SID.Stream(), events.TokenHash(p.Token.Reveal())); keys.user == s.SID || keys.anonymous == s.SID {
 		out.Token = p.Token.Reveal()

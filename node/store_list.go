@@ -77,7 +77,7 @@ func (n *Node) listStored(ctx context.Context, c *call) (int, any, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	out.NextCursor, err = n.eachStored(ctx, app.App, number, &want, func(f *found, p *events.Private) {
-		out.Sessions = append(out.Sessions, showStored(&f.Session, p))
+		out.Sessions = append(out.Sessions, c.showStored(&f.Session, p))
 	})
 	return http.StatusOK, out, err
 }

@@ -26,6 +26,8 @@ type Introspection struct {
 	AuthTime       int64    `json:"auth_time,omitempty"`
 	ACR            string   `json:"acr,omitempty"`
 	AMR            []string `json:"amr,omitempty"`
+	// Actor is who acts in the session as its user (RFC 8693 section 4.1).
+	Actor json.RawMessage `json:"act,omitempty"`
 	// Confirmation names the key to which the session is bound; who asks must check the proof (RFC 9449 section 6.2).
 	Confirmation *Confirmation `json:"cnf,omitempty"`
 

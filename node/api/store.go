@@ -21,7 +21,7 @@ type TouchStored struct {
 }
 
 // StoredSession is a session of a web framework. Its SessionID can be used
-// wherever one is: to revoke it, or to mint a JWT.
+// wherever one is: to revoke it, or, once somebody is logged in, to mint a JWT.
 type StoredSession struct {
 	SessionID string `json:"session_id"`
 	// UserID is empty while nobody is logged in.

@@ -164,7 +164,7 @@ class Client {
   wrote (sid, until, answer) {
     this.written.delete(sid)
     if (answer === null) return false
-    this.revision = answer.revision
+    this.knows(answer.revision)
     if (this.conf.touchAfter > 0) {
       this.written.set(sid, until)
       if (this.written.size > 10_000) this.written.delete(this.written.keys().next().value)
@@ -172,17 +172,22 @@ class Client {
     return true
   }
 
+  /** Answers of writes that went on at once come in any order. */
+  knows (revision) {
+    if (revision && !older(revision, this.revision)) this.revision = revision
+  }
+
   async destroy (sid) {
     this.written.delete(sid)
     const answer = await this.ask('DELETE', `/${hash(sid)}`)
-    if (answer.revision) this.revision = answer.revision
+    this.knows(answer.revision)
   }
 
   async clear () {
     this.written.clear()
     for (let more = true; more;) {
       const answer = await this.ask('DELETE', '')
-      if (answer.revision) this.revision = answer.revision
+      this.knows(answer.revision)
       more = answer.more === true
     }
   }
@@ -245,6 +250,16 @@ class Client {
 }
 
 function hash (sid) { return createHash('sha256').update(sid, 'utf8').digest('hex') }
+
+/**
+ * Whether a revision is that of an earlier write than the other. Revisions are
+ * stream:generation:sequence; of others the last to come counts.
+ */
+function older (revision, than) {
+  const [, place, seq] = /^(.*):(\d+)$/.exec(revision) ?? []
+  const [, placeThan, seqThan] = /^(.*):(\d+)$/.exec(than) ?? []
+  return place !== undefined && place === placeThan && BigInt(seq) < BigInt(seqThan)
+}
 
 exports.revocastStore = revocastStore
 exports.RevocastError = RevocastError

@@ -26,6 +26,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -183,10 +184,23 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 func (s *Store) known(revision string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if revision != "" {
+	if revision != "" && !older(revision, s.revision) {
 		s.revision = revision
 	}
 	return s.revision
+}
+
+// older reports whether the revision is that of an earlier write than the other, as
+// answers of writes that went on at once come in any order. Revisions are
+// stream:generation:sequence; of others the last to come counts.
+func older(revision, than string) bool {
+	at, last := strings.LastIndexByte(revision, ':'), strings.LastIndexByte(than, ':')
+	if at < 0 || last < 0 || revision[:at] != than[:last] {
+		return false
+	}
+	a, err := strconv.ParseUint(revision[at+1:], 10, 64)
+	b, failed := strconv.ParseUint(than[last+1:], 10, 64)
+	return err == nil && failed == nil && a < b
 }
 
 func (s *Store) user(ctx context.Context, data []byte) (string, error) {
