@@ -177,7 +177,7 @@ func (f *fleet) trouble(r *rand.Rand) {
 func TestReceiptSimulation(t *testing.T) {
 	base, complete, fast := rand.Uint64()>>16, 0, 0
 	seeds := uint64(150)
-	if testing.Short() {
+	if testing.Short() || underRace {
 		seeds = 40
 	}
 	for seed := base; seed < base+seeds; seed++ {
