@@ -291,10 +291,7 @@ func (n *Node) enter(ctx context.Context, c *call, app *events.App, a *attested,
 	}
 	// Of a log-out everywhere that mayBe could not see yet, the fold makes sure.
 	d.state.App, d.state.By, d.state.AuthSeq = app.App, c.caller.keyID, a.known
-	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
-		return 0, nil, stale
-	}
-	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
+	if err := n.mayBegin(app, n.home.number, d.state.CreatedAt); err != nil {
 		return 0, nil, err
 	}
 	f, err := n.createNew(ctx, d, true)

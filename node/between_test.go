@@ -1,15 +1,12 @@
 package node_test
 
 import (
-	"context"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node"
 	"github.com/revocast/revocast/node/api"
 )
@@ -168,20 +165,8 @@ func TestDemandRotatedMeanwhile(t *testing.T) {
 	for name, shown := range ask {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHarness(t, func(c *node.Config) { c.Solo = false })
-				late, link := h.another(func(c *node.Config) { c.Private = node.PrivateLog })
-				late.start()
-				time.Sleep(2 * time.Second)
-				r := h.do(h.key, "POST", "/v1/sessions", rich("ada")).want(201)
-				time.Sleep(time.Second)
-				link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
-					if strings.HasSuffix(e.Subject, ".st") {
-						wait(ctx, 200*time.Millisecond)
-					}
-					return 1
-				}})
+				late, r := rotatedMeanwhile(t, 200*time.Millisecond)
 				old := r.str("session_token")
-				h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": old, "grace_seconds": 0}).want(200)
 				if got := shown(late, old); got.Status != 401 && got.Status != 404 {
 					t.Errorf("%s: %d %s", name, got.Status, got.Raw)
 				}

@@ -53,14 +53,7 @@ func (n *Node) newSession(ctx context.Context, c *call, req *api.CreateSession) 
 	if err := n.bindDraft(c, app, d, req); err != nil {
 		return 0, nil, err
 	}
-	// Its times are of the wall clock, so that has to be right as well: a session
-	// of the future would outlive a log-out that goes by time (pending.go).
-	if _, stale := n.freshAt(n.home.number, d.state.CreatedAt); stale != nil {
-		return 0, nil, stale
-	}
-	// Without a key to sign with, the caller would get an error for a session
-	// that exists.
-	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
+	if err := n.mayBegin(app, n.home.number, d.state.CreatedAt); err != nil {
 		return 0, nil, err
 	}
 	var f found
@@ -96,6 +89,19 @@ func (n *Node) bindDraft(c *call, app *events.App, d *draft, req *api.CreateSess
 	req.Bind = &api.Bind{DPoPJKT: key}
 	d.state.Bound, d.private.Thumbprint = true, key
 	return nil
+}
+
+// mayBegin says why no session of the app may begin now in the stream, at (unix ms).
+//
+// Its times are of the wall clock, so that has to be right as well: a session of
+// the future would outlive a log-out that goes by time (pending.go). And without a
+// key to sign with, the caller would get an error for a session that exists.
+func (n *Node) mayBegin(app *events.App, stream uint8, at int64) error {
+	if _, stale := n.freshAt(stream, at); stale != nil {
+		return stale
+	}
+	_, err := n.signingKey(app, n.conf.Clock.Wall())
+	return err
 }
 
 // createNew creates a session with a token of its own.

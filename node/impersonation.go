@@ -110,10 +110,7 @@ func (n *Node) authenticateImpersonation(ctx context.Context, c *call) (int, any
 	if err != nil {
 		return 0, nil, err
 	}
-	if _, stale := n.freshAt(d.state.SID.Stream(), d.state.CreatedAt); stale != nil {
-		return 0, nil, stale
-	}
-	if _, err := n.signingKey(app, n.conf.Clock.Wall()); err != nil {
+	if err := n.mayBegin(app, d.state.SID.Stream(), d.state.CreatedAt); err != nil {
 		return 0, nil, err
 	}
 	f, err := n.createDerived(ctx, d)

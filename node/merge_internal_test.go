@@ -42,7 +42,7 @@ func FuzzMergePatch(f *testing.F) {
 	f.Add(`{"a":1e400}`, `{}`)
 	f.Fuzz(func(t *testing.T, target, patch string) {
 		if !json.Valid([]byte(target)) || !json.Valid([]byte(patch)) || patch[0] != '{' {
-			t.Skip()
+			return // no input of a merge patch
 		}
 		once, err := mergePatch(json.RawMessage(target), json.RawMessage(patch))
 		if err != nil {

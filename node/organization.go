@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
 	"slices"
 
 	"github.com/revocast/revocast/events"
@@ -87,28 +86,11 @@ func (n *Node) leaveOrganization(ctx context.Context, c *call) (int, any, error)
 // actFor writes that the session of the path acts for the organization, in the
 // roles.
 func (n *Node) actFor(ctx context.Context, c *call, org events.Organization, roles []string) (int, any, error) {
-	app, err := n.appOf(c)
-	if err != nil {
-		return 0, nil, err
-	}
-	sid, err := c.pathSID()
-	if err != nil {
-		return 0, nil, err
-	}
-	look := func() (found, error) { return n.lookSID(ctx, app.App, sid, consistency{}) }
-	f, err := n.change(ctx, c, look, func(_ found, d *draft) (string, error) {
+	return n.changeOne(ctx, c, func(d *draft) (string, error) {
 		if d.private.Organization == org && slices.Equal(d.private.Roles, roles) {
 			return "", nil
-		}
-		if n.home.above(touchBudget) {
-			return "", tooFull()
 		}
 		d.private.Organization, d.private.Roles = org, roles
 		return events.ReasonChanged, nil
 	})
-	if err != nil {
-		return 0, nil, err
-	}
-	out, err := n.answered(ctx, c, f, "")
-	return http.StatusOK, out, err
 }

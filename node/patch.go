@@ -38,8 +38,7 @@ func (n *Node) getSession(ctx context.Context, c *call) (int, any, error) {
 	return http.StatusOK, &api.SessionInfo{Freshness: f.freshness(), Session: s}, err
 }
 
-// patchSession answers PATCH /v1/sessions/{sid}. The answer has no token: the
-// caller did not show one.
+// patchSession answers PATCH /v1/sessions/{sid}.
 func (n *Node) patchSession(ctx context.Context, c *call) (int, any, error) {
 	var req api.PatchSession
 	if err := c.decode(&req); err != nil {
@@ -48,6 +47,12 @@ func (n *Node) patchSession(ctx context.Context, c *call) (int, any, error) {
 	if err := checkPatch(&req); err != nil {
 		return 0, nil, err
 	}
+	return n.changeOne(ctx, c, func(d *draft) (string, error) { return d.patch(&req, n.wall()) })
+}
+
+// changeOne has edit change the session of the path, and say what kind of change
+// that is or "" for none. The answer has no token: the caller did not show one.
+func (n *Node) changeOne(ctx context.Context, c *call, edit func(*draft) (reason string, err error)) (int, any, error) {
 	app, err := n.appOf(c)
 	if err != nil {
 		return 0, nil, err
@@ -58,7 +63,7 @@ func (n *Node) patchSession(ctx context.Context, c *call) (int, any, error) {
 	}
 	look := func() (found, error) { return n.lookSID(ctx, app.App, sid, consistency{}) }
 	f, err := n.change(ctx, c, look, func(_ found, d *draft) (string, error) {
-		reason, err := d.patch(&req, n.wall())
+		reason, err := edit(d)
 		if reason != "" && n.home.above(touchBudget) {
 			return "", tooFull()
 		}

@@ -37,24 +37,31 @@ func TestPrivateVerifyRevokedMeanwhile(t *testing.T) {
 	}
 }
 
+// rotatedMeanwhile returns a node that keeps no private parts and hears of states as
+// much later as said, and the session of which another has just replaced the token.
+func rotatedMeanwhile(t *testing.T, later time.Duration) (late *harness, created *reply) {
+	h := newHarness(t, func(c *node.Config) { c.Solo = false })
+	late, link := h.another(func(c *node.Config) { c.Private = node.PrivateLog })
+	late.start()
+	time.Sleep(2 * time.Second)
+	created = h.do(h.key, "POST", "/v1/sessions", rich("ada")).want(201)
+	time.Sleep(time.Second)
+	link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
+		if strings.HasSuffix(e.Subject, ".st") {
+			wait(ctx, later)
+		}
+		return 1
+	}})
+	h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": created.str("session_token"), "grace_seconds": 0}).want(200)
+	return late, created
+}
+
 // A token that was rotated away while the node waited for the private part of the
 // newer state is no token any more.
 func TestPrivateRotatedMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHarness(t, func(c *node.Config) { c.Solo = false })
-		late, link := h.another(func(c *node.Config) { c.Private = node.PrivateLog })
-		late.start()
-		time.Sleep(2 * time.Second)
-		r := h.do(h.key, "POST", "/v1/sessions", rich("ada")).want(201)
-		time.Sleep(time.Second)
-		link.SetFaults(events.MemoryFaults{Deliver: func(ctx context.Context, e events.Entry) int {
-			if strings.HasSuffix(e.Subject, ".st") {
-				wait(ctx, 2*time.Second)
-			}
-			return 1
-		}})
+		late, r := rotatedMeanwhile(t, 2*time.Second)
 		old := r.str("session_token")
-		h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": old, "grace_seconds": 0}).want(200)
 		late.auth(m{"session_token": old}).wantError(404, "session_not_found")
 	})
 }

@@ -167,10 +167,11 @@ func TestCachesSave(t *testing.T) {
 func TestRefusedIsNotHeld(t *testing.T) {
 	k := keyFor(signer.ES256)
 	token := mint(t, k, signer.Native, claims())
-	forged := token[:len(token)-4] + "AAAA"
-	if forged == token {
-		t.Skip("the signature ends in zeros")
+	end := "AAAA"
+	if strings.HasSuffix(token, end) {
+		end = "AAAQ" // the last character has two bits of the signature
 	}
+	forged := token[:len(token)-4] + end
 	var cache signer.VerifyCache
 	for range 3 {
 		if _, err := cache.Verify(signer.NewRing(k), forged, expect()); !errors.Is(err, signer.ErrBadSignature) {
