@@ -79,7 +79,7 @@ func (s *stream) flush() error {
 // sessions.
 func isBarrier(r *events.Record) bool {
 	switch r.Event.(type) {
-	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll:
+	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll, *events.Expire:
 		return r.Trust != events.Authentic
 	}
 	return true
