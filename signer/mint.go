@@ -115,21 +115,11 @@ func mint(k *Key, s shape, c Claims) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
 	}
-	header := `{"alg":"` + string(k.Alg) + `","kid":"` + k.ID + `","typ":"` + s.typ + `"}`
-	token := make([]byte, 0, 512+2*len(claims))
-	token = b64.AppendEncode(token, []byte(header))
-	token = append(token, '.')
-	token = b64.AppendEncode(token, claims)
-	sig, err := sign(k, string(token))
+	token, err := assemble(k, s.typ, claims)
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
 	}
-	token = append(token, '.')
-	token = b64.AppendEncode(token, sig)
-	if len(token) > MaxJWT {
-		return "", fmt.Errorf("mint: %w: %d bytes", ErrTooLarge, len(token))
-	}
-	return string(token), nil
+	return token, nil
 }
 
 // payload returns the claims as JSON that members accepts.
