@@ -134,6 +134,7 @@ func (s *scanner) beat(e *Beat, node string) bool {
 		e.Incarnation = s.id()
 	}
 	s.seq(`,"n":`, &e.N)
+	s.text(`,"region":`, &e.Region)
 	var format int64
 	s.integer(`,"format":`, &format)
 	e.Format = int(format)

@@ -369,12 +369,13 @@ type Node struct {
 }
 
 // Beat is kind hb: a heartbeat. Seen again by its sender, it proves that the
-// sender has applied everything committed before it was sent.
+// sender has applied everything committed before it was sent. Region is the sender's.
 type Beat struct {
 	V           int               `json:"v"`
 	Node        string            `json:"node"`
 	Incarnation Incarnation       `json:"incarnation"`
 	N           uint64            `json:"n"`
+	Region      string            `json:"region,omitempty"`
 	Format      int               `json:"format"`
 	Keys        []string          `json:"keys"`
 	Positions   map[string]string `json:"positions,omitempty"`

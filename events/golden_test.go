@@ -80,7 +80,7 @@ func goldens() []golden {
 			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true, At: at,
 		}},
 		{"hb", &events.Beat{
-			Node: "n1", Incarnation: inc, N: 42, Format: 1, Keys: testKeys.IDs(),
+			Node: "n1", Incarnation: inc, N: 42, Region: "eu", Format: 1, Keys: testKeys.IDs(),
 			Positions: map[string]string{"eu": "eu:1:1234", "us": "us:0:99"},
 			Digests:   map[string]string{"eu": "1:1200:q83v"}, At: at,
 			Trails: map[string]string{"eu": "1200-1234-33-00f1e2d3c4b5a697"},

@@ -154,6 +154,9 @@ func (s *stream) folded(e *events.Entry, r *events.Record, effect projection.Eff
 	if concerns {
 		s.announced(*r, e.TTL)
 	}
+	if x, ok := r.Event.(*events.Expire); ok && s == s.node.home {
+		s.node.expiries.heard(x)
+	}
 	beat, ok := r.Event.(*events.Beat)
 	if ok {
 		if err := s.returned(beat, e, r); err != nil {

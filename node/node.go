@@ -176,6 +176,7 @@ type Node struct {
 	touches  touches
 	proofs   proofs // of possession, that were used
 	limits   limits
+	expiries expiries
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
 	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
@@ -286,6 +287,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
+	if at := n.sessions().LogTime(n.home.number); !at.IsZero() {
+		n.expiries.since = at.UnixMilli()
+	}
 	for _, s := range n.streams() {
 		s.live(ctx, g)
 	}
@@ -294,6 +298,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.recount(ctx) })
+	g.Go(func() error { return n.tellExpired(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
@@ -395,6 +400,7 @@ func (n *Node) sweep(ctx context.Context) error {
 	for slice := uint8(0); ; slice++ {
 		select {
 		case <-tick.C:
+			n.lookForEnded(slice)
 			n.sessions().Sweep(slice, n.wall())
 		case <-ctx.Done():
 			return nil
