@@ -63,4 +63,3 @@ func (b block) end(lease time.Duration) int64 {
 	s.SeenAt, s.Idle = b.seen(), int64(*b.word(at))
 	return min(s.ExpiresAt, s.IdleEnd(lease))
 }
-
