@@ -194,6 +194,7 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
+	feed       feed
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -265,6 +266,7 @@ func New(c Config) (*Node, error) {
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
+		feed:        newFeed(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -304,6 +306,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	g.Go(func() error { return n.spread(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
