@@ -177,6 +177,7 @@ type Node struct {
 	proofs   proofs // of possession, that were used
 	limits   limits
 	expiries expiries
+	statuses statusLists
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
 	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
@@ -195,6 +196,8 @@ type Node struct {
 	memory   memory
 
 	feed       feed
+	feeds      feeds
+	recent     recent
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -265,8 +268,10 @@ func New(c Config) (*Node, error) {
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
+		statuses:    newStatusLists(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -307,6 +312,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -405,6 +411,9 @@ func (n *Node) sweep(ctx context.Context) error {
 		case <-tick.C:
 			n.lookForEnded(slice)
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}

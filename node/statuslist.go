@@ -190,13 +190,12 @@ func (n *Node) statusOf(ctx context.Context, app *events.App, s *stream, block u
 	if made := n.statuses.get(key, k.ID, app.State, n.conf.Clock.Boot()); made != nil {
 		return made, nil // by whoever was before
 	}
-	// The order of every verify: clock, lease, look-up. The list counts from the clock.
-	at := n.conf.Clock.Boot()
+	// The order of every verify: clock, lease, look-up.
 	now = n.conf.Clock.Wall()
 	if stale := s.fenced(); stale != nil {
 		return nil, stale
 	}
-	list, err := n.makeStatus(app, s, block)
+	list, at, err := n.makeStatus(app, s, block)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +212,7 @@ func (n *Node) statusOf(ctx context.Context, app *events.App, s *stream, block u
 		return nil, err
 	}
 	made := &statusMade{jwt: []byte(jwt), kid: k.ID, state: app.State, at: at}
-	n.statuses.put(key, made, at)
+	n.statuses.put(key, made, n.conf.Clock.Boot())
 	return made, nil
 }
 
@@ -262,20 +261,21 @@ func (l *statusLists) of(key statusStream) *statusKnown {
 	return k
 }
 
-// makeStatus returns the list of a block of the stream. Of a suspended app every
+// makeStatus returns the list of a block of the stream, and when (Clock.Boot) it was
+// so. Of a suspended app every
 // session is suspended: a node lets none of them in.
-func (n *Node) makeStatus(app *events.App, s *stream, block uint64) (*signer.StatusList, error) {
+func (n *Node) makeStatus(app *events.App, s *stream, block uint64) (list *signer.StatusList, at time.Duration, err error) {
 	if app.State != events.AppActive {
-		return signer.NewStatusList(statusBlock, 2, signer.StatusSuspended), nil
+		return signer.NewStatusList(statusBlock, 2, signer.StatusSuspended), n.conf.Clock.Boot(), nil
 	}
 	if !n.recallsAll(s) {
-		return nil, &staleError{stream: s.region, reason: reasonStarting}
+		return nil, 0, &staleError{stream: s.region, reason: reasonStarting}
 	}
 	k := n.statuses.of(statusStream{app.App, s.number})
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n.learnStatus(k, app.App, s)
-	list := signer.NewStatusList(statusBlock, 1, signer.StatusValid)
+	list = signer.NewStatusList(statusBlock, 1, signer.StatusValid)
 	from := block << statusBlockBits
 	if k.whole.Below > from {
 		list.SetBelow(int(min(k.whole.Below-from, statusBlock)), signer.StatusInvalid)
@@ -291,7 +291,7 @@ func (n *Node) makeStatus(app *events.App, s *stream, block uint64) (*signer.Sta
 			list.Set(int(seq-from), signer.StatusInvalid)
 		}
 	}
-	return list, nil
+	return list, k.asked, nil
 }
 
 // learnStatus looks at what was revoked, unless that was done within statusFresh for
