@@ -131,8 +131,8 @@ func statusQuery(c *call) error {
 		}
 		return fail(api.InvalidArgument, "%s: no such parameter", name).with("field", name)
 	}
-	accept := c.r.Header.Values("Accept")
-	for _, part := range strings.Split(strings.Join(accept, ","), ",") {
+	accept := strings.Join(c.r.Header.Values("Accept"), ",")
+	for part := range strings.SplitSeq(accept, ",") {
 		media, params, err := mime.ParseMediaType(part)
 		if err != nil || params["q"] == "0" {
 			continue
@@ -141,7 +141,7 @@ func statusQuery(c *call) error {
 			return nil
 		}
 	}
-	if len(accept) > 0 {
+	if accept != "" {
 		return fail(api.NotAcceptable, "Accept: want %s", statusListMedia)
 	}
 	return nil
