@@ -2,12 +2,14 @@ package node
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
 )
 
 // TestExpiredIsToldInFeeds: an Expire becomes an event of a feed that asks for that
@@ -43,6 +45,42 @@ func TestExpiredIsToldInFeeds(t *testing.T) {
 	if got := n.home.changeOf(&r, 12); r.Trust != events.Forged || got != nil {
 		t.Errorf("%v, told as %+v", r.Trust, got)
 	}
+}
+
+// TestTellEndedTwice: where another node's event stands that was not heard, nothing is
+// written, and one of an earlier session of the same token does not count.
+func TestTellEndedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := events.NewClusterKeys(events.NewClusterKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := memoryNode(t, keys)
+		live(t, n, func() {})
+		<-n.Ready()
+		d := projection.Ended{SID: events.SID{n.home.number, 7}, App: "acme", User: "ada", CreatedAt: 2000, At: 3000}
+		subject := events.SessionSubject(n.home.region, d.App, d.User, d.SID, events.KindExpire).String()
+		for _, c := range []struct {
+			stands int64
+			writes bool
+		}{{1000, true}, {3000, false}} {
+			_, err := n.home.write(t.Context(), &events.Expire{App: d.App, User: d.User, SID: d.SID, At: c.stands, Reason: events.ReasonExpired}, nil, time.Hour, events.Expectation{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := n.home.log.Last(t.Context(), subject)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.tellEnded(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			after, err := n.home.log.Last(t.Context(), subject)
+			if err != nil || (after.Seq != before.Seq) != c.writes {
+				t.Errorf("over one of %d: at %d, then %d, %v", c.stands, before.Seq, after.Seq, err)
+			}
+		}
+	})
 }
 
 // TestRanks: every node knows the same order of the nodes for a session, each is

@@ -315,6 +315,33 @@ func TestExpiredEventsOver(t *testing.T) {
 	})
 }
 
+// TestExpiredEventsRevokedMeanwhile: what is revoked between its end and when that could
+// be told is told of by its revocation alone.
+func TestExpiredEventsRevokedMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		o := h.listen()
+		sleepy := h.newApp("sleepy", m{"idle_timeout_minutes": 5})
+		revoked, idle := h.minutes(sleepy, "ada", 600), h.minutes(sleepy, "eve", 600)
+		h.home.SetFaults(events.MemoryFaults{Send: func(_ context.Context, msg events.Message) error {
+			if strings.HasSuffix(msg.Subject, ".exp") {
+				return events.ErrUnavailable
+			}
+			return nil
+		}})
+		time.Sleep(10 * time.Minute)
+		if n := h.gauge("revocast_expired_events_waiting"); n != 2 {
+			t.Errorf("%v wait for the log", n)
+		}
+		h.do(sleepy, "POST", "/v1/sessions/revoke", m{"user_id": "ada"}).want(200)
+		h.home.SetFaults(events.MemoryFaults{})
+		time.Sleep(10 * time.Second)
+		o.wantNone(t, "revoked", revoked)
+		if all := o.of(idle); len(all) != 1 {
+			t.Errorf("told %d times", len(all))
+		}
+	})
+}
+
 // TestExpiredEventsMass: many that end at once are told at a pace, and revocations do
 // not wait for them.
 func TestExpiredEventsMass(t *testing.T) {

@@ -161,3 +161,29 @@ func TestMintStatus(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkStatusList makes and signs the list of 2^20 tokens of which some are
+// revoked.
+func BenchmarkStatusList(b *testing.B) {
+	for _, revoked := range []int{0, 100, 10_000, 1 << 19} {
+		b.Run(fmt.Sprint(revoked), func(b *testing.B) {
+			k, r, size := keyFor(signer.ES256), rand.New(rand.NewPCG(1, 1)), 0
+			for b.Loop() {
+				l := signer.NewStatusList(1<<20, 1, signer.StatusValid)
+				for range revoked {
+					l.Set(r.IntN(1<<20), signer.StatusInvalid)
+				}
+				claims, err := json.Marshal(map[string]any{"status_list": l})
+				if err != nil {
+					b.Fatal(err)
+				}
+				token, err := signer.SignStatusList(k, claims, now)
+				if err != nil {
+					b.Fatal(err)
+				}
+				size = len(token)
+			}
+			b.ReportMetric(float64(size), "bytes")
+		})
+	}
+}
