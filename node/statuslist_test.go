@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 )
 
 // statusRef is what a JWT says of where its status is.
@@ -373,4 +372,3 @@ func TestStatusListOfARegion(t *testing.T) {
 		}
 	})
 }
-
