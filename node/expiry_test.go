@@ -347,7 +347,7 @@ func TestExpiredEventsRevokedMeanwhile(t *testing.T) {
 func TestExpiredEventsMass(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		o := h.listen()
-		const many = 3000
+		const many = 1200
 		var all []*reply
 		for i := range many {
 			all = append(all, h.minutes(h.key, fmt.Sprint("user-", i), 10))
