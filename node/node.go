@@ -194,6 +194,7 @@ type Node struct {
 	memory   memory
 
 	feed       feed
+	deliveries deliveries
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -266,6 +267,7 @@ func New(c Config) (*Node, error) {
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		deliveries:  newDeliveries(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -301,6 +303,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	g.Go(func() error { return n.delivers(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
