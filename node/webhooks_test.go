@@ -97,8 +97,11 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set(name, r.header.Get(name))
 	}
 	r.mu.Unlock()
-	if g.status == 0 {
+	switch {
+	case g.status == 0:
 		<-q.Context().Done()
+		return
+	case g.status < 0:
 		return
 	}
 	w.WriteHeader(g.status)
