@@ -59,10 +59,8 @@ func (w *worker) dismiss() {
 func (w *worker) run() {
 	defer close(w.done)
 	defer w.end()
-	conf := w.conf.Load()
-	w.load(conf)
 	for w.life.Err() == nil {
-		conf = w.conf.Load()
+		conf := w.conf.Load()
 		ok := conf.to != nil && w.begin(conf)
 		w.halted.Store(w.p.State != "")
 		w.save(w.life)
@@ -70,16 +68,19 @@ func (w *worker) run() {
 			w.idle(conf)
 			continue
 		}
-		if err := w.tell(conf); err != nil && w.life.Err() == nil {
+		err := w.tell(conf)
+		switch {
+		case errors.Is(err, errFeedEnded): // the node leaves
+			w.save(w.life)
+			<-w.life.Done()
+		case err != nil && w.life.Err() == nil:
 			if w.n.refusals.first("delivery "+w.id.app, w.n.conf.Clock.Boot()) {
 				w.n.conf.Log.Error("events cannot be read for an endpoint; tried again", "app", w.id.app, "error", err)
 			}
 			pause(conf.current, w.n.conf.Beat)
 		}
 	}
-	if conf.to != nil {
-		w.save(w.life)
-	}
+	w.save(w.life)
 }
 
 // idle waits until the setting changes, or what could not be written yet can be
@@ -96,6 +97,9 @@ func (w *worker) idle(conf *endpointConf) {
 // is to be delivered.
 func (w *worker) begin(conf *endpointConf) bool {
 	d, region := conf.delivery, w.n.home.region
+	if w.last == nil {
+		w.load(d.Born)
+	}
 	start, known := d.Start[region]
 	switch {
 	case w.p.Born != d.Born:
@@ -103,7 +107,7 @@ func (w *worker) begin(conf *endpointConf) bool {
 		if known {
 			w.p.LoggedAt = d.BornAt
 		}
-	case w.p.Turn != d.Turn:
+	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
 		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 		if from, ok := d.Replay[region]; ok {
 			w.p.Position, w.p.Heard = from, 0
@@ -311,7 +315,7 @@ func (w *worker) halt(state, reason string) {
 // bury makes the event a dead letter. It is one only once that is noted.
 func (w *worker) bury(e *feedEvent, f *failingEvent) bool {
 	letter := deadLetter{
-		Revision: f.Revision, Type: e.Type, LoggedAt: f.LoggedAt, At: w.n.wall(), Attempts: f.Attempts, Status: f.Status,
+		Gen: e.pos.Gen, Seq: e.pos.Seq, Type: e.Type, LoggedAt: f.LoggedAt, At: w.n.wall(), Attempts: f.Attempts, Status: f.Status,
 	}
 	err := w.n.changeDeadLetters(w.life, w.id, w.n.home.region, w.p.Born, func(d *deadLetters) bool { return d.add(letter) })
 	if err != nil {
