@@ -168,9 +168,9 @@ func (d *deadLetters) remove(p events.Position) bool {
 // endpoints that are no more.
 const orphanRounds = 60
 
-// forgetOrphans removes what is noted of this region for endpoints that were
-// deleted, also with their app.
-func (n *Node) forgetOrphans(ctx context.Context, snap *projection.Snapshot) {
+// orphans returns what is noted of this region for endpoints that were deleted, also
+// with their app.
+func (n *Node) orphans(snap *projection.Snapshot) (all []*events.Work) {
 	kinds := endpointKinds()
 	for w := range snap.Works() {
 		if w.Type != progressWork+n.home.region && w.Type != deadWork+n.home.region {
@@ -183,8 +183,18 @@ func (n *Node) forgetOrphans(ctx context.Context, snap *projection.Snapshot) {
 			})
 		})
 		if !held {
-			// Whoever writes it meanwhile is about to stop: it is removed the next time.
-			_, _ = n.note(ctx, &events.Work{App: w.App, Type: w.Type, Name: w.Name}, snap.Last(w))
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// forget removes what is noted. If its worker writes once more, on its way out, it is
+// removed the next time.
+func (n *Node) forget(ctx context.Context, snap *projection.Snapshot, orphans []*events.Work) {
+	for _, w := range orphans {
+		if _, err := n.note(ctx, &events.Work{App: w.App, Type: w.Type, Name: w.Name}, snap.Last(w)); errors.Is(err, events.ErrUnavailable) {
+			return
 		}
 	}
 }
@@ -221,7 +231,11 @@ func (w *worker) save(ctx context.Context) {
 		w.prev, w.dirty = seq, false
 	case errors.Is(err, events.ErrConflict):
 		w.merge()
-	case w.n.refusals.first("delivery progress", w.n.conf.Clock.Boot()):
+	default:
+		w.written += unsavedPause // each attempt to write holds up what is to be delivered
+		if !w.n.refusals.first("delivery progress", w.n.conf.Clock.Boot()) {
+			return
+		}
 		w.n.conf.Log.Warn("progress of deliveries cannot be written; tried again, and after a crash events are delivered again", "app", w.id.app, "error", err)
 	}
 }

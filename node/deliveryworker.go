@@ -18,6 +18,8 @@ const (
 	// that who goes on need not read so much of the log.
 	busySave = time.Second
 	idleSave = 10 * time.Minute
+	// unsavedPause is added to busySave after a write without an answer.
+	unsavedPause = 10 * time.Second
 	// pauseAfter is how long an endpoint may take nothing before it is paused.
 	pauseAfter = 72 * time.Hour
 	// An event that was refused so often, over so long, becomes a dead letter.
