@@ -357,6 +357,15 @@ func (w *worker) settledBefore(e *feedEvent) bool {
 	return at <= w.p.Heard
 }
 
+// inForce reports whether CONFIG, as this node knows it, says the setting still: an
+// endpoint that was deleted a moment ago is told nothing more.
+func (w *worker) inForce(conf *endpointConf) bool {
+	snap := w.n.catalog.Snapshot()
+	held, _ := snap.Setting(w.id.app, w.id.typ, w.id.name)
+	app, ok := snap.App(w.id.app)
+	return held == conf.held && ok && app.State == events.AppActive
+}
+
 // attempt tells the endpoint of the event once.
 func (w *worker) attempt(conf *endpointConf, e *feedEvent) (out attempted) {
 	defer func() {
@@ -376,8 +385,9 @@ func (w *worker) attempt(conf *endpointConf, e *feedEvent) (out attempted) {
 		return attempted{}
 	}
 	left := time.Duration(w.n.deliveries.lease.until.Load()) - w.n.conf.Clock.Boot()
-	if left <= 0 {
-		// It may be renewed in a moment; who holds it no longer is dismissed soon.
+	if left <= 0 || !w.inForce(conf) {
+		// The next round says what is so instead: another setting, or a lease that was
+		// renewed, or neither, and the worker is dismissed.
 		pause(conf.current, w.n.conf.Beat)
 		return attempted{}
 	}
