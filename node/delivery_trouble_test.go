@@ -81,7 +81,7 @@ func TestWebhookChangesMeanwhile(t *testing.T) {
 // works returns what is noted in CONFIG of what nodes do, and still stands.
 func (h *harness) works() (all []string) {
 	h.t.Helper()
-	err := h.config.Read(h.t.Context(), 1, 1<<40, []string{"ev._config.*.*.*.work"}, func(e events.Entry) bool {
+	err := h.config.Read(h.t.Context(), events.Range{To: 1 << 40, Filters: []string{"ev._config.*.*.*.work"}}, func(e events.Entry) bool {
 		if strings.Contains(string(e.Payload), `"value"`) {
 			all = append(all, e.Subject+" "+string(e.Payload))
 		}

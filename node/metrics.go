@@ -27,6 +27,10 @@ type metrics struct {
 
 	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
 
+	feeds      prometheus.Gauge
+	feedEvents prometheus.Counter
+	feedEnds   *prometheus.CounterVec // by why
+
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
 }
 
@@ -58,6 +62,10 @@ func newMetrics(n *Node) *metrics {
 		resealed:         vec("resealed_total", "Events appended again to be sealed with another cluster key.", "stream"),
 		digestMismatches: vec("digest_mismatch_total", "Named positions at which nodes made different things of a stream.", "stream"),
 
+		feeds:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "revocast_feeds", Help: "Feeds of events that are served now."}),
+		feedEvents: counter("feed_events_total", "Events written to feeds."),
+		feedEnds:   vec("feed_ends_total", "Feeds that ended, by why.", "reason"),
+
 		touches:       counter("touches_total", "Uses of sessions written to the log."),
 		touchFailures: counter("touch_failures_total", "Uses of sessions that could not be written."),
 		revivals:      counter("log_revivals_total", "Restarts of the embedded log's server after its disk failed."),
@@ -74,13 +82,8 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{lazyImported, lazyUnknown, lazyEnded, lazyFailed, lazyRefused} {
 		m.lazyImports.WithLabelValues(r)
 	}
-	for _, k := range endpointKinds() {
-		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
-			m.deliveries.WithLabelValues(k.typ, r)
-		}
-	}
-	m.registry.MustRegister(m.deliveries, m.deliveryGaps, m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
-		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
+		m.feeds, m.feedEvents, m.feedEnds, m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "revocast_" + name, Help: help}, f))
@@ -88,14 +91,6 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
-	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
-	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
-	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
-		if oldest := n.deliveries.count().oldest; oldest != 0 {
-			return max(0, float64(n.wall()-oldest)/1000)
-		}
-		return 0
-	})
 	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
 	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
 	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {
@@ -104,7 +99,26 @@ func newMetrics(n *Node) *metrics {
 		}
 		return 0
 	})
+	m.countDeliveries(n, gauge)
 	return m
+}
+
+// countDeliveries adds the metrics of deliveries.
+func (m *metrics) countDeliveries(n *Node, gauge func(name, help string, f func() float64)) {
+	for _, k := range endpointKinds() {
+		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
+			m.deliveries.WithLabelValues(k.typ, r)
+		}
+	}
+	m.registry.MustRegister(m.deliveries, m.deliveryGaps)
+	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
+	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
+	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
+		if oldest := n.deliveries.count().oldest; oldest != 0 {
+			return max(0, float64(n.wall()-oldest)/1000)
+		}
+		return 0
+	})
 }
 
 // follow adds the metrics of one more stream.

@@ -196,6 +196,8 @@ type Node struct {
 
 	feed       feed
 	deliveries deliveries
+	feeds      feeds
+	recent     recent
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -269,6 +271,7 @@ func New(c Config) (*Node, error) {
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
 		deliveries:  newDeliveries(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -306,6 +309,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.reseals(ctx) })
 	g.Go(func() error { return n.delivers(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -403,6 +407,9 @@ func (n *Node) sweep(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}
