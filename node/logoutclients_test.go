@@ -58,12 +58,16 @@ func (h *harness) readLogout(g received) (t logoutToken) {
 	good := false
 	for _, k := range set.JSON["keys"].([]any) {
 		k := k.(map[string]any)
-		number := func(name string) *big.Int {
+		point := []byte{4}
+		for _, name := range []string{"x", "y"} {
 			b, _ := base64.RawURLEncoding.DecodeString(k[name].(string))
-			return new(big.Int).SetBytes(b)
+			point = append(point, b...)
+		}
+		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		if err != nil {
+			h.t.Fatal(err)
 		}
 		digest, sig := sha256.Sum256([]byte(parts[0]+"."+parts[1])), part(2)
-		key := &ecdsa.PublicKey{Curve: elliptic.P256(), X: number("x"), Y: number("y")}
 		good = good || k["kid"] == head.Kid && len(sig) == 64 && ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
 	}
 	event := t.Events["http://schemas.openid.net/event/backchannel-logout"]
