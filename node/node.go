@@ -112,6 +112,10 @@ type Config struct {
 	// outbound.Client, which reaches public ones only.
 	Outbound Outbound
 
+	// Mute: this node tells no endpoint of events. That of a region that has no other
+	// node waits.
+	Mute bool
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -307,7 +311,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
-	g.Go(func() error { return n.delivers(ctx) })
+	if !n.conf.Mute {
+		g.Go(func() error { return n.delivers(ctx) })
+	}
 	g.Go(func() error { return n.spread(ctx) })
 	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
