@@ -1,0 +1,92 @@
+import { importJWK } from 'jose'
+import { ALGS } from './jwt.js'
+import { elapsed } from './clock.js'
+
+const COOLDOWN = 10_000 // ms between two fetches that unknown kids cause
+const MIN_AGE = 60_000
+const MAX_AGE = 3_600_000
+
+/**
+ * The app's public keys. A fetch that succeeds replaces them; one that fails
+ * leaves them as they are, so that JWTs go on being verified while no node can be
+ * reached. A compromised key never comes back, whatever a node that lags lists.
+ */
+export class Keys {
+  #api
+  #clock
+  #onProblem
+  #keys = new Map() // kid → {alg, key}
+  #compromised = new Set()
+  #asked // when the last fetch began
+  #fetched // when the last one that succeeded began
+  #maxAge = 300_000
+  #fetching
+
+  constructor (api, clock, onProblem) {
+    this.#api = api
+    this.#clock = clock
+    this.#onProblem = onProblem
+  }
+
+  /** The key, or undefined. A set that is over its age is fetched again meanwhile. */
+  get (kid) {
+    const entry = this.#keys.get(kid)
+    if (entry !== undefined && this.#older(this.#asked, this.#maxAge)) this.#fetch().catch(this.#onProblem)
+    return entry
+  }
+
+  compromised (kid) { return this.#compromised.has(kid) }
+
+  /**
+   * The key, also if it has to be fetched. null: a set fetched just now lacks it.
+   * undefined: nobody could be asked, or it was not asked for again so soon; that
+   * says nothing about the JWT.
+   */
+  async find (kid) {
+    if (this.#compromised.has(kid)) return null
+    const entry = this.get(kid)
+    if (entry !== undefined) return entry
+    if (this.#fetching === undefined && !this.#older(this.#asked, COOLDOWN)) return undefined
+    try { await this.#fetch() } catch (err) {
+      this.#onProblem(err)
+      return undefined
+    }
+    return this.#keys.get(kid) ?? null
+  }
+
+  /** Drops keys for good and asks for their successors, which sign at once. */
+  compromise (kids) {
+    const listed = kids.filter((kid) => !this.#compromised.has(kid))
+    for (const kid of listed) {
+      this.#compromised.add(kid)
+      this.#keys.delete(kid)
+    }
+    if (listed.length > 0 && this.#fetched !== undefined) this.#fetch().catch(this.#onProblem)
+  }
+
+  #older (then, ms) { return then === undefined || elapsed(then, this.#clock.now()) >= ms }
+
+  /** One fetch at a time serves all who wait. */
+  #fetch () {
+    this.#fetching ??= this.#load().finally(() => { this.#fetching = undefined })
+    return this.#fetching
+  }
+
+  async #load () {
+    const began = this.#asked = this.#clock.now()
+    const { body, headers } = await this.#api.call('GET', `/v1/apps/${this.#api.app}/jwks`)
+    if (!Array.isArray(body.keys)) throw new Error('the key set of the app has no keys')
+    // Who shows a private key has lost it, and with it all that the set says.
+    if (body.keys.some((k) => k?.d !== undefined || k?.kty === 'oct')) throw new Error('the key set of the app shows a private key: it is not used')
+    const keys = new Map()
+    for (const jwk of body.keys) {
+      if (typeof jwk?.kid !== 'string' || !ALGS.includes(jwk.alg) || (jwk.use !== undefined && jwk.use !== 'sig')) continue
+      keys.set(jwk.kid, { alg: jwk.alg, key: await importJWK(jwk, jwk.alg) })
+    }
+    for (const kid of this.#compromised) keys.delete(kid)
+    this.#keys = keys
+    this.#fetched = began
+    const age = /(?:^|[\s,])max-age=(\d+)/.exec(headers.get('cache-control') ?? '')
+    if (age) this.#maxAge = Math.min(Math.max(age[1] * 1000, MIN_AGE), MAX_AGE)
+  }
+}
