@@ -54,12 +54,12 @@ export class Feed {
     return lease === undefined ? 0 : this.#leaseMs - lease.staleness - elapsed(lease.sent, now)
   }
 
-  /** Everything up to here was heard; undefined: nothing. */
-  get cursor () { return this.#cursor }
+  /** Something up to here was heard of each stream; undefined: nothing. */
+  get cursor () { return this.#newest || undefined }
 
   /** The newest position that was heard of the stream, undefined when none is known. */
   position (stream) {
-    for (const part of this.#cursor?.split(',') ?? []) {
+    for (const part of this.#newest.split(',')) {
       if (this.#regions.get(part.split(':')[0]) === stream) return part
     }
     return undefined
@@ -70,7 +70,7 @@ export class Feed {
     return {
       connected: this.#connection?.feed !== undefined,
       node: this.#connection?.node,
-      revision: this.#cursor,
+      revision: this.cursor,
       streams: [...this.#regions].map(([region, stream]) => ({ region, stream, leaseMs: Math.max(0, Math.round(this.#left(stream, now))) })),
       revocations: this.#revoked.size
     }
@@ -139,6 +139,7 @@ export class Feed {
     if (!behind(body.revision, this.#newest)) this.#revoked.become(body.app_state)
     this.#covered = new Set(parts(body.revision).keys())
     this.#cursor = body.revision
+    if (!covers(this.#newest, this.#cursor)) this.#newest = this.#cursor
   }
 
   /** One connection, until it ends. Whether it ever gave a lease. */
@@ -190,7 +191,7 @@ export class Feed {
     throw res.status === 410 ? unavailable(new Error('the cursor is gone')) : refusal('GET', '/v1/events', res, json)
   }
 
-  /** Begins anew with /v1/revocations. What was heard stays heard. */
+  /** Begins anew with /v1/revocations, without leases: something may be missing. What was heard stays heard. */
   #restart () {
     this.#cursor = undefined
     this.#leases.clear()
@@ -240,10 +241,11 @@ export class Feed {
     let fresh = 0
     for (const s of streams) {
       if (s.stale !== undefined || !(s.staleness_ms >= 0)) continue
-      // Of a stream that began after this feed, its first revocations were not heard.
+      // Of a stream that began after this feed, or was out of reach when it did, the
+      // first revocations were not heard.
       if (!this.#covered.has(s.region)) {
-        this.#restart()
-        return c.end(`region ${s.region} is new`)
+        this.#cursor = undefined
+        return c.end(`the revocations of region ${s.region} are to be read first`)
       }
       if (this.#leaseMs - s.staleness_ms - elapsed(sent, now) > this.#left(s.stream, now)) {
         this.#leases.set(s.stream, { sent, staleness: s.staleness_ms })

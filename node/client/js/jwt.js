@@ -11,8 +11,8 @@ const STREAMBIRD = 'https://streambird.io/jwt/session'
 
 const bad = (reason, why) => new RevocastError('invalid', `the JWT is not one of this app: ${why}`, { reason })
 
-/** Whether the credential has the form of a JWT. No token of ours has a dot. */
-export const looksLikeJWT = (text) => /^ey[\w-]*\.[\w-]+\.[\w-]+$/.test(text)
+/** Whether the credential is to be read as a JWT, by the rule that nodes have. No token of ours has a dot. */
+export const looksLikeJWT = (text) => /^ey[^.]*\.[^.]*\.[^.]*$/.test(text)
 
 /**
  * Splits a JWT and reads its header, by rules that are stricter than those of
