@@ -55,6 +55,8 @@ class Client {
       v = await this.#readAnew(credential)
       if (v === undefined) return this.#undecided(jwt, { dpop, touch }, 'unavailable', 'the key of the JWT cannot be looked up now')
     }
+    // From here to the verdict nothing may be awaited: a revocation could come in between.
+    if (this.#keys.get(v.kid) === undefined) throw new RevocastError('invalid', 'the key of the JWT was withdrawn', { reason: 'unknown_key' })
     const seconds = this.#conf.clock.wall() / 1000
     if (seconds + this.#conf.leewaySeconds < v.nbf) throw new RevocastError('invalid', 'the JWT is not valid yet: clocks differ', { reason: 'not_yet_valid' })
     if (v.exp <= Math.max(seconds - this.#conf.leewaySeconds, this.#revoked.over)) {
@@ -62,10 +64,10 @@ class Client {
       if (this.#conf.whenExpired === 'refuse') throw new RevocastError('expired', 'the JWT has expired')
       return this.#ask(jwt, { dpop, touch, stream: v.stream })
     }
-    // From here to the verdict nothing may be awaited. The clock is read before the
-    // lease and the lease before the lookup: a revocation that the lease does not
-    // cover would otherwise come in between.
+    // The clock is read before the lease, and the lease before the lookup, and all of
+    // it now: a process that was stopped for a minute has to notice.
     const now = this.#conf.clock.now()
+    this.#keys.renew(now)
     const fresh = this.#feed.holds(v.stream, now)
     const known = this.#revoked.look(v)
     if (known === 'revoked') throw revoked()
@@ -90,9 +92,7 @@ class Client {
     if (entry === undefined || (entry === null && this.#conf.whenStale === 'api' && !this.#keys.compromised(parts.header.kid))) return undefined
     if (entry === null) throw new RevocastError('invalid', 'the JWT is signed with no key of the app', { reason: 'unknown_key' })
     if (entry.alg !== parts.header.alg) throw new RevocastError('invalid', 'the JWT has not the algorithm of its key', { reason: 'bad_signature' })
-    const v = await readJWT(jwt, parts, entry.key, this.#conf)
-    if (this.#keys.get(v.kid) === undefined) throw new RevocastError('invalid', 'the key of the JWT was withdrawn', { reason: 'unknown_key' })
-    return v
+    return readJWT(jwt, parts, entry.key, this.#conf)
   }
 
   #remember (jwt, v) {
@@ -161,6 +161,7 @@ class Client {
     // Of a JWT that was verified here: anybody can write a session id into another.
     const sid = body.session_id ?? this.#read.get(body.session_jwt)?.sid
     if (streamOf(sid) !== undefined) this.#revoked.revoke(sid, 0, performance.now())
+    this.#revoked.forget(performance.now())
     return answer
   }
 

@@ -28,11 +28,12 @@ export class Keys {
     this.#onProblem = onProblem
   }
 
-  /** The key, or undefined. A set that is over its age is fetched again meanwhile. */
-  get (kid) {
-    const entry = this.#keys.get(kid)
-    if (entry !== undefined && this.#older(this.#asked, this.#maxAge)) this.#fetch().catch(this.#onProblem)
-    return entry
+  /** The key, or undefined. */
+  get (kid) { return this.#keys.get(kid) }
+
+  /** Fetches a set that is over its age again, without waiting for it. */
+  renew (now) {
+    if (this.#older(this.#fetched, this.#maxAge, now) && this.#older(this.#asked, COOLDOWN, now)) this.#fetch().catch(this.#onProblem)
   }
 
   compromised (kid) { return this.#compromised.has(kid) }
@@ -46,7 +47,7 @@ export class Keys {
     if (this.#compromised.has(kid)) return null
     const entry = this.get(kid)
     if (entry !== undefined) return entry
-    if (this.#fetching === undefined && !this.#older(this.#asked, COOLDOWN)) return undefined
+    if (this.#fetching === undefined && !this.#older(this.#asked, COOLDOWN, this.#clock.now())) return undefined
     try { await this.#fetch() } catch (err) {
       this.#onProblem(err)
       return undefined
@@ -64,7 +65,7 @@ export class Keys {
     if (listed.length > 0 && this.#fetched !== undefined) this.#fetch().catch(this.#onProblem)
   }
 
-  #older (then, ms) { return then === undefined || elapsed(then, this.#clock.now()) >= ms }
+  #older (then, ms, now) { return then === undefined || elapsed(then, now) >= ms }
 
   /** One fetch at a time serves all who wait. */
   #fetch () {
