@@ -210,6 +210,21 @@ describe('a feed that', () => {
     }
   })
 
+  test('was rewound: what still comes on it gives no lease', async (t) => {
+    const { fake, key, client } = await setup(t, { whenStale: 'refuse', leaseMs: 3000 })
+    await client.start()
+    const jwt = await mint(fake, key)
+    assert.equal(await outcome(client, jwt), 'good local')
+    fake.refuse = [503, { error_type: 'node_stale', error_message: 'x' }]
+    fake.mute = true
+    const feed = fake.feeds[0]
+    await until(() => feed.held.length > 0, 10_000)
+    const data = JSON.stringify({ revision: fake.cursor(), streams: fake.streams, nonce: feed.held.at(-1) })
+    feed.res.write(`event: resync\ndata: {"reason":"rewound"}\n\nevent: heartbeat\nid: ${fake.cursor()}\ndata: ${data}\n\n`)
+    await until(() => fake.opened.length > 1)
+    assert.equal(await outcome(client, jwt), 'stale')
+  })
+
   test('says what cannot be read: no lease comes of it', async (t) => {
     for (const data of ['{', '{"type":"session.revoked","app_id":"shop"}', '{"type":"user.revoked","app_id":"shop","user_hash":"x"}', 'null']) {
       const { fake, client, problems } = await setup(t)

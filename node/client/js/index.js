@@ -56,7 +56,7 @@ class Client {
       if (v === undefined) return this.#undecided(jwt, { dpop, touch }, 'unavailable', 'the key of the JWT cannot be looked up now')
     }
     // From here to the verdict nothing may be awaited: a revocation could come in between.
-    if (this.#keys.get(v.kid) === undefined) throw new RevocastError('invalid', 'the key of the JWT was withdrawn', { reason: 'unknown_key' })
+    if (this.#keys.get(v.kid) === undefined) return this.#undecided(jwt, { dpop, touch }, 'unavailable', 'the key of the JWT was withdrawn meanwhile')
     const seconds = this.#conf.clock.wall() / 1000
     if (seconds + this.#conf.leewaySeconds < v.nbf) throw new RevocastError('invalid', 'the JWT is not valid yet: clocks differ', { reason: 'not_yet_valid' })
     if (v.exp <= Math.max(seconds - this.#conf.leewaySeconds, this.#revoked.over)) {
