@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -177,9 +178,11 @@ func (a *agent) call(op string, with object) agentLine {
 	a.next++
 	id := a.next
 	a.waiting[id] = c
-	text, err := json.Marshal(with)
+	line := object{"id": id, "op": op}
+	maps.Copy(line, with)
+	text, err := json.Marshal(line)
 	if err == nil {
-		_, err = fmt.Fprintf(a.stdin, `{"id":%d,"op":%q,%s`+"\n", id, op, strings.TrimPrefix(string(text), "{"))
+		_, err = a.stdin.Write(append(text, '\n'))
 	}
 	a.mu.Unlock()
 	if err != nil {
@@ -336,7 +339,7 @@ func testSDKKeys(t *testing.T, c *cluster) {
 		t.Errorf("after a rotation verify says %q", got)
 	}
 	kid, _ := part(t, s.SessionJWT, 0)["kid"].(string)
-	c.a.admin().do(t, "POST", path, object{"compromised": true, "kid": kid}).want(t, http.StatusOK)
+	c.a.admin().do(t, "POST", path, object{"compromised": kid}).want(t, http.StatusOK)
 	took := sdk.wants("invalid", s.SessionJWT, 10*time.Second)
 	t.Logf("a JWT of a compromised key is refused after %v", took)
 	fresh := app.do(t, "POST", "/v1/sessions/authenticate", object{"session_token": s.SessionToken}).want(t, http.StatusOK)
@@ -381,7 +384,7 @@ func testSDKOutage(t *testing.T, c *cluster) {
 		t.Fatalf("verify says %q", got)
 	}
 	_ = c.b.kill()
-	for end := time.Now().Add(30 * time.Second); sdk.call("status", object{}).Status.Node != "a" || !sdk.call("status", object{}).Status.Connected; {
+	for end := time.Now().Add(30 * time.Second); sdk.call("status", nil).Status.Node != "a" || !sdk.call("status", nil).Status.Connected; {
 		if got := sdk.verify(s.SessionJWT); got != "good local" {
 			t.Fatalf("while it changes nodes verify says %q\n%s", got, sdk.stderr)
 		}

@@ -15,8 +15,10 @@ export class Api {
   /** The address to ask first. */
   get url () { return this.urls[this.#first] }
 
-  /** Lets the next node be asked first. */
-  next () { this.#first = (this.#first + 1) % this.urls.length }
+  /** Lets another node be asked first than the one at url, which did not answer. Several may notice that. */
+  leave (url) {
+    if (url === this.url) this.#first = (this.#first + 1) % this.urls.length
+  }
 
   /**
    * The answer {status, body, headers} of a success; every other answer is
@@ -25,13 +27,15 @@ export class Api {
    */
   async call (method, path, { query, body, headers, once = false } = {}) {
     let failed
-    for (let i = 0; i < (once ? 1 : this.urls.length); i++) {
+    const first = this.urls.indexOf(this.url)
+    for (const url of [...this.urls.slice(first), ...this.urls.slice(0, first)]) {
       try {
-        return await this.at(this.url, method, path, { query, body, headers })
+        return await this.at(url, method, path, { query, body, headers })
       } catch (err) {
         if (err.code !== 'unavailable') throw err
         failed = err
-        this.next()
+        this.leave(url)
+        if (once) break
       }
     }
     throw failed

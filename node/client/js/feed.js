@@ -118,7 +118,7 @@ export class Feed {
   #report (err) {
     this.#onProblem(err)
     if (err.code !== 'refused' || this.#live === undefined) {
-      this.#api.next()
+      if (this.#connection !== undefined) this.#api.leave(this.#connection.url)
       return true
     }
     this.#live.reject(err)
