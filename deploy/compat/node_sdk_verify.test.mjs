@@ -330,7 +330,8 @@ describe('revocations', () => {
       const spared = newSID()
       const now = Math.floor(Date.now() / 1000)
       const at = now - 100
-      fake.event(type, { user_hash: userHash(APP, 'ada'), revoked_at: new Date(at * 1000).toISOString(), except_session_ids: [spared] })
+      const time = new Date(at * 1000).toISOString()
+      fake.event(type, { user_hash: userHash(APP, 'ada'), at: time, revoked_at: time, except_session_ids: [spared] })
       await until(() => client.status().revocations === 1)
       const of = (iat, fields = {}) => mint(fake, key, { iat, ...fields })
       assert.equal(await outcome(client, await of(at - 61)), 'revoked', type)
@@ -357,6 +358,44 @@ describe('revocations', () => {
     }
   })
 
+  test('of a user whose region was cut off: JWTs were minted there until the log took it', async (t) => {
+    const { fake, key, client } = await setup(t)
+    await client.start()
+    const now = Math.floor(Date.now() / 1000)
+    fake.event('user.revoked', { user_hash: userHash(APP, 'ada'), revoked_at: new Date((now - 250) * 1000).toISOString() })
+    // Another one, that spares a session, says nothing of whether the first one took it.
+    const sid = newSID()
+    fake.event('user.revoked', { user_hash: userHash(APP, 'ada'), except_session_ids: [sid] })
+    fake.event('session.revoked', { session_id: newSID() })
+    await until(() => client.status().revocations === 2)
+    fake.answer = () => refused(404, 'session_not_found', 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { sid, iat: now - 50 })), 'revoked revoked')
+    assert.equal(fake.asked.length, 1)
+    assert.equal(await outcome(client, await mint(fake, key, { user: 'bob', iat: now - 50 })), 'good local')
+  })
+
+  test('that were there before the client began', async (t) => {
+    const { fake, key, client } = await setup(t)
+    const now = Math.floor(Date.now() / 1000)
+    const [gone, spared] = [newSID(), newSID()]
+    const mark = { region: 'eu', stream: STREAM, revoked_at: new Date((now - 100) * 1000).toISOString() }
+    fake.snapshot.sessions = [gone]
+    fake.snapshot.users = [{ ...mark, user_hash: userHash(APP, 'ada'), except_session_ids: [spared] }]
+    fake.snapshot.all = [{ ...mark, revoked_at: new Date((now - 200) * 1000).toISOString() }]
+    await client.start()
+    fake.answer = () => refused(404, 'session_not_found', 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { sid: gone })), 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { iat: now - 161 })), 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { iat: now - 261, user: 'bob' })), 'revoked')
+    // When the log took them is not told: the API is asked about everything since.
+    assert.equal(await outcome(client, await mint(fake, key)), 'revoked revoked')
+    const fresh = newSID()
+    fake.answer = () => good(fresh)
+    assert.equal(await outcome(client, await mint(fake, key, { sid: fresh })), 'good api')
+    assert.equal(await outcome(client, await mint(fake, key, { sid: fresh })), 'good local')
+    assert.deepEqual(fake.asked.at(-1).consistency, { at_least: fake.snapshot.revision })
+  })
+
   test('the app suspended, resumed, deleted', async (t) => {
     const { fake, key, client } = await setup(t)
     await client.start()
@@ -374,7 +413,7 @@ describe('revocations', () => {
     const r = new Revoked()
     const sid = newSID()
     r.load({ revision: 'eu:0:1', jwt_life_seconds: 300, sessions: [sid], users: [], all: [] }, 1000, 0)
-    r.apply({ type: 'user.revoked', stream: STREAM, user_hash: 'h', revoked_at: new Date(1000_000).toISOString(), revision: 'eu:0:2' }, 0)
+    r.apply({ type: 'user.revoked', stream: STREAM, user_hash: 'h', at: new Date(1000_000).toISOString(), revoked_at: new Date(900_000).toISOString(), revision: 'eu:0:2' }, 0)
     assert.equal(r.look({ sid, stream: STREAM, userHash: 'x', iat: 1000 }), 'revoked')
     assert.equal(r.over, 955)
     r.forget(419_999)

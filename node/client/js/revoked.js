@@ -25,10 +25,9 @@ export class Revoked {
   over = 0
 
   #sessions = new Map() // sid → {at, heard}, in the order in which they were heard
-  #users = new Map() // "stream:user hash" → watermark
-  #all = new Map() // stream → watermark
+  #marks = new Map() // "stream:user hash", or "stream:" for everybody → watermarks; likewise
 
-  get size () { return this.#sessions.size + this.#users.size + this.#all.size }
+  get size () { return this.#sessions.size + this.#marks.size }
 
   /**
    * revoked; or a watermark of which iat does not say whether it concerns the
@@ -36,11 +35,18 @@ export class Revoked {
    */
   look ({ sid, stream, userHash, iat }) {
     if (this.#sessions.has(sid)) return 'revoked'
-    for (const mark of [this.#users.get(`${stream}:${userHash}`), this.#all.get(stream)]) {
-      if (mark === undefined || mark.except.has(sid) || mark.good.has(sid) || iat > mark.at + MARGIN) continue
-      return iat < mark.at - CLOCKS ? 'revoked' : mark
+    if (this.#marks.size === 0) return undefined
+    let asked
+    for (const mark of this.#of(stream, userHash)) {
+      if (mark.except.has(sid) || mark.good.has(sid) || iat > mark.at + MARGIN) continue
+      if (iat < mark.from - CLOCKS) return 'revoked'
+      asked ??= mark
     }
-    return undefined
+    return asked
+  }
+
+  #of (stream, userHash) {
+    return [...(this.#marks.get(`${stream}:${userHash}`) ?? []), ...(this.#marks.get(`${stream}:`) ?? [])]
   }
 
   /**
@@ -49,16 +55,15 @@ export class Revoked {
    */
   against ({ sid, stream, userHash }) {
     if (this.#sessions.has(sid)) return 'revoked'
-    return [this.#users.get(`${stream}:${userHash}`), this.#all.get(stream)]
-      .filter((mark) => mark !== undefined && !mark.except.has(sid) && !mark.good.has(sid))
+    return this.#of(stream, userHash).filter((mark) => !mark.except.has(sid) && !mark.good.has(sid))
   }
 
   /** Takes in what GET /v1/revocations says. at: when, by the node's clock. now: ms that only grow. */
   load (snapshot, at, now) {
     this.life = snapshot.jwt_life_seconds
     for (const sid of snapshot.sessions) this.revoke(sid, at, now)
-    for (const u of snapshot.users) this.#mark(this.#users, `${u.stream}:${u.user_hash}`, u, snapshot.revision, now)
-    for (const a of snapshot.all) this.#mark(this.#all, a.stream, a, snapshot.revision, now)
+    // It does not say when the log took a watermark, so that may have been just now.
+    for (const mark of [...snapshot.users, ...snapshot.all]) this.#mark(mark, at, snapshot.revision, now)
     // What it leaves out was revoked that much earlier, and JWTs from then are over.
     this.over = Math.max(this.over, at - SLACK + MARGIN)
   }
@@ -67,13 +72,14 @@ export class Revoked {
   apply (e, now) {
     switch (e.type) {
       case 'session.revoked':
-        this.revoke(e.session_id, seconds(e.revoked_at ?? e.at), now)
+        this.revoke(e.session_id, seconds(e.at), now)
         break
       case 'user.revoked':
-        this.#mark(this.#users, `${e.stream}:${e.user_hash}`, e, e.revision, now)
+        if (typeof e.user_hash !== 'string') throw new Error('a revocation names no user')
+        this.#mark(e, seconds(e.at), e.revision, now)
         break
       case 'app.revoked':
-        this.#mark(this.#all, e.stream, e, e.revision, now)
+        this.#mark({ ...e, user_hash: undefined }, seconds(e.at), e.revision, now)
         break
       case 'app.suspended': this.become('suspended'); break
       case 'app.resumed': this.become('active'); break
@@ -94,27 +100,37 @@ export class Revoked {
     else held.at = Math.max(held.at, at)
   }
 
-  #mark (marks, key, e, revision, now) {
-    const at = seconds(e.revoked_at)
-    if (!Number.isInteger(e.stream) || Number.isNaN(at)) throw new Error('a revocation names no stream or no time')
-    const held = marks.get(key)
-    // The newest is the whole truth: it spares no session that an older one ended.
-    if (held !== undefined && held.at > at) return
-    const same = held !== undefined && held.at === at
-    marks.delete(key) // so that the order stays that of hearing
-    marks.set(key, {
-      at, revision, except: new Set(same ? [...(e.except_session_ids ?? [])].filter((sid) => held.except.has(sid)) : e.except_session_ids),
-      good: same ? held.good : new Set(), heard: now
+  /**
+   * A watermark: from is when the revocation was asked for, at when the log took it.
+   * That is later when the sessions' region was cut off: there JWTs of old sessions
+   * were minted all the while.
+   */
+  #mark ({ stream, user_hash: user, revoked_at: asked, except_session_ids: except = [] }, at, revision, now) {
+    const from = seconds(asked)
+    if (!Number.isInteger(stream) || Number.isNaN(from) || Number.isNaN(at)) throw new Error('a revocation names no stream or no time')
+    const key = `${stream}:${user ?? ''}`
+    const mark = { from, at: Math.max(from, at), revision, except: new Set(except), good: new Set(), heard: now }
+    // Told again, or said by one that spares nobody.
+    const others = (this.#marks.get(key) ?? []).filter((m) => {
+      if (m.from === from && String([...m.except]) === String([...mark.except])) {
+        if (m.revision === revision) mark.good = m.good // otherwise it may be of another stream, with more to take
+        mark.at = Math.max(mark.at, m.at)
+        return false
+      }
+      return mark.except.size > 0 || m.from > mark.from || m.at > mark.at
     })
+    this.#marks.delete(key) // so that the order stays that of hearing
+    this.#marks.set(key, [...others, mark])
   }
 
   /** Forgets what no JWT can need any more. */
   forget (now) {
-    for (const kept of [this.#sessions, this.#users, this.#all]) {
+    for (const kept of [this.#sessions, this.#marks]) {
       for (const [key, one] of kept) {
-        if (now - one.heard < (this.life + SLACK) * 1000) break
+        const last = Array.isArray(one) ? one.at(-1) : one
+        if (now - last.heard < (this.life + SLACK) * 1000) break
         kept.delete(key)
-        this.over = Math.max(this.over, one.at + this.life + MARGIN)
+        for (const { at } of [one].flat()) this.over = Math.max(this.over, at + this.life + MARGIN)
       }
     }
   }
