@@ -1,19 +1,12 @@
 package compat
 
 import (
-	"bufio"
-	"encoding/json"
-	"fmt"
-	"io"
-	"maps"
-	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -34,188 +27,6 @@ func TestNodeSDK(t *testing.T) {
 	t.Logf("Node.js SDK: %d tests passed", passed)
 }
 
-// cluster is a broker and two nodes on it, which are one service.
-type cluster struct {
-	broker *exec.Cmd
-	a, b   *node
-}
-
-// newCluster starts one, and ends it with the test.
-func newCluster(t *testing.T) *cluster {
-	t.Helper()
-	dir := t.TempDir()
-	natsAddr := freeAddr(t)
-	conf := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: %s\njetstream { store_dir: %q, sync_interval: always }\n", natsAddr, filepath.Join(dir, "nats"))
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := &cluster{broker: exec.Command(program, "broker", "--nats-config", conf)}
-	out := &output{}
-	c.broker.Env, c.broker.Stdout, c.broker.Stderr = environ(), out, out
-	if err := c.broker.Start(); err != nil {
-		t.Fatalf("start the broker: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = c.broker.Process.Kill()
-		_ = c.broker.Wait()
-	})
-	for end := time.Now().Add(readyWithin); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", natsAddr)
-		if err == nil {
-			conn.Close()
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the broker was not there in %v; it printed:\n%s", readyWithin, out)
-		}
-	}
-	args := []string{"--nats", "nats://" + natsAddr, "--public-url", "https://sessions.example"}
-	c.a = &node{data: filepath.Join(dir, "a"), addr: freeAddr(t), args: append(slices.Clone(args), "--init", "--node", "a", "--max-bytes", "256MiB")}
-	c.a.start(t)
-	t.Cleanup(func() { _ = c.a.kill() })
-	c.b = &node{data: filepath.Join(dir, "b"), addr: freeAddr(t), boot: c.a.boot,
-		args: append(slices.Clone(args), "--node", "b", "--cluster-key-file", filepath.Join(dir, "a", "cluster.key"))}
-	c.b.up(t)
-	t.Cleanup(func() { _ = c.b.kill() })
-	return c
-}
-
-// up starts a node that has no keys of its own.
-func (n *node) up(t *testing.T) {
-	t.Helper()
-	n.launch(t)
-	if err := n.awaitReady(); err != nil {
-		_ = n.kill()
-		t.Fatalf("%v; it printed:\n%s", err, n.out)
-	}
-}
-
-// agent is a process of Node.js with a client of the SDK; see node_sdk_agent.mjs.
-type agent struct {
-	t      *testing.T
-	stdin  io.Writer
-	stderr *output
-	events chan agentLine // what it says unasked
-
-	mu      sync.Mutex
-	next    int                    // guarded by mu
-	waiting map[int]chan agentLine // guarded by mu
-}
-
-// agentLine is what an agent says.
-type agentLine struct {
-	ID      int     `json:"id"`
-	Error   string  `json:"error"`
-	Outcome string  `json:"outcome"`
-	Event   string  `json:"event"` // id of the session that it heard was revoked
-	At      int64   `json:"at"`    // µs since 1970
-	US      float64 `json:"us"`
-	MS      float64 `json:"ms"`
-	Status  struct {
-		Connected bool   `json:"connected"`
-		Node      string `json:"node"`
-	} `json:"status"`
-}
-
-// newAgent starts a client with the options, and waits until it has a lease.
-func newAgent(t *testing.T, options object) *agent {
-	t.Helper()
-	cmd := exec.Command("node", "--import", "./node_sdk_resolve.mjs", "node_sdk_agent.mjs")
-	a := &agent{t: t, stderr: &output{}, events: make(chan agentLine, 2000), waiting: map[int]chan agentLine{}}
-	cmd.Env, cmd.Stderr = environ(), a.stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("start node: %v", err)
-	}
-	a.stdin = stdin
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		a.read(stdout)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-read
-		_ = cmd.Wait()
-	})
-	a.call("create", object{"options": options})
-	return a
-}
-
-func (a *agent) read(stdout io.Reader) {
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() {
-		var l agentLine
-		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			a.t.Errorf("the agent said %s: %v", lines.Bytes(), err)
-			continue
-		}
-		if l.Event != "" {
-			a.events <- l
-			continue
-		}
-		a.mu.Lock()
-		c := a.waiting[l.ID]
-		delete(a.waiting, l.ID)
-		a.mu.Unlock()
-		c <- l
-	}
-}
-
-// call lets the agent do something, and waits for it.
-func (a *agent) call(op string, with object) agentLine {
-	a.t.Helper()
-	c := make(chan agentLine, 1)
-	a.mu.Lock()
-	a.next++
-	id := a.next
-	a.waiting[id] = c
-	line := object{"id": id, "op": op}
-	maps.Copy(line, with)
-	text, err := json.Marshal(line)
-	if err == nil {
-		_, err = a.stdin.Write(append(text, '\n'))
-	}
-	a.mu.Unlock()
-	if err != nil {
-		a.t.Fatalf("ask the agent: %v", err)
-	}
-	select {
-	case l := <-c:
-		if l.Error != "" {
-			a.t.Fatalf("agent, %s: %s\n%s", op, l.Error, a.stderr)
-		}
-		return l
-	case <-time.After(60 * time.Second):
-		a.t.Fatalf("agent, %s: no answer\n%s", op, a.stderr)
-		return agentLine{}
-	}
-}
-
-// wants waits until a verify of the JWT has the outcome, and returns how long that took.
-func (a *agent) wants(outcome, jwt string, within time.Duration) time.Duration {
-	a.t.Helper()
-	l := a.call("until", object{"jwt": jwt, "outcome": outcome, "ms": within.Milliseconds()})
-	if l.Outcome != outcome {
-		a.t.Fatalf("verify says %q after %.0f ms, want %q\n%s", l.Outcome, l.MS, outcome, a.stderr)
-	}
-	return time.Duration(l.MS * float64(time.Millisecond))
-}
-
-// verify returns what a verify of the JWT says now.
-func (a *agent) verify(jwt string) string {
-	a.t.Helper()
-	return a.call("verify", object{"jwt": jwt}).Outcome
-}
-
 func (c *cluster) options(more object, urls ...string) object {
 	o := object{"baseUrl": urls, "app": c.a.boot.App, "apiKey": c.a.boot.APIKey, "issuer": "https://sessions.example"}
 	for k, v := range more {
@@ -233,6 +44,7 @@ func TestNodeSDKLive(t *testing.T) {
 	t.Run("user and app", func(t *testing.T) { testSDKUser(t, c) })
 	t.Run("keys", func(t *testing.T) { testSDKKeys(t, c) })
 	t.Run("black hole", func(t *testing.T) { testSDKBlackHole(t, c) })
+	t.Run("stopped", func(t *testing.T) { testSDKStopped(t, c) })
 	t.Run("outage", func(t *testing.T) { testSDKOutage(t, c) })
 }
 
@@ -241,22 +53,7 @@ func TestNodeSDKLive(t *testing.T) {
 func testSDKRevoked(t *testing.T, c *cluster) {
 	const n = 1000
 	sdk := newAgent(t, c.options(object{"whenStale": "refuse"}, c.b.base))
-	jwts := map[string]string{}
-	var sids []string
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range n / 8 {
-				s := c.a.app().do(t, "POST", "/v1/sessions", object{"user_id": "ada"})
-				mu.Lock()
-				jwts[s.Session.SessionID] = s.SessionJWT
-				sids = append(sids, s.Session.SessionID)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
+	sids, jwts := manySessions(t, c.a.app(), n)
 	sdk.call("watch", object{"jwts": jwts})
 	var cached []float64
 	for _, sid := range sids {
@@ -295,6 +92,31 @@ func testSDKRevoked(t *testing.T, c *cluster) {
 	}
 }
 
+// manySessions makes n sessions, and returns their ids and the JWT of each.
+func manySessions(t *testing.T, app client, n int) (sids []string, jwts map[string]string) {
+	t.Helper()
+	jwts = map[string]string{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range n / 8 {
+				s, err := app.try("POST", "/v1/sessions", object{"user_id": "ada"})
+				if err != nil || s.status != http.StatusCreated {
+					t.Errorf("create a session: %v, %+v", err, s)
+					return
+				}
+				mu.Lock()
+				jwts[s.Session.SessionID] = s.SessionJWT
+				sids = append(sids, s.Session.SessionID)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return sids, jwts
+}
+
 func testSDKUser(t *testing.T, c *cluster) {
 	sdk := newAgent(t, c.options(nil, c.b.base))
 	app := c.a.app()
@@ -322,6 +144,16 @@ func testSDKUser(t *testing.T, c *cluster) {
 	}
 	if got := sdk.verify(again.SessionToken); got != "good api" {
 		t.Errorf("of a token verify says %q", got)
+	}
+	// A client that begins now knows the same from /v1/revocations.
+	late := newAgent(t, c.options(nil, c.b.base))
+	for _, want := range []string{"good api", "good local"} {
+		if got := late.verify(again.SessionJWT); got != want {
+			t.Errorf("a client that began afterwards says %q, want %q\n%s", got, want, late.stderr)
+		}
+	}
+	if got := late.verify(first.SessionJWT); got != "revoked" {
+		t.Errorf("and %q of what was revoked", got)
 	}
 }
 
@@ -351,8 +183,11 @@ func testSDKBlackHole(t *testing.T, c *cluster) {
 	const lease = 2 * time.Second
 	proxy := newHole(t, c.b.addr)
 	s := c.a.app().create(t, "ada")
-	refuse := newAgent(t, c.options(object{"whenStale": "refuse", "leaseMs": lease.Milliseconds()}, "http://"+proxy.addr))
-	ask := newAgent(t, c.options(object{"whenStale": "api", "leaseMs": lease.Milliseconds()}, "http://"+proxy.addr, c.a.base))
+	short := func(whenStale string) object {
+		return object{"whenStale": whenStale, "leaseMs": lease.Milliseconds(), "timeoutMs": 500}
+	}
+	refuse := newAgent(t, c.options(short("refuse"), "http://"+proxy.addr))
+	ask := newAgent(t, c.options(short("api"), "http://"+proxy.addr, c.a.base))
 	for _, sdk := range []*agent{refuse, ask} {
 		if got := sdk.verify(s.SessionJWT); got != "good local" {
 			t.Fatalf("verify says %q", got)
@@ -373,11 +208,44 @@ func testSDKBlackHole(t *testing.T, c *cluster) {
 	refuse.wants("good local", c.a.app().create(t, "ada").SessionJWT, 30*time.Second)
 }
 
+// testSDKStopped stops the client's process for longer than its lease. As soon as it
+// goes on it is asked, and must not answer by what it knew.
+func testSDKStopped(t *testing.T, c *cluster) {
+	const lease = 2 * time.Second
+	sdk := newAgent(t, c.options(object{"whenStale": "refuse", "leaseMs": lease.Milliseconds()}, c.b.base))
+	s := c.a.app().create(t, "ada")
+	sdk.wants("good local", s.SessionJWT, 10*time.Second)
+	if err := sdk.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.a.app().do(t, "POST", "/v1/sessions/revoke", object{"session_id": s.Session.SessionID}).want(t, http.StatusOK)
+	time.AfterFunc(lease, func() { _ = sdk.cmd.Process.Signal(syscall.SIGCONT) })
+	if got := sdk.verify(s.SessionJWT); got != "stale" && got != "revoked" {
+		t.Errorf("after it was stopped for %v verify says %q", lease, got)
+	}
+	sdk.wants("revoked", s.SessionJWT, 10*time.Second)
+}
+
+// TestNodeSDKCosts runs the command that prints what a verify costs, with few sessions.
+func TestNodeSDKCosts(t *testing.T) {
+	t.Parallel()
+	needPackages(t, "jose")
+	n := shared(t)
+	app := n.newApp(t, "node-sdk-costs", nil)
+	cmd := exec.CommandContext(t.Context(), "node", "--import", "./node_sdk_resolve.mjs", "node_sdk_cost.mjs", n.base, "node-sdk-costs", app.key, "100")
+	cmd.Env = environ()
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "\n") != 6 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("not measured in quiet; run the command for that\n%s", out)
+}
+
 // testSDKOutage kills the node that is followed, then both, and starts them again.
 func testSDKOutage(t *testing.T, c *cluster) {
-	lease := object{"whenStale": "refuse", "leaseMs": 4000}
+	lease := object{"whenStale": "refuse", "leaseMs": 3000}
 	sdk := newAgent(t, c.options(lease, c.b.base, c.a.base))
-	ask := newAgent(t, c.options(object{"leaseMs": 4000}, c.b.base, c.a.base))
+	ask := newAgent(t, c.options(object{"leaseMs": 3000}, c.b.base, c.a.base))
 	app := c.a.app()
 	s, gone := app.create(t, "ada"), app.create(t, "ada")
 	if got := sdk.verify(s.SessionJWT); got != "good local" {
@@ -406,92 +274,4 @@ func testSDKOutage(t *testing.T, c *cluster) {
 	sdk.wants("good local", s.SessionJWT, 60*time.Second)
 	ask.wants("good local", s.SessionJWT, 60*time.Second)
 	sdk.wants("revoked", gone.SessionJWT, 10*time.Second)
-}
-
-// hole is a TCP proxy that can stop passing anything on, without closing anything.
-type hole struct {
-	addr string
-	to   string
-
-	mu    sync.Mutex
-	open  *sync.Cond
-	shut  bool // guarded by mu
-	ended bool // guarded by mu
-	conns []net.Conn
-}
-
-func newHole(t *testing.T, to string) *hole {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &hole{addr: l.Addr().String(), to: to}
-	h.open = sync.NewCond(&h.mu)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			down, err := l.Accept()
-			if err != nil {
-				return
-			}
-			up, err := net.Dial("tcp", h.to)
-			if err != nil {
-				down.Close()
-				continue
-			}
-			h.mu.Lock()
-			h.conns = append(h.conns, down, up)
-			h.mu.Unlock()
-			wg.Go(func() { h.pass(down, up) })
-			wg.Go(func() { h.pass(up, down) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		h.mu.Lock()
-		h.ended = true
-		for _, c := range h.conns {
-			c.Close()
-		}
-		h.mu.Unlock()
-		h.open.Broadcast()
-		wg.Wait()
-	})
-	return h
-}
-
-// pass copies from one end to the other, but for nothing while the hole is shut.
-func (h *hole) pass(from, to net.Conn) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		h.mu.Lock()
-		for h.shut && !h.ended {
-			h.open.Wait()
-		}
-		h.mu.Unlock()
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				break
-			}
-		}
-		if err != nil {
-			break
-		}
-	}
-	from.Close()
-	to.Close()
-}
-
-func (h *hole) stop() { h.set(true) }
-
-// start lets what was held back pass on.
-func (h *hole) start() { h.set(false) }
-
-func (h *hole) set(shut bool) {
-	h.mu.Lock()
-	h.shut = shut
-	h.mu.Unlock()
-	h.open.Broadcast()
 }
