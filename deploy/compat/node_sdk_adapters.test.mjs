@@ -103,6 +103,9 @@ for (const [name, serve] of Object.entries(servers)) {
       const { proof, htm, htu } = fake.asked[0].dpop
       assert.deepEqual([proof, htm], ['proof', 'GET'])
       assert.match(htu, /^http:\/\/(127\.0\.0\.1:\d+|app\.example)\/me$/)
+      const behind = await serve(t, client, { origin: 'https://shop.example' })
+      await behind('/me?a=b', { headers: { authorization: `DPoP ${jwt}`, dpop: 'proof' } })
+      assert.equal(fake.asked[1].dpop.htu, 'https://shop.example/me')
       const res = await get('/me', { headers: { authorization: `Bearer ${jwt}` } })
       assert.deepEqual([res.status, res.headers.get('www-authenticate')], [401, 'DPoP error="invalid_dpop_proof"'])
     })

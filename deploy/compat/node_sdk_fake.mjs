@@ -80,6 +80,7 @@ export class Fake {
   async handle (req, res) {
     const url = new URL(req.url, 'http://x')
     const json = (status, body, headers) => res.writeHead(status, { 'content-type': 'application/json', ...(this.date && { date: this.date }), ...headers }).end(JSON.stringify(body))
+    if (url.pathname === `/v1/apps/${APP}/.well-known/openid-configuration`) return json(200, { issuer: `${this.issuer ?? this.url}/v1/apps/${APP}` })
     if (url.pathname === `/v1/apps/${APP}/jwks`) {
       this.jwksFetches++
       return json(this.jwksStatus, { keys: this.keys.map((k) => k.jwk ?? k) }, { 'cache-control': 'public, max-age=300' })
@@ -136,11 +137,12 @@ export class Fake {
 
 /** A JWT of the profile; claims and header are laid over it. */
 export async function mint (fake, key, { sid = newSID(), user = 'ada', profile = 'native', iat = Math.floor(Date.now() / 1000), life = 300, claims = {}, header = {} } = {}) {
+  const issuer = fake.issuer ?? fake.url
   const own = {
-    native: { iss: `${fake.url}/v1/apps/${APP}`, sid, client_id: APP, jti: 'j', sxp: iat + 3600 },
-    stytch: { iss: fake.url, 'https://stytch.com/session': { id: sid } },
-    streambird: { iss: fake.url, 'https://streambird.io/jwt/session': { id: sid } },
-    clerk: { iss: fake.url, sid, sts: 'active', v: 2 }
+    native: { iss: `${issuer}/v1/apps/${APP}`, sid, client_id: APP, jti: 'j', sxp: iat + 3600 },
+    stytch: { iss: issuer, 'https://stytch.com/session': { id: sid } },
+    streambird: { iss: issuer, 'https://streambird.io/jwt/session': { id: sid } },
+    clerk: { iss: issuer, sid, sts: 'active', v: 2 }
   }[profile]
   return sign(key, { alg: key.alg, kid: key.kid, typ: profile === 'native' ? 'at+jwt' : 'JWT', ...header },
     JSON.stringify({ sub: user, aud: [APP], iat, nbf: iat - 10, exp: iat + life, ...own, ...claims }))

@@ -28,7 +28,7 @@ func TestNodeSDK(t *testing.T) {
 }
 
 func (c *cluster) options(more object, urls ...string) object {
-	o := object{"baseUrl": urls, "app": c.a.boot.App, "apiKey": c.a.boot.APIKey, "issuer": "https://sessions.example"}
+	o := object{"baseUrl": urls, "app": c.a.boot.App, "apiKey": c.a.boot.APIKey}
 	for k, v := range more {
 		o[k] = v
 	}

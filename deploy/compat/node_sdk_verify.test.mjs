@@ -128,6 +128,22 @@ describe('a JWT', () => {
 })
 
 describe('keys', () => {
+  test('the issuer is what the node says, or what the application says', async (t) => {
+    for (const profile of ['native', 'stytch']) {
+      const { fake, key, client } = await setup(t)
+      fake.issuer = 'https://id.example'
+      await client.start()
+      assert.equal(await outcome(client, await mint(fake, key, { profile })), 'good local')
+      assert.equal(await outcome(client, await mint({ url: fake.url }, key, { profile })), 'invalid wrong_issuer')
+      for (const issuer of ['https://id.example/', `https://id.example/v1/apps/${APP}`]) {
+        const told = createClient({ baseUrl: fake.url, issuer, app: APP, apiKey: 'sk_test', leaseMs: 1000 })
+        t.after(() => told.stop())
+        await told.start()
+        assert.equal(await outcome(told, await mint(fake, key, { profile })), 'good local')
+      }
+    }
+  })
+
   test('a new key is fetched once for all who wait; a flood of unknown ones is not', async (t) => {
     const { fake, key, client } = await setup(t)
     await client.start()
@@ -236,6 +252,18 @@ describe('what the API is asked', () => {
     const sid = newSID()
     fake.answer = () => good(sid)
     assert.equal(await outcome(client, await mint(fake, key, { sid, life: 301 })), 'good api')
+  })
+
+  test('nothing about a JWT of another audience: it would say that there is no such session', async (t) => {
+    const { fake, key, client } = await setup(t, { audience: 'partner' })
+    const of = (fields) => mint(fake, key, { claims: { aud: ['partner'] }, ...fields })
+    assert.equal(await outcome(client, await of()), 'stale')
+    await client.start()
+    assert.equal(await outcome(client, await of()), 'good local')
+    assert.equal(await outcome(client, await mint(fake, key)), 'invalid wrong_audience')
+    assert.equal(await outcome(client, await of({ iat: Math.floor(Date.now() / 1000) - 400 })), 'expired')
+    assert.equal(await outcome(client, await of({ life: 301 })), 'unavailable')
+    assert.equal(fake.asked.length, 0)
   })
 
   test('a bound JWT, with its proof', async (t) => {
@@ -437,7 +465,7 @@ describe('the client', () => {
     const fine = { baseUrl: 'http://x', app: 'a', apiKey: 'k' }
     createClient(fine)
     for (const bad of [{ baseUrl: undefined }, { baseUrl: 'x' }, { baseUrl: [] }, { app: 'A' }, { app: undefined }, { apiKey: '' }, { whenStale: 'serve' }, { whenExpired: 'x' },
-      { leaseMs: 15_001 }, { leaseMs: 0 }, { leewaySeconds: 6 }, { cacheSize: -1 }, { fetch: 1 }, { onEvent: 1 }, { leasems: 1 }]) {
+      { issuer: 'x' }, { leaseMs: 15_001 }, { leaseMs: 0 }, { leewaySeconds: 6 }, { cacheSize: -1 }, { fetch: 1 }, { onEvent: 1 }, { leasems: 1 }]) {
       assert.throws(() => createClient({ ...fine, ...bad }), TypeError, JSON.stringify(bad))
     }
     assert.throws(() => createClient(), TypeError)

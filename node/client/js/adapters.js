@@ -26,9 +26,11 @@ function shown (header, cookies, method, url) {
 }
 
 /** The session of a request; null where none is needed and none that is good was shown. */
-async function sessionOf (client, { cookies = COOKIES, optional = false }, header, method, url) {
+async function sessionOf (client, { cookies = COOKIES, optional = false, origin }, header, method, url) {
   try {
-    const { credential, dpop } = shown(header, cookies, method, url)
+    // What a proof is about is the request as the client made it, not as a proxy handed it on.
+    const seen = () => origin === undefined ? url() : new URL(new URL(url()).pathname, origin).href
+    const { credential, dpop } = shown(header, cookies, method, seen)
     return await client.verify(credential, { dpop })
   } catch (err) {
     // "Not now" is no "nobody": who may be logged in must not be taken for a guest.
@@ -37,7 +39,7 @@ async function sessionOf (client, { cookies = COOKIES, optional = false }, heade
   }
 }
 
-const KNOWN = ['cookies', 'optional', 'onRefresh', 'login']
+const KNOWN = ['cookies', 'optional', 'onRefresh', 'origin', 'login']
 
 function checked (client, options = {}) {
   if (typeof client?.verify !== 'function') throw new TypeError('the first argument is a client')

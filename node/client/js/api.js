@@ -23,14 +23,14 @@ export class Api {
   /**
    * The answer {status, body, headers} of a success; every other answer is
    * thrown. once: the call must not be repeated on another node when the answer
-   * is lost, since it would be done twice.
+   * is lost, since it would be done twice. wait: ms that the answer may take longer.
    */
-  async call (method, path, { query, body, headers, once = false } = {}) {
+  async call (method, path, { query, body, headers, once = false, wait = 0 } = {}) {
     let failed
     const first = this.urls.indexOf(this.url)
     for (const url of [...this.urls.slice(first), ...this.urls.slice(0, first)]) {
       try {
-        return await this.at(url, method, path, { query, body, headers })
+        return await this.at(url, method, path, { query, body, headers, wait })
       } catch (err) {
         if (err.code !== 'unavailable') throw err
         failed = err
@@ -42,7 +42,7 @@ export class Api {
   }
 
   /** call, of the one node at url. */
-  async at (url, method, path, { query, body, headers } = {}) {
+  async at (url, method, path, { query, body, headers, wait = 0 } = {}) {
     const asked = query && Object.entries(query).filter(([, v]) => v !== undefined)
     const suffix = asked?.length ? `?${new URLSearchParams(asked)}` : ''
     let res, text
@@ -52,7 +52,7 @@ export class Api {
         headers: { ...this.headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
         body: body === undefined ? undefined : JSON.stringify(body),
         redirect: 'error', // it would carry the API key elsewhere
-        signal: AbortSignal.timeout(this.timeoutMs)
+        signal: AbortSignal.timeout(this.timeoutMs + wait)
       })
       text = await res.text()
     } catch (err) {

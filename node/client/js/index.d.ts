@@ -6,9 +6,9 @@ export interface ClientOptions {
   app: string
   /** An API key of the app with the scopes read and verify; create and revoke for the calls of that name. */
   apiKey: string
-  /** Public base URL of the nodes (--public-url), from which iss is made. Default: the first baseUrl. */
+  /** iss of the JWTs, or the public base URL of the nodes (--public-url). Default: what a node says it is. */
   issuer?: string
-  /** The one aud of the JWTs. Default: app. */
+  /** The one aud of the JWTs. Default: app. The API takes JWTs of no other: those are judged here or not at all. */
   audience?: string
   /** How long after the last proof that the feed is whole JWTs are judged here, 1000 to 15000 ms. Default: 15000. */
   leaseMs?: number
@@ -142,6 +142,8 @@ export function createClient(options: ClientOptions): Client
 export interface AuthOptions<Request = any, Response = any> {
   /** Cookies that may hold the token or JWT, the first that is there counts. Default: __Host-session, session. */
   cookies?: string[]
+  /** Scheme and host under which clients reach this service, for DPoP proofs behind a proxy. Default: as in the request. */
+  origin?: string
   /** Who is nobody gets null instead of 401. What is not known now stays 503. */
   optional?: boolean
   /** Called when the API has given a new JWT, auth.jwt. */

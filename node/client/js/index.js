@@ -2,7 +2,7 @@ import { Api } from './api.js'
 import { systemClock } from './clock.js'
 import { RevocastError } from './errors.js'
 import { covers, Feed } from './feed.js'
-import { deepFreeze, looksLikeJWT, readHeader, readJWT, streamOf, userHash } from './jwt.js'
+import { baseOf, deepFreeze, looksLikeJWT, readHeader, readJWT, streamOf, userHash } from './jwt.js'
 import { Keys } from './keys.js'
 import { Revoked } from './revoked.js'
 
@@ -25,7 +25,7 @@ class Client {
   constructor (conf) {
     this.#conf = conf
     this.#api = new Api(conf)
-    this.#keys = new Keys(this.#api, conf.clock, conf.onProblem)
+    this.#keys = new Keys(this.#api, conf.clock, conf.onProblem, conf.issuer)
     this.#feed = new Feed({ ...conf, api: this.#api, revoked: this.#revoked, keys: this.#keys })
   }
 
@@ -61,7 +61,7 @@ class Client {
     if (seconds + this.#conf.leewaySeconds < v.nbf) throw new RevocastError('invalid', 'the JWT is not valid yet: clocks differ', { reason: 'not_yet_valid' })
     if (v.exp <= Math.max(seconds - this.#conf.leewaySeconds, this.#revoked.over)) {
       if (this.#revoked.look(v) === 'revoked') throw revoked()
-      if (this.#conf.whenExpired === 'refuse') throw new RevocastError('expired', 'the JWT has expired')
+      if (this.#conf.whenExpired === 'refuse' || !this.#askable) throw new RevocastError('expired', 'the JWT has expired')
       return this.#ask(jwt, { dpop, touch, stream: v.stream })
     }
     // The clock is read before the lease, and the lease before the lookup, and all of
@@ -92,7 +92,7 @@ class Client {
     if (entry === undefined || (entry === null && this.#conf.whenStale === 'api' && !this.#keys.compromised(parts.header.kid))) return undefined
     if (entry === null) throw new RevocastError('invalid', 'the JWT is signed with no key of the app', { reason: 'unknown_key' })
     if (entry.alg !== parts.header.alg) throw new RevocastError('invalid', 'the JWT has not the algorithm of its key', { reason: 'bad_signature' })
-    return readJWT(jwt, parts, entry.key, this.#conf)
+    return readJWT(jwt, parts, entry.key, { ...this.#conf, issuer: this.#keys.issuer })
   }
 
   #remember (jwt, v) {
@@ -101,9 +101,12 @@ class Client {
     if (this.#read.size > this.#conf.cacheSize) this.#read.delete(this.#read.keys().next().value)
   }
 
+  /** Whether the API takes the JWTs: of another audience than the app it says that they are nothing, which is not meant. */
+  get #askable () { return this.#conf.audience === this.#api.app }
+
   /** What is to be done when nothing here can tell. */
   #undecided (body, options, code, why) {
-    if (this.#conf.whenStale === 'refuse') throw new RevocastError(code, why)
+    if (this.#conf.whenStale === 'refuse' || (body.session_jwt !== undefined && !this.#askable)) throw new RevocastError(code, why)
     return this.#ask(body, options)
   }
 
@@ -113,6 +116,7 @@ class Client {
    * stream, and of the watermark that the question is about.
    */
   async #ask (credential, { dpop, touch, stream, mark }) {
+    if (credential.session_jwt !== undefined && !this.#askable) throw new RevocastError('unavailable', 'only the API could tell, and it takes no JWT of another audience')
     // A proof counts once, so a question with one cannot be asked again: it is about all streams.
     let known = dpop !== undefined ? this.#feed.cursor : this.#feed.position(stream ?? tokenStream(credential.session_token))
     if (mark !== undefined && !covers(known, mark.revision)) known = mark.revision
@@ -157,7 +161,9 @@ class Client {
    * then on, whatever the feed does.
    */
   async revoke (body) {
-    const { body: answer } = await this.#api.call('POST', '/v1/sessions/revoke', { body })
+    // Until a silent node can have no lease any more takes 15.3 s.
+    const wait = body.wait === 'all' ? 30_000 : 0
+    const { body: answer } = await this.#api.call('POST', '/v1/sessions/revoke', { body, wait })
     // Of a JWT that was verified here: anybody can write a session id into another.
     const sid = body.session_id ?? this.#read.get(body.session_jwt)?.sid
     if (streamOf(sid) !== undefined) this.#revoked.revoke(sid, 0, performance.now())
@@ -226,8 +232,7 @@ function checked (options) {
   for (const name of ['fetch', 'onEvent', 'onProblem']) {
     if (o[name] !== undefined && typeof o[name] !== 'function') throw new TypeError(`option ${name}: a function`)
   }
-  // iss of a native JWT is the issuer of the app; everybody copies that one.
-  const issuer = String(o.issuer ?? urls[0]).replace(/\/+$/, '').replace(new RegExp(`/v1/apps/${o.app}$`), '')
+  const issuer = o.issuer === undefined ? undefined : baseOf(o.issuer, o.app)
   return { fetch: (...args) => globalThis.fetch(...args), clock: systemClock, ...o, urls, issuer, audience: o.audience ?? o.app }
 }
 

@@ -108,6 +108,13 @@ export function streamOf (sid) {
   return bytes.length === 16 && bytes.toString('base64url') === sid ? bytes[0] : undefined
 }
 
+/** The base URL in the issuer of the app, or of all apps: JWTs of vendors' shapes have the latter. */
+export function baseOf (issuer, app) {
+  const base = String(issuer).replace(/\/+$/, '')
+  if (!/^https?:\/\/[^/]/.test(base)) throw new TypeError('the issuer is no URL')
+  return base.endsWith(`/v1/apps/${app}`) ? base.slice(0, -`/v1/apps/${app}`.length) : base
+}
+
 /** How events name a user: 22 characters that say nothing about the id. */
 export const userHash = (app, user) => createHash('sha256').update(`${app}\0${user}`).digest('base64url').slice(0, 22)
 

@@ -1,5 +1,5 @@
 import { importJWK } from 'jose'
-import { ALGS } from './jwt.js'
+import { ALGS, baseOf } from './jwt.js'
 import { elapsed } from './clock.js'
 
 const COOLDOWN = 10_000 // ms between two fetches that unknown kids cause
@@ -7,7 +7,7 @@ const MIN_AGE = 60_000
 const MAX_AGE = 3_600_000
 
 /**
- * The app's public keys. A fetch that succeeds replaces them; one that fails
+ * The app's public keys, and the issuer of its JWTs. A fetch that succeeds replaces them; one that fails
  * leaves them as they are, so that JWTs go on being verified while no node can be
  * reached. A compromised key never comes back, whatever a node that lags lists.
  */
@@ -22,7 +22,9 @@ export class Keys {
   #maxAge = 300_000
   #fetching
 
-  constructor (api, clock, onProblem) {
+  constructor (api, clock, onProblem, issuer) {
+    /** Public base URL of the nodes; undefined until it was asked for. */
+    this.issuer = issuer
     this.#api = api
     this.#clock = clock
     this.#onProblem = onProblem
@@ -75,7 +77,12 @@ export class Keys {
 
   async #load () {
     const began = this.#asked = this.#clock.now()
-    const { body, headers } = await this.#api.call('GET', `/v1/apps/${this.#api.app}/jwks`)
+    const path = `/v1/apps/${this.#api.app}`
+    if (this.issuer === undefined) {
+      const { body } = await this.#api.call('GET', `${path}/.well-known/openid-configuration`)
+      this.issuer = baseOf(body.issuer, this.#api.app)
+    }
+    const { body, headers } = await this.#api.call('GET', `${path}/jwks`)
     if (!Array.isArray(body.keys)) throw new Error('the key set of the app has no keys')
     // Who shows a private key has lost it, and with it all that the set says.
     if (body.keys.some((k) => k?.d !== undefined || k?.kty === 'oct')) throw new Error('the key set of the app shows a private key: it is not used')
