@@ -145,9 +145,9 @@ type hole struct {
 
 	mu    sync.Mutex
 	open  *sync.Cond
-	shut  bool // guarded by mu
-	ended bool // guarded by mu
-	conns []net.Conn
+	shut  bool       // guarded by mu
+	ended bool       // guarded by mu
+	conns []net.Conn // guarded by mu: from both sides in turn
 }
 
 func newHole(t *testing.T, to string) *hole {
@@ -212,6 +212,18 @@ func (h *hole) pass(from, to net.Conn) {
 	}
 	from.Close()
 	to.Close()
+}
+
+// cut closes all connections and returns how many there were.
+func (h *hole) cut() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.conns) / 2
+	for _, c := range h.conns {
+		c.Close()
+	}
+	h.conns = nil
+	return n
 }
 
 func (h *hole) stop() { h.set(true) }

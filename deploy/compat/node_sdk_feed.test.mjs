@@ -16,9 +16,9 @@ describe('the stream of events', () => {
     for (const piece of pieces) stream.push(piece)
     return got
   }
-  const text = '\ufeff: comment\nevent: a\nid: 1\ndata: {"x":\ndata:"ü€\u{1f600}"}\nnonsense\n\nretry: 5\ndata\n\nevent: empty\nid: 9\n\ndata:  two\r\n\r\nid: bad\0\nevent: c\rdata: y\r\r'
+  const text = '\ufeff: comment\nevent: a\nid: 1\ndata: {"x":\ndata:"ü€\u{1f600}"}\nnonsense\n\nretry: 5\ndata\n\nevent: empty\nid: 9\n\ndata:  two\r\n\r\nid: bad\0\nevent: c\rdata: y\r\revent: d\r\ndata: z\r\n\r\n'
   const want = [{ type: 'a', data: '{"x":\n"ü€\u{1f600}"}', id: '1' }, { type: 'message', data: '', id: undefined },
-    { type: 'message', data: ' two', id: undefined }, { type: 'c', data: 'y', id: undefined }]
+    { type: 'message', data: ' two', id: undefined }, { type: 'c', data: 'y', id: undefined }, { type: 'd', data: 'z', id: undefined }]
 
   test('is read the same however it is cut', () => {
     const bytes = Buffer.from(text)

@@ -43,6 +43,7 @@ func TestNodeSDKLive(t *testing.T) {
 	t.Run("revoked on another node", func(t *testing.T) { testSDKRevoked(t, c) })
 	t.Run("user and app", func(t *testing.T) { testSDKUser(t, c) })
 	t.Run("keys", func(t *testing.T) { testSDKKeys(t, c) })
+	t.Run("cut", func(t *testing.T) { testSDKCut(t, c) })
 	t.Run("black hole", func(t *testing.T) { testSDKBlackHole(t, c) })
 	t.Run("stopped", func(t *testing.T) { testSDKStopped(t, c) })
 	t.Run("outage", func(t *testing.T) { testSDKOutage(t, c) })
@@ -176,6 +177,33 @@ func testSDKKeys(t *testing.T, c *cluster) {
 	t.Logf("a JWT of a compromised key is refused after %v", took)
 	fresh := app.do(t, "POST", "/v1/sessions/authenticate", object{"session_token": s.SessionToken}).want(t, http.StatusOK)
 	sdk.wants("good local", fresh.SessionJWT, 15*time.Second)
+}
+
+// testSDKCut closes the client's connections again and again while sessions are
+// revoked. It must hear of each all the same.
+func testSDKCut(t *testing.T, c *cluster) {
+	const n = 200
+	proxy := newHole(t, c.b.addr)
+	sdk := newAgent(t, c.options(object{"whenStale": "refuse"}, "http://"+proxy.addr))
+	sids, jwts := manySessions(t, c.a.app(), n)
+	for _, sid := range sids {
+		sdk.wants("good local", jwts[sid], 10*time.Second)
+	}
+	cuts := 0
+	for i, sid := range sids {
+		c.a.app().do(t, "POST", "/v1/sessions/revoke", object{"session_id": sid}).want(t, http.StatusOK)
+		if i%10 == 0 {
+			cuts += proxy.cut()
+		}
+	}
+	for _, sid := range sids {
+		sdk.wants("revoked", jwts[sid], 20*time.Second)
+	}
+	sdk.wants("good local", c.a.app().create(t, "ada").SessionJWT, 20*time.Second)
+	t.Logf("%d revocations heard, over %d connections that were cut", n, cuts)
+	if cuts < 2 {
+		t.Errorf("only %d connections were cut", cuts)
+	}
 }
 
 // testSDKBlackHole cuts the client off without a word: TCP goes on, and no byte arrives.

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { describe, test } from 'node:test'
+import { exportJWK } from 'jose'
 import { createClient, RevocastError } from '../../node/client/js/index.js'
 import { Revoked } from '../../node/client/js/revoked.js'
 import { APP, STREAM, good, mint, newClock, newKey, newSID, outcome, refused, setup, sign, until, userHash } from './node_sdk_fake.mjs'
@@ -217,7 +218,7 @@ describe('keys', () => {
 
   test('a set that shows a private key is not used', async (t) => {
     const { fake, key, client } = await setup(t, { whenStale: 'refuse' })
-    fake.keys = [key, { ...key.jwk, kid: 'x', d: 'AAAA' }]
+    fake.keys = [key, { ...await exportJWK((await newKey()).privateKey), kid: 'x', alg: 'ES256' }]
     await client.start()
     assert.equal(await outcome(client, await mint(fake, key)), 'unavailable')
   })
@@ -326,6 +327,15 @@ describe('what the API is asked', () => {
     assert.deepEqual(fake.asked.map((b) => b.consistency), [{ at_least: fake.cursor().split(',')[1] }, { at_least: 'us:0:7' }])
   })
 
+  test('a redirect is not followed: it would carry the API key away', async (t) => {
+    const { fake, client } = await setup(t)
+    const { fake: elsewhere } = await setup(t)
+    elsewhere.answer = () => good(newSID())
+    fake.answer = () => [307, {}, { location: `${elsewhere.url}/v1/sessions/authenticate` }]
+    assert.equal(await outcome(client, 'token'), 'unavailable')
+    assert.equal(elsewhere.asked.length, 0)
+  })
+
   test('the next node is asked when one does not answer', async (t) => {
     const { fake } = await setup(t)
     fake.answer = () => good(newSID())
@@ -368,7 +378,7 @@ describe('revocations', () => {
       const elsewhere = newSID(9) // a stream without a lease
       fake.answer = () => good(elsewhere)
       assert.equal(await outcome(client, await of(at - 61, { sid: elsewhere })), 'good api', `${type}, of another stream`)
-      if (type === 'user.revoked') assert.equal(await outcome(client, await of(at - 61, { user: 'bob' })), 'good local')
+      assert.equal(await outcome(client, await of(at - 61, { user: 'bob' })), type === 'user.revoked' ? 'good local' : 'revoked')
       // In between the API tells, once per session; its silence is no yes.
       for (const iat of [at - 60, at, at + 75]) {
         const sid = newSID()
