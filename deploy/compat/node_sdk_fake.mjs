@@ -50,6 +50,7 @@ export function newClock () {
 
 export class Fake {
   keys = []
+  requests = 0
   jwksFetches = 0
   jwksStatus = 200
   asked = [] // bodies of authenticate
@@ -78,6 +79,7 @@ export class Fake {
   }
 
   async handle (req, res) {
+    this.requests++
     const url = new URL(req.url, 'http://x')
     const json = (status, body, headers) => res.writeHead(status, { 'content-type': 'application/json', ...(this.date && { date: this.date }), ...headers }).end(JSON.stringify(body))
     if (url.pathname === `/v1/apps/${APP}/.well-known/openid-configuration`) return json(200, { issuer: `${this.issuer ?? this.url}/v1/apps/${APP}` })

@@ -51,7 +51,7 @@ export class Api {
         method,
         headers: { ...this.headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
         body: body === undefined ? undefined : JSON.stringify(body),
-        redirect: 'error', // it would carry the API key elsewhere
+        redirect: 'error', // it would carry tokens elsewhere
         signal: AbortSignal.timeout(this.timeoutMs + wait)
       })
       text = await res.text()
