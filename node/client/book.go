@@ -62,6 +62,7 @@ type mark struct {
 // on. Nothing in it is taken back but by time: no resync empties it.
 type book struct {
 	clock clock
+	app   string
 
 	mu      sync.RWMutex // guards all that follows
 	life    time.Duration
@@ -71,6 +72,7 @@ type book struct {
 	marks   map[place][]mark
 	keys    map[string]bool // compromised
 	shut    bool            // the app is suspended or deleted
+	shutAt  string          // the position in CONFIG at which it became so
 	// nodeWall was a node's clock when the boot clock showed nodeBoot. A JWT is
 	// judged by the later of the clocks: if this machine's is set back, or slow, no
 	// JWT lives on for longer than its revocation is remembered.
@@ -98,11 +100,11 @@ const (
 
 // subject is what a verdict is about.
 type subject struct {
-	id        sid
-	app, user string
-	kid       string
-	iat       int64     // unix ms
-	exp       time.Time // zero: not judged
+	id   sid
+	user string
+	kid  string
+	iat  int64     // unix ms
+	exp  time.Time // zero: not judged
 }
 
 // judgement is a verdict, and what comes with it.
@@ -193,7 +195,7 @@ func (b *book) over(s *subject, do func(*mark)) {
 	if len(b.marks) == 0 {
 		return
 	}
-	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(s.app, s.user)}} {
+	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
 			m := &b.marks[p][i]
 			if !m.except[s.id] && !m.asked[s.id] && s.iat <= m.at+(clockMargin+nodeLease).Milliseconds() {
@@ -262,7 +264,7 @@ func sameSet(a, b map[sid]bool) bool {
 func (b *book) asked(s *subject, revisions []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(s.app, s.user)}} {
+	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
 			if m := &b.marks[p][i]; slices.Contains(revisions, m.revision) {
 				if m.asked == nil {

@@ -25,6 +25,8 @@ const (
 	// long as it takes for the leases of silent ones to end.
 	waitAll = 30 * time.Second
 	tries   = 3 // of a request that can be repeated
+	// nonceDetail is the error detail that holds the header DPoP-Nonce of the answer.
+	nonceDetail = "dpop_nonce"
 )
 
 // Create makes a session. It is sent under an Idempotency-Key of its own, so one
@@ -189,6 +191,12 @@ func (c *Client) send(ctx context.Context, base string, r *request, body []byte,
 	refused := &api.Error{}
 	if json.Unmarshal(data, refused) != nil || refused.ErrorType == "" {
 		return answer.StatusCode, fmt.Errorf("%s answered %d", base, answer.StatusCode)
+	}
+	if nonce := answer.Header.Get("DPoP-Nonce"); nonce != "" { // what the next proof must hold
+		if refused.ErrorDetails == nil {
+			refused.ErrorDetails = map[string]any{}
+		}
+		refused.ErrorDetails[nonceDetail] = nonce
 	}
 	return answer.StatusCode, refused
 }

@@ -142,17 +142,16 @@ const (
 
 // settings are the fields with their defaults.
 type settings struct {
-	bases          []string
-	audience       string
-	lease          time.Duration
-	timeout        time.Duration
-	keyAge         time.Duration
-	api, feed      *http.Client
-	cookies        []string
-	authorization  string
-	log            *slog.Logger
-	clock          clock
-	closeIdleConns func()
+	bases         []string
+	audience      string
+	lease         time.Duration
+	timeout       time.Duration
+	keyAge        time.Duration
+	api, feed     *http.Client
+	cookies       []string
+	authorization string
+	log           *slog.Logger
+	clock         clock
 }
 
 // clock is the seam through which time enters.
@@ -211,7 +210,7 @@ func (c *Client) prepared() error {
 	}
 	c.connect()
 	c.verified.Entries = c.Entries
-	c.book.clock = s.clock
+	c.book.clock, c.book.app = s.clock, c.App
 	c.keys.fixed = c.Issuer
 	return nil
 }

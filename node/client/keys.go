@@ -34,7 +34,6 @@ type keys struct {
 	flight chan struct{} // closed when the fetch that goes on has ended; nil: none does
 	tried  time.Duration // on the boot clock: when the last fetch began; 0: none has
 	failed error         // how it ended
-	stolen map[string]bool
 }
 
 // keySet is what was fetched. It never changes.
@@ -138,11 +137,6 @@ func (k *keys) load(ctx context.Context, c *Client, now time.Duration) error {
 			all = append(all, key)
 		}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, key := range all {
-		key.Compromised = k.stolen[key.ID] // a node may not know yet
-	}
 	k.current.Store(&keySet{ring: signer.NewRing(all...), issuers: issuersOf(issuer, c.App), at: now})
 	return nil
 }
@@ -163,31 +157,6 @@ func (s *keySet) issuer(p signer.Profile, app string) string {
 		return s.issuers[0]
 	}
 	return s.issuers[1]
-}
-
-// steal makes a key count no longer, at once and for good.
-func (k *keys) steal(kid string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.stolen == nil {
-		k.stolen = map[string]bool{}
-	}
-	k.stolen[kid] = true
-	set := k.current.Load()
-	if set == nil {
-		return
-	}
-	next := *set
-	all := next.ring.Keys()
-	for i, key := range all {
-		if key.ID == kid {
-			gone := *key
-			gone.Compromised = true
-			all[i] = &gone
-		}
-	}
-	next.ring = signer.NewRing(all...)
-	k.current.Store(&next)
 }
 
 // keep fetches the keys before they are old until ctx ends, so that no request

@@ -71,7 +71,7 @@ func (c *Client) VerifyWith(ctx context.Context, credential string, o Options) (
 		return nil, refuse(ErrInvalid, nil)
 	}
 	q.subject = subject{
-		id: id, app: c.App, user: v.Subject, kid: v.KeyID, iat: v.IssuedAt.UnixMilli(), exp: v.Expires,
+		id: id, user: v.Subject, kid: v.KeyID, iat: v.IssuedAt.UnixMilli(), exp: v.Expires,
 	}
 	if o.Proof == nil && v.Thumbprint != "" {
 		return nil, refuse(ErrProof, nil)
@@ -186,7 +186,7 @@ func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 		if !ok || answer.Session.AppID != c.App {
 			return nil, refuse(ErrStale, errors.New("the API answered with a session that is none of the app"))
 		}
-		s := subject{id: id, app: c.App, user: answer.Session.UserID, iat: answer.Session.StartedAt.UnixMilli()}
+		s := subject{id: id, user: answer.Session.UserID, iat: answer.Session.StartedAt.UnixMilli()}
 		if len(q.known) > 0 {
 			c.book.asked(&s, q.known)
 		}
