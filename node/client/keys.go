@@ -31,7 +31,7 @@ type keys struct {
 	current atomic.Pointer[keySet]
 
 	mu     sync.Mutex    // guards what follows
-	flight chan struct{} // closed when the fetch that goes on has ended; nil: none does
+	flight *flight       // the one fetch that goes on; nil: none does
 	tried  time.Duration // on the boot clock: when the last fetch began; 0: none has
 	failed error         // how it ended
 }
@@ -63,28 +63,32 @@ func (k *keys) get(ctx context.Context, c *Client) (*keySet, error) {
 	return set, nil
 }
 
+// flight is a fetch that goes on.
+type flight struct {
+	over chan struct{} // closed when it has ended; then err is set
+	err  error
+	gone bool // whoever fetched gave up, which says nothing of the node
+}
+
 // fetch gets the keys, unless that was tried less than pause ago. Who comes while
 // another does waits for that, if asked to.
 func (k *keys) fetch(ctx context.Context, c *Client, pause time.Duration, wait bool) error {
 	for {
 		k.mu.Lock()
-		if flight := k.flight; flight != nil {
+		if other := k.flight; other != nil {
 			k.mu.Unlock()
 			if !wait {
 				return errPause
 			}
 			select {
-			case <-flight:
+			case <-other.over:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			k.mu.Lock()
-			done, err := k.tried != 0, k.failed
-			k.mu.Unlock()
-			if done {
-				return err
+			if !other.gone {
+				return other.err
 			}
-			continue // who fetched gave up
+			continue
 		}
 		now := c.setup.clock.Boot()
 		if k.tried != 0 && now-k.tried < pause {
@@ -92,18 +96,20 @@ func (k *keys) fetch(ctx context.Context, c *Client, pause time.Duration, wait b
 			k.mu.Unlock()
 			return err
 		}
-		flight := make(chan struct{})
-		k.flight, k.tried = flight, now
+		ours := &flight{over: make(chan struct{})}
+		before := k.tried
+		k.flight, k.tried = ours, now
 		k.mu.Unlock()
-		err := k.load(ctx, c, now)
+		ours.err = k.load(ctx, c, now)
+		ours.gone = ours.err != nil && ctx.Err() != nil
 		k.mu.Lock()
-		k.flight, k.failed = nil, err
-		if err != nil && ctx.Err() != nil {
-			k.tried = 0 // it says nothing of the node
+		k.flight, k.failed = nil, ours.err
+		if ours.gone {
+			k.tried = before
 		}
 		k.mu.Unlock()
-		close(flight)
-		return err
+		close(ours.over)
+		return ours.err
 	}
 }
 

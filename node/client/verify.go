@@ -170,6 +170,9 @@ type question struct {
 // not have known of: then it is asked once more, for an answer that does.
 func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 	if c.APIKey == "" {
+		if errors.Is(q.because, signer.ErrUnknownKey) {
+			return nil, refuse(ErrInvalid, q.because) // no list that is to be had has it
+		}
 		return nil, refuse(ErrStale, errors.Join(errNoKey, q.because))
 	}
 	for range 3 {
