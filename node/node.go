@@ -194,6 +194,8 @@ type Node struct {
 	memory   memory
 
 	feed       feed
+	feeds      feeds
+	recent     recent
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -266,6 +268,7 @@ func New(c Config) (*Node, error) {
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -302,6 +305,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -399,6 +403,9 @@ func (n *Node) sweep(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}
