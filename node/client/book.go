@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,9 +52,13 @@ type place struct {
 // mark is a log-out of all sessions of a place that were there at a time.
 type mark struct {
 	revision string // up to where a node must have read to know of it
-	at       int64  // unix ms
-	except   map[sid]bool
-	until    time.Duration // on the boot clock: when nothing older than it is left
+	at       int64  // when it was asked for, unix ms
+	// known is when the last node of the sessions' home can have begun to know of it,
+	// unix ms: no JWT that was made a lease later is of a session that it took. Of one
+	// that was recorded elsewhere, because the home was out of reach, that is not known.
+	known  int64
+	except map[sid]bool
+	until  time.Duration // on the boot clock: when nothing older than it is left
 	// asked holds the sessions of which a node that knew of it said that they are good.
 	asked map[sid]bool
 }
@@ -198,7 +203,7 @@ func (b *book) over(s *subject, do func(*mark)) {
 	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
 			m := &b.marks[p][i]
-			if !m.except[s.id] && !m.asked[s.id] && s.iat <= m.at+(clockMargin+nodeLease).Milliseconds() {
+			if !m.except[s.id] && !m.asked[s.id] && s.iat <= m.known {
 				do(m)
 			}
 		}
@@ -230,8 +235,11 @@ func (b *book) revokeLocked(id sid) {
 	b.queue = append(b.queue, ended{id, until})
 }
 
-// addMark takes away the sessions of a place. Of two of one log the newer alone is
-// the whole truth, as it never spares whom the older took away.
+// unknown is the known of a mark of which that is not known.
+const unknown = math.MaxInt64
+
+// addMark takes away the sessions of a place. One that takes all that an older one of
+// the same log took replaces it.
 func (b *book) addMark(p place, m mark) {
 	if b.marks == nil {
 		b.marks = map[place][]mark{}
@@ -239,19 +247,19 @@ func (b *book) addMark(p place, m mark) {
 	m.until = b.keep()
 	held := b.marks[p]
 	for i := range held {
-		if held[i].at == m.at && sameSet(held[i].except, m.except) {
-			held[i].until = m.until // told once more
+		if h := &held[i]; h.at == m.at && h.known >= m.known && within(h.except, m.except) && within(m.except, h.except) {
+			h.until = m.until // told once more
 			return
 		}
 	}
-	held = slices.DeleteFunc(held, func(old mark) bool { return supersedes(m.revision, old.revision) })
+	held = slices.DeleteFunc(held, func(old mark) bool {
+		return supersedes(m.revision, old.revision) && old.at <= m.at && old.known <= m.known && within(m.except, old.except)
+	})
 	b.marks[p] = append(held, m)
 }
 
-func sameSet(a, b map[sid]bool) bool {
-	if len(a) != len(b) {
-		return false
-	}
+// within reports whether all of a is in b.
+func within(a, b map[sid]bool) bool {
 	for id := range a {
 		if !b[id] {
 			return false

@@ -58,7 +58,7 @@ func TestWatermark(t *testing.T) {
 		}
 		spared := newSID(2)
 		if err := b.apply(kind, &api.Event{
-			Revision: "eu:0:9", At: at, Stream: 2, UserHash: hash, RevokedAt: &at, Except: []string{spared.String()},
+			Region: "eu", Revision: "eu:0:9", At: at, Stream: 2, UserHash: hash, RevokedAt: &at, Except: []string{spared.String()},
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestWatermark(t *testing.T) {
 				t.Errorf("all %v, %s, after a node was asked: %v", all, c.name, j.verdict)
 			}
 			next := at.Add(time.Second)
-			if err := b.apply(kind, &api.Event{Revision: "eu:0:10", At: next, Stream: 2, UserHash: hash, RevokedAt: &next, Except: []string{spared.String()}}); err != nil {
+			if err := b.apply(kind, &api.Event{Region: "eu", Revision: "eu:0:10", At: next, Stream: 2, UserHash: hash, RevokedAt: &next, Except: []string{spared.String()}}); err != nil {
 				t.Fatal(err)
 			}
 			switch j := b.judge(s, lease); {
@@ -110,9 +110,82 @@ func TestWatermark(t *testing.T) {
 				t.Errorf("all %v, %s, after the next log-out: %+v", all, c.name, j)
 			}
 			b.marks = nil
-			if err := b.apply(kind, &api.Event{Revision: "eu:0:9", At: at, Stream: 2, UserHash: hash, RevokedAt: &at, Except: []string{spared.String()}}); err != nil {
+			if err := b.apply(kind, &api.Event{Region: "eu", Revision: "eu:0:9", At: at, Stream: 2, UserHash: hash, RevokedAt: &at, Except: []string{spared.String()}}); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// TestPending: a log-out that was asked for while the sessions' home was out of reach
+// and reached it later took sessions of which JWTs were made meanwhile.
+func TestPending(t *testing.T) {
+	b, clock := newBook()
+	b.leases[2] = clock.boot + time.Hour
+	asked := clock.wall
+	heard := asked.Add(10 * time.Minute)
+	e := &api.Event{Region: "eu", Stream: 2, Revision: "us:0:4", At: asked, UserHash: userHash("acme", "ada"), RevokedAt: &asked}
+	s := &subject{id: sid(newSID(2)), user: "ada"}
+	expect := func(name string, iat time.Time, want verdict) {
+		t.Helper()
+		s.iat = iat.UnixMilli()
+		if j := b.judge(s, time.Second); j.verdict != want {
+			t.Errorf("%s: %v, want %v", name, j.verdict, want)
+		}
+	}
+	if err := b.apply(api.EventUserRevoked, e); err != nil {
+		t.Fatal(err)
+	}
+	expect("made before", asked.Add(-2*time.Minute), isRevoked)
+	expect("made by a home that may not know", asked.Add(9*time.Minute), isDoubtful)
+	b.marks = nil
+	e.Revision, e.At = "eu:0:9", heard // what a client hears that does not follow us
+	if err := b.apply(api.EventUserRevoked, e); err != nil {
+		t.Fatal(err)
+	}
+	expect("made before it was asked for", asked.Add(-2*time.Minute), isRevoked)
+	expect("made before it was delivered", asked.Add(9*time.Minute), isDoubtful)
+	expect("made by a home that knew", heard.Add(76*time.Second), good)
+	b.marks = nil
+	if err := b.load(&api.Revocations{Revision: "eu:0:9", Users: []api.Watermark{{UserHash: e.UserHash, Stream: 2, RevokedAt: asked}}}); err != nil {
+		t.Fatal(err)
+	}
+	expect("before a catch-up", asked.Add(-2*time.Minute), isRevoked)
+	expect("of a catch-up, which does not say when it was delivered", heard.Add(time.Hour), isDoubtful)
+}
+
+// TestMarks: one log-out replaces an older one of the same log only if it takes all
+// that the older took.
+func TestMarks(t *testing.T) {
+	one, two := newSID(2).String(), newSID(2).String()
+	for _, c := range []struct {
+		name   string
+		except [2][]string
+		log    string
+		want   int
+	}{
+		{"of everybody", [2][]string{}, "eu:0:10", 1},
+		{"sparing one, then nobody", [2][]string{{one}, nil}, "eu:0:10", 1},
+		{"sparing one twice", [2][]string{{one}, {one}}, "eu:0:10", 1},
+		{"sparing nobody, then one", [2][]string{nil, {one}}, "eu:0:10", 2},
+		{"sparing one, then another", [2][]string{{one}, {two}}, "eu:0:10", 2},
+		{"of another log", [2][]string{}, "us:0:10", 2},
+		{"of another generation", [2][]string{}, "eu:1:10", 2},
+		{"told again, late", [2][]string{}, "eu:0:8", 2},
+	} {
+		b, clock := newBook()
+		at := clock.wall
+		for i, revision := range []string{"eu:0:9", c.log} {
+			at = at.Add(time.Second)
+			e := &api.Event{Region: "eu", Stream: 2, Revision: revision, At: at, Except: c.except[i]}
+			for range 2 {
+				if err := b.apply(api.EventAppRevoked, e); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if n := len(b.marks[place{stream: 2}]); n != c.want {
+			t.Errorf("%s: %d marks, want %d", c.name, n, c.want)
 		}
 	}
 }

@@ -253,19 +253,19 @@ func (p *peer) cut() {
 	}
 }
 
-// gate returns once something passes, or closed is closed.
-func (p *peer) gate(closed chan struct{}) {
+// gate returns once something passes, or an error when closed is closed.
+func (p *peer) gate(closed chan struct{}) error {
 	for {
 		p.mu.Lock()
 		frozen := p.frozen
 		p.mu.Unlock()
 		if frozen == nil {
-			return
+			return nil
 		}
 		select {
 		case <-frozen:
 		case <-closed:
-			return
+			return net.ErrClosed
 		}
 	}
 }
@@ -301,12 +301,16 @@ type link struct {
 
 func (l *link) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
-	l.p.gate(l.closed)
+	if shut := l.p.gate(l.closed); shut != nil {
+		return 0, shut
+	}
 	return n, err
 }
 
 func (l *link) Write(b []byte) (int, error) {
-	l.p.gate(l.closed)
+	if err := l.p.gate(l.closed); err != nil {
+		return 0, err
+	}
 	return l.Conn.Write(b)
 }
 

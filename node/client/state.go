@@ -119,7 +119,11 @@ func (b *book) apply(kind string, e *api.Event) error {
 		if e.Reason == "unverified" {
 			w.Except = nil // whoever wrote it has no say in who is spared
 		}
-		return b.mark(&w, kind == api.EventAppRevoked, e.Revision)
+		known := max(e.At.UnixMilli(), at.UnixMilli()) + (clockMargin + nodeLease).Milliseconds()
+		if !strings.HasPrefix(e.Revision, e.Region+":") {
+			known = unknown
+		}
+		return b.mark(&w, kind == api.EventAppRevoked, e.Revision, known)
 	case api.EventAppSuspended, api.EventAppDeleted:
 		b.shut, b.shutAt = true, e.Revision
 	case api.EventAppResumed:
@@ -134,7 +138,7 @@ func (b *book) apply(kind string, e *api.Event) error {
 }
 
 // mark adds a watermark: of a user, or of everybody.
-func (b *book) mark(w *api.Watermark, all bool, revision string) error {
+func (b *book) mark(w *api.Watermark, all bool, revision string, known int64) error {
 	p := place{stream: w.Stream}
 	switch {
 	case all:
@@ -148,7 +152,7 @@ func (b *book) mark(w *api.Watermark, all bool, revision string) error {
 	if w.RevokedAt.IsZero() || revision == "" {
 		return errUnreadable
 	}
-	m := mark{revision: revision, at: w.RevokedAt.UnixMilli()}
+	m := mark{revision: revision, at: w.RevokedAt.UnixMilli(), known: known}
 	for _, text := range w.Except {
 		id, ok := parseSID(text)
 		if !ok {
@@ -171,7 +175,8 @@ func (b *book) steal(kid string) {
 }
 
 // load adds what a catch-up says. A node that answers at_least its revision, but for
-// CONFIG, knows each of the watermarks.
+// CONFIG, knows each of the watermarks; when the nodes of the home came to know of
+// one, it does not say.
 func (b *book) load(r *api.Revocations) error {
 	revision := homes(r.Revision)
 	b.lives(r.JWTLifeSeconds)
@@ -188,7 +193,7 @@ func (b *book) load(r *api.Revocations) error {
 	}
 	for all, list := range map[bool][]api.Watermark{false: r.Users, true: r.All} {
 		for i := range list {
-			if err := b.mark(&list[i], all, revision); err != nil {
+			if err := b.mark(&list[i], all, revision, unknown); err != nil {
 				return fmt.Errorf("read a watermark: %w", err)
 			}
 		}
