@@ -97,6 +97,7 @@ const (
 	good verdict = iota
 	isRevoked
 	isExpired
+	isEarly    // its nbf lies ahead
 	isShut     // the app
 	isUntrue   // its key was stolen
 	isDoubtful // made about when its user was logged out: only a node can tell
@@ -109,7 +110,8 @@ type subject struct {
 	user string
 	kid  string
 	iat  int64     // unix ms
-	exp  time.Time // zero: not judged
+	nbf  time.Time // judged with a leeway, as clocks differ
+	exp  time.Time // zero: neither is judged
 }
 
 // judgement is a verdict, and what comes with it.
@@ -128,10 +130,13 @@ func (b *book) judge(s *subject, lease time.Duration) judgement {
 	boot, wall := b.clock.Boot(), b.clock.Wall()
 	ends := b.leases[s.id[0]]
 	v := b.look(s)
+	now := b.now(boot, wall)
 	switch {
 	case v.verdict != good && v.verdict != isDoubtful:
-	case !s.exp.IsZero() && !b.now(boot, wall).Before(s.exp):
+	case !s.exp.IsZero() && !now.Before(s.exp):
 		v.verdict = isExpired
+	case !s.exp.IsZero() && now.Add(signer.MaxLeeway).Before(s.nbf):
+		v.verdict = isEarly
 	case v.verdict == isDoubtful:
 	case boot >= ends:
 		v.verdict = isStale

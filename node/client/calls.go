@@ -144,19 +144,21 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 			return fmt.Errorf("encode request: %w", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.setup.timeout+r.extra)
-	defer cancel()
 	for try := 1; ; try++ {
 		at := c.base.Load()
-		status, err := c.send(ctx, c.setup.bases[int(at)%len(c.setup.bases)], &r, body, out)
+		once, cancel := context.WithTimeout(ctx, c.setup.timeout+r.extra)
+		status, err := c.send(once, c.setup.bases[int(at)%len(c.setup.bases)], &r, body, out)
+		late := once.Err() != nil
+		cancel()
 		if err == nil || final(status) || ctx.Err() != nil {
 			return err
 		}
 		c.base.CompareAndSwap(at, at+1)
-		if try == tries || r.once {
+		asked := try >= len(c.setup.bases) // every node
+		if try == tries || r.once || late && asked {
 			return err
 		}
-		if try >= len(c.setup.bases) { // every node was asked
+		if asked {
 			pause(ctx, time.Duration(try)*(50*time.Millisecond+mathrand.N(100*time.Millisecond)))
 		}
 	}

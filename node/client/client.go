@@ -85,9 +85,10 @@ type Client struct {
 	// since the feed has no end, and redirects are not followed: they would take
 	// tokens elsewhere.
 	HTTP *http.Client
-	// Timeout is the longest that one request to the API may take, to the end of its
+	// Timeout is the longest that a request may take at one node, to the end of the
 	// answer. Zero: DefaultTimeout. A revoke that waits for all nodes has half a
-	// minute more. A request that can be repeated is, twice at most.
+	// minute more. A request is tried three times at most, and no node is asked again
+	// that did not answer in time.
 	Timeout time.Duration
 
 	// Cookies are the names of cookies that Require looks into, in this order, when

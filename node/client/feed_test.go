@@ -231,27 +231,27 @@ func TestSuspend(t *testing.T) {
 		clock.move(time.Minute, 0)
 		s, err := c.Verify(t.Context(), made.SessionJWT)
 		wantErr(t, "on waking", s, err, client.ErrStale)
-		w.await("awake", func() bool { _, err := c.Verify(t.Context(), login(t, c, "ada").SessionJWT); return err == nil })
+		time.Sleep(10 * time.Second)
+		w.local("awake", c, login(t, c, "ada").SessionJWT)
 	})
 }
 
-// TestClockBack: a wall clock that is set back lets no JWT live on.
+// TestClockBack: a wall clock that is set back lets no JWT live on: that of the node
+// counts as well, and the session is asked about as that of any JWT that has expired.
 func TestClockBack(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
 		c, clock := w.following()
 		w.ready(c)
 		made := login(t, c, "ada")
-		w.revokes(w.nodes[0], api.Revoke{SessionID: made.Session.SessionID})
-		w.refuses("revoked", c, made.SessionJWT, client.ErrRevoked)
-		// Until its revocation is forgotten, which a node that began just now wants
-		// to be remembered for as long as any app's JWT can live.
-		time.Sleep(70 * time.Minute)
-		if n := c.Status().Revoked; n != 0 {
-			t.Errorf("%d revocations are remembered, want none", n)
-		}
-		clock.move(0, -70*time.Minute)
+		time.Sleep(4 * time.Minute)
+		w.local("before it expires", c, made.SessionJWT)
+		clock.move(0, -time.Hour)
+		w.local("with the clock set back", c, made.SessionJWT)
+		time.Sleep(time.Minute)
 		s, err := c.Verify(t.Context(), made.SessionJWT)
-		wantErr(t, "with the clock set back", s, err, client.ErrRevoked) // by the API, since it has expired
+		if err != nil || s.Detail == nil {
+			t.Errorf("after it has expired, with the clock set back: %v, %v", s, err)
+		}
 	})
 }
 

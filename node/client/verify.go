@@ -28,8 +28,8 @@ type Options struct {
 }
 
 // Verify says whose session the token or JWT is. A JWT is judged here: signature,
-// iss, aud, typ, nbf; then the clocks are read, the lease of the session's home is
-// checked and its revocation looked up, in this order. The API is asked about a
+// iss, aud, typ; then the clocks are read, nbf, exp and the lease of the session's
+// home are checked and its revocation is looked up, all at one moment. The API is asked about a
 // token, about a JWT that has expired (its session may be good: the Session then
 // holds a fresh one), that this client has no key or no lease for, or that was made
 // about when its user was logged out everywhere.
@@ -56,9 +56,8 @@ func (c *Client) VerifyWith(ctx context.Context, credential string, o Options) (
 	v, set, err := c.check(ctx, credential)
 	q := question{credential: credential, jwt: true, Options: o}
 	switch {
-	case errors.Is(err, signer.ErrUnknownKey), errors.Is(err, signer.ErrNotYetValid):
-		// Of a key that nobody lists any more, or is not known here yet; or the clocks
-		// of this machine and the node's differ.
+	case errors.Is(err, signer.ErrUnknownKey):
+		// Of a key that nobody lists any more, or that is not known here yet.
 		q.because = err
 		return c.ask(ctx, q)
 	case set == nil:
@@ -71,7 +70,7 @@ func (c *Client) VerifyWith(ctx context.Context, credential string, o Options) (
 		return nil, refuse(ErrInvalid, nil)
 	}
 	q.subject = subject{
-		id: id, user: v.Subject, kid: v.KeyID, iat: v.IssuedAt.UnixMilli(), exp: v.Expires,
+		id: id, user: v.Subject, kid: v.KeyID, iat: v.IssuedAt.UnixMilli(), nbf: v.NotBefore, exp: v.Expires,
 	}
 	if o.Proof == nil && v.Thumbprint != "" {
 		return nil, refuse(ErrProof, nil)
@@ -94,6 +93,9 @@ func (c *Client) decide(ctx context.Context, v *signer.Verified, q question) (*S
 		if c.APIKey == "" || c.setup.audience != c.App {
 			return nil, refuse(ErrExpired, signer.ErrExpired)
 		}
+		return c.ask(ctx, q)
+	case isEarly: // the clocks of this machine and the node differ
+		q.because = signer.ErrNotYetValid
 		return c.ask(ctx, q)
 	case isDoubtful:
 		q.known = j.revisions
@@ -125,8 +127,8 @@ func (c *Client) without(ctx context.Context, q question, why error) (*Session, 
 	return c.ask(ctx, q)
 }
 
-// check checks all of a JWT that does not change with time, and its nbf. Without
-// a keySet there are no keys to check it with.
+// check checks all of a JWT that does not change with time. Without a
+// keySet there are no keys to check it with.
 func (c *Client) check(ctx context.Context, jwt string) (signer.Verified, *keySet, error) {
 	set, err := c.keys.get(ctx, c)
 	if err != nil {
@@ -141,10 +143,8 @@ func (c *Client) check(ctx context.Context, jwt string) (signer.Verified, *keySe
 }
 
 func (c *Client) checkWith(set *keySet, jwt string) (v signer.Verified, err error) {
-	// exp is judged later, together with the lease.
-	e := signer.Expect{
-		App: c.setup.audience, Now: c.setup.clock.Wall(), Leeway: signer.MaxLeeway, AllowExpired: true,
-	}
+	// nbf and exp are judged later, together with the lease.
+	e := signer.Expect{App: c.setup.audience, Now: c.setup.clock.Wall(), AllowExpired: true, AllowEarly: true}
 	for _, e.Issuer = range set.issuers {
 		if v, err = c.verified.Verify(set.ring, jwt, e); !errors.Is(err, signer.ErrWrongIssuer) {
 			break
