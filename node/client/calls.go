@@ -148,7 +148,7 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		at := c.base.Load()
 		once, cancel := context.WithTimeout(ctx, c.setup.timeout+r.extra)
 		status, err := c.send(once, c.setup.bases[int(at)%len(c.setup.bases)], &r, body, out)
-		late := once.Err() != nil
+		late := errors.Is(once.Err(), context.DeadlineExceeded)
 		cancel()
 		if err == nil || final(status) || ctx.Err() != nil {
 			return err

@@ -81,9 +81,11 @@ type Client struct {
 	// Zero: signer.DefaultEntries, which takes about 10 MB. Only good ones are held.
 	Entries int
 
-	// HTTP makes the requests. Nil: a client of its own. Its Timeout does not count,
+	// HTTP says how requests are made: by a copy of its Transport, with connections of
+	// this client's own. Nil: as http.DefaultClient does. Its Timeout does not count,
 	// since the feed has no end, and redirects are not followed: they would take
-	// tokens elsewhere.
+	// tokens elsewhere. A Transport that is no *http.Transport is used as it is; it
+	// must give up a connection that is dead without being closed.
 	HTTP *http.Client
 	// Timeout is the longest that a request may take at one node, to the end of the
 	// answer. Zero: DefaultTimeout. A revoke that waits for all nodes has half a
@@ -218,26 +220,39 @@ func (c *Client) prepared() error {
 
 // connect makes the two clients. The feed has connections of its own, a new one
 // each time: one that stands still without being closed is given up, and must not
-// be found again in a pool.
+// be found again in a pool. HTTP/2, which has one connection for all requests and
+// keeps it while there is any, is made to look whether it is alive.
 func (c *Client) connect() {
 	s := &c.setup
-	one := http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+	one := http.Client{}
 	if c.HTTP != nil {
 		one = *c.HTTP
 	}
 	one.Timeout = 0
 	one.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	two := one
-	transport := one.Transport
-	if transport == nil {
-		transport = http.DefaultTransport
+	if one.Transport == nil {
+		one.Transport = http.DefaultTransport
 	}
-	if t, ok := transport.(*http.Transport); ok {
-		t = t.Clone()
-		t.DisableKeepAlives = true
-		two.Transport = t
+	two := one
+	if t, ok := one.Transport.(*http.Transport); ok {
+		kept := t.Clone()
+		if kept.HTTP2 == nil {
+			kept.HTTP2 = &http.HTTP2Config{SendPingTimeout: s.lease / 6, PingTimeout: s.lease / 6}
+		}
+		own := kept.Clone()
+		own.DisableKeepAlives = true
+		one.Transport, two.Transport = kept, own
 	}
 	s.api, s.feed = &one, &two
+}
+
+// CloseIdleConnections closes connections that are not in use. A client that is no
+// longer used has no others.
+func (c *Client) CloseIdleConnections() {
+	if c.prepare() == nil {
+		c.setup.api.CloseIdleConnections()
+		c.setup.feed.CloseIdleConnections()
+	}
 }
 
 // Session is a session that was found good.

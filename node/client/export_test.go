@@ -9,13 +9,3 @@ func SetClock(c *Client, clock interface {
 }) {
 	c.clock = clock
 }
-
-// CloseIdle returns what closes the connections that the client keeps.
-func CloseIdle(c *Client) func() {
-	return func() {
-		if c.prepare() == nil {
-			c.setup.api.CloseIdleConnections()
-			c.setup.feed.CloseIdleConnections()
-		}
-	}
-}

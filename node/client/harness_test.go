@@ -366,7 +366,7 @@ func (w *world) client(changes ...func(*client.Client)) *client.Client {
 	for _, change := range changes {
 		change(c)
 	}
-	w.t.Cleanup(client.CloseIdle(c))
+	w.t.Cleanup(c.CloseIdleConnections)
 	return c
 }
 

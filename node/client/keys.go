@@ -18,8 +18,10 @@ const (
 	// unknownKeyPause is how long after one look for a key that is not known there is
 	// none for another: whoever makes key ids up makes no load by it.
 	unknownKeyPause = 3 * time.Second
-	// retryKeys is how soon keys are asked for again that could not be fetched.
-	retryKeys = time.Second
+	// retryKeys is how soon keys are asked for again that could not be fetched, while
+	// there are none; oldKeyPause while old ones do, as somebody waits for it.
+	retryKeys   = time.Second
+	oldKeyPause = 30 * time.Second
 )
 
 var errPause = errors.New("public keys were asked for a moment ago")
@@ -57,7 +59,7 @@ func (k *keys) get(ctx context.Context, c *Client) (*keySet, error) {
 		return set, nil
 	}
 	if c.setup.clock.Boot()-set.at > c.setup.keyAge {
-		_ = k.fetch(ctx, c, unknownKeyPause, false) // the old ones count on
+		_ = k.fetch(ctx, c, oldKeyPause, false) // the old ones count on
 		set = k.current.Load()
 	}
 	return set, nil

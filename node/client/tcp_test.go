@@ -29,7 +29,7 @@ func (w *world) overTCP(bases []string, changes ...func(*client.Client)) *client
 	for _, change := range changes {
 		change(c)
 	}
-	w.t.Cleanup(client.CloseIdle(c))
+	w.t.Cleanup(c.CloseIdleConnections)
 	return c
 }
 
@@ -37,6 +37,7 @@ func (w *world) overTCP(bases []string, changes ...func(*client.Client)) *client
 // another within 50 ms, counted from before the request to revoke is sent. It asks
 // nobody: the policy is Refuse.
 func TestRevokedElsewhere(t *testing.T) {
+	t.Parallel()
 	sessions := 1000
 	if raceEnabled {
 		sessions = 100
@@ -83,6 +84,7 @@ type relay struct {
 	mu     sync.Mutex // guards what follows
 	conns  []net.Conn
 	frozen chan struct{}
+	spares bool // connections that are made from now on are not frozen
 }
 
 func newRelay(t testing.TB, to string) *relay {
@@ -132,13 +134,14 @@ func (r *relay) accept() {
 		}
 		r.mu.Lock()
 		r.conns = append(r.conns, from, to)
+		spared := r.spares
 		r.mu.Unlock()
-		r.all.Go(func() { r.pass(from, to) })
-		r.all.Go(func() { r.pass(to, from) })
+		r.all.Go(func() { r.pass(from, to, spared) })
+		r.all.Go(func() { r.pass(to, from, spared) })
 	}
 }
 
-func (r *relay) pass(from, to net.Conn) {
+func (r *relay) pass(from, to net.Conn, spared bool) {
 	defer from.Close()
 	defer to.Close()
 	buf := make([]byte, 32<<10)
@@ -147,7 +150,7 @@ func (r *relay) pass(from, to net.Conn) {
 		r.mu.Lock()
 		frozen := r.frozen
 		r.mu.Unlock()
-		if frozen != nil {
+		if frozen != nil && !spared {
 			<-frozen
 		}
 		if n > 0 {
@@ -161,10 +164,46 @@ func (r *relay) pass(from, to net.Conn) {
 	}
 }
 
+// TestLostConnections: connections that are dead without being closed, as after a
+// firewall forgot them, are given up, and new ones made, also by HTTP/2, which has
+// one for everything.
+func TestLostConnections(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	defer func() { t.Logf("took %v", time.Since(began)) }()
+	w := newWorld(t, 1)
+	server := httptest.NewUnstartedServer(w.nodes[0].all)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	through := newRelay(t, strings.TrimPrefix(server.URL, "https://"))
+	const lease = 3 * time.Second
+	c := w.overTCP([]string{"https://" + through.listener.Addr().String()}, func(c *client.Client) {
+		c.HTTP, c.Lease, c.Timeout, c.OnStale = server.Client(), lease, lease/4, client.Refuse
+	})
+	w.ready(c)
+	made := login(t, c, "ada")
+	w.local("before", c, made.SessionJWT)
+	through.freeze(true)
+	through.mu.Lock()
+	through.spares = true
+	through.mu.Unlock()
+	s, err := c.Verify(t.Context(), made.SessionToken)
+	wantErr(t, "on the dead connection", s, err, client.ErrStale)
+	w.await("a new one is made", func() bool { _, err := c.Verify(t.Context(), made.SessionToken); return err == nil })
+	w.revokes(w.nodes[0], api.Revoke{SessionToken: made.SessionToken})
+	w.await("it is followed again", func() bool {
+		_, err := c.Verify(t.Context(), made.SessionJWT)
+		return errors.Is(err, client.ErrRevoked)
+	})
+}
+
 // TestBlackHoleTCP: the same as TestBlackHole, with a relay between that stops to
 // forward and closes nothing. Whoever may ask the API falls back to it, and whoever
 // may not refuses, within the lease.
 func TestBlackHoleTCP(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 2)
 	direct := w.nodes[1].serve(t)
 	through := newRelay(t, w.nodes[0].serve(t))
