@@ -32,6 +32,8 @@ type script struct {
 	since   []string         // of each feed
 	feed    *io.PipeWriter   // the present one
 	nonces  []string         // of pings, in their order
+	says    *api.Session     // what it answers to any credential: that this is good; nil: 503
+	asked   []string         // with which consistency, each time
 }
 
 const anyFeed = "feed.1"
@@ -64,7 +66,16 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 		w.status = http.StatusAccepted
 		_, _ = w.Write([]byte("{}"))
 	case "/v1/sessions/authenticate":
-		w.status = http.StatusServiceUnavailable
+		var in api.Authenticate
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			s.t.Errorf("authenticate: %v", err)
+		}
+		s.asked = append(s.asked, string(in.Consistency))
+		if s.says == nil {
+			w.status = http.StatusServiceUnavailable
+			break
+		}
+		_ = json.NewEncoder(w).Encode(&api.SessionAnswer{Session: *s.says})
 	default:
 		s.mu.Unlock()
 		defer s.mu.Lock()
@@ -359,4 +370,62 @@ func TestNoFeed(t *testing.T) {
 			}
 		}, change)
 	}
+}
+
+// TestNodeBehind: what a node says that is behind the feed does not count against it;
+// it is asked for an answer that knows, and that one counts.
+func TestNodeBehind(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		began := time.Now()
+		is := func(id string) {
+			a.set(func() {
+				a.says, a.asked = &api.Session{SessionID: id, AppID: "acme", UserID: "ada", StartedAt: began}, nil
+			})
+		}
+		verify := func(name, credential string, want error, asked ...string) {
+			t.Helper()
+			s, err := a.c.Verify(t.Context(), credential)
+			if !errors.Is(err, want) || (s != nil) != (err == nil) {
+				t.Errorf("%s: %v, %v, want %v", name, s, err, want)
+			}
+			a.set(func() {
+				if !slices.Equal(a.asked, asked) {
+					t.Errorf("%s: asked with %q, want %q", name, a.asked, asked)
+				}
+				a.asked = nil
+			})
+		}
+		is(a.ids[0])
+		verify("a good session", "token", nil, "")
+		a.say(a.revoked(a.ids[0], "_config:0:1,eu:0:6"))
+		verify("revoked", "token", client.ErrRevoked, "")
+
+		is(a.ids[1])
+		at := time.Now()
+		out := func(revision string) {
+			e := api.Event{AppID: "acme", Region: "eu", Stream: 2, Revision: revision, At: at, RevokedAt: &at, UserHash: events.UserHash("acme", "ada")}
+			a.say(event(api.EventUserRevoked, "_config:0:1,"+revision, e))
+		}
+		out("eu:0:7")
+		verify("its user was logged out", "token", nil, "", `{"at_least":"eu:0:7"}`)
+		verify("which is remembered", "token", nil, "")
+		jwt := a.jwt(a.keys[0], signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[1] })
+		verify("of its JWT too", jwt, nil)
+		at = at.Add(time.Second)
+		out("eu:0:8")
+		verify("logged out again, its JWT", jwt, nil, `{"at_least":"eu:0:8"}`)
+		at = at.Add(time.Second)
+		out("eu:0:9")
+		a.set(func() { a.says = nil })
+		verify("and again, but no node answers", jwt, client.ErrStale, `{"at_least":"eu:0:9"}`, `{"at_least":"eu:0:9"}`, `{"at_least":"eu:0:9"}`)
+
+		is(a.ids[2])
+		a.set(func() { a.says.AppID = "shop" })
+		verify("a session of another app", "token", client.ErrStale, "")
+		is("x")
+		verify("no session", "token", client.ErrStale, "")
+		is(a.ids[2])
+		a.say(event(api.EventAppSuspended, "_config:0:2,eu:0:9", api.Event{AppID: "acme", Revision: "_config:0:2"}))
+		verify("the app is suspended", "token", client.ErrSuspended, "")
+	})
 }

@@ -3,6 +3,7 @@ package client_test
 import (
 	"errors"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -248,4 +249,20 @@ func TestBlackHoleTCP(t *testing.T) {
 		return err == nil && s.Detail == nil
 	})
 	t.Logf("followed again %v after it began", time.Since(began))
+}
+
+// TestRedirect: neither a token nor the API key follows a redirect.
+func TestRedirect(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s was sent there, Authorization %q", r.Method, r.URL.Path, r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	here := httptest.NewServer(http.RedirectHandler(elsewhere.URL+"/", http.StatusTemporaryRedirect))
+	defer here.Close()
+	c := &client.Client{Base: here.URL, App: "acme", APIKey: "sk_x"}
+	defer c.CloseIdleConnections()
+	for _, credential := range []string{"token", "a.b.c"} {
+		s, err := c.Verify(t.Context(), credential)
+		wantErr(t, credential, s, err, client.ErrStale)
+	}
 }
