@@ -1,8 +1,10 @@
 package client_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -246,6 +248,63 @@ func TestSecrets(t *testing.T) {
 			if strings.Contains(shown, secret) {
 				t.Errorf("%q shows a secret", shown)
 			}
+		}
+	})
+}
+
+// TestTemplate: a JWT for another audience, which the API does not take, is judged
+// here like any other; whoever holds it is not logged out when it cannot be.
+func TestTemplate(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, w *world) {
+		c, clock := w.following(func(c *client.Client) { c.Audience, c.OnStale = "https://partner.example", client.Ask })
+		stop := w.ready(c)
+		made := login(t, c, "ada")
+		w.must(w.nodes[0], w.admin, "PUT", "/v1/apps/acme/templates/partner", m{"audience": "https://partner.example", "jwt_profile": "stytch"}, nil)
+		var minted api.MintAnswer
+		w.must(w.nodes[0], w.access.APIKey, "POST", "/v1/sessions/"+made.Session.SessionID+"/tokens", m{"template": "partner"}, &minted)
+		w.local("with a lease", c, minted.SessionJWT)
+		s, err := c.Verify(t.Context(), made.SessionJWT)
+		wantErr(t, "a JWT of the app's own", s, err, client.ErrInvalid)
+		stop()
+		clock.move(time.Minute, 0)
+		s, err = c.Verify(t.Context(), minted.SessionJWT)
+		wantErr(t, "without a lease", s, err, client.ErrStale)
+		time.Sleep(6 * time.Minute)
+		s, err = c.Verify(t.Context(), minted.SessionJWT)
+		wantErr(t, "expired", s, err, client.ErrExpired)
+		if n := w.nodes[0].asked("/v1/sessions/authenticate"); n != 0 {
+			t.Errorf("the API was asked %d times", n)
+		}
+		w.ready(c)
+		w.must(w.nodes[0], w.access.APIKey, "POST", "/v1/sessions/"+made.Session.SessionID+"/tokens", m{"template": "partner"}, &minted)
+		w.await("again with a lease", func() bool { _, err := c.Verify(t.Context(), minted.SessionJWT); return err == nil })
+		w.revokes(w.nodes[1], api.Revoke{SessionID: made.Session.SessionID})
+		w.refuses("revoked", c, minted.SessionJWT, client.ErrRevoked)
+	})
+}
+
+// TestStatus: it says whose feed is followed, for how long JWTs are judged here, and
+// why it was lost; and the log is told as much, without a secret.
+func TestStatus(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		var told bytes.Buffer
+		c, _ := w.following(func(c *client.Client) { c.Log = slog.New(slog.NewTextHandler(&told, nil)) })
+		if s := c.Status(); s.Node != "" || len(s.Leases) != 0 || s.Err != nil {
+			t.Errorf("before it runs: %+v", s)
+		}
+		stop := w.ready(c)
+		if s := c.Status(); s.Node != "n1" || s.Leases[2] <= 10*time.Second || s.Leases[2] > 15*time.Second || s.Err != nil {
+			t.Errorf("while it follows: %+v", s)
+		}
+		w.nodes[0].cut()
+		w.await("it was lost", func() bool { return c.Status().Err != nil })
+		w.await("it is found", func() bool { return c.Status().Node == "n1" })
+		stop()
+		if text := told.String(); !strings.Contains(text, "lost the feed") || !strings.Contains(text, "follows the feed") || strings.Contains(text, "sk_") {
+			t.Errorf("the log: %s", text)
+		}
+		if s := c.Status(); s.Node != "" {
+			t.Errorf("after it ran: %+v", s)
 		}
 	})
 }

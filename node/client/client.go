@@ -56,7 +56,8 @@ type Client struct {
 	// JWT can be verified, with OnStale Accept, and nothing else works.
 	APIKey string
 	// Audience is the aud that JWTs must have. Empty: App. JWTs of a template have
-	// another, and the API does not take those: an expired one is expired.
+	// another. The API does not take those, and is not asked about them: when they
+	// cannot be judged here it is ErrStale, and one that has expired is ErrExpired.
 	Audience string
 	// Issuer is the iss of the app's JWTs. Empty: what the node at Base says it is,
 	// in its discovery document.

@@ -52,6 +52,7 @@ type follower struct {
 
 // follow follows the feed until ctx ends.
 func (f *follower) follow(ctx context.Context) {
+	defer f.c.state.found("") // nobody's feed is followed
 	wait := leastPause
 	for ctx.Err() == nil {
 		began := f.c.setup.clock.Boot()

@@ -13,7 +13,8 @@ import (
 
 var (
 	errNoJWT  = errors.New("the session has no JWT that can be read")
-	errNoKey  = errors.New("no APIKey to ask the API with")
+	errNoKey  = errors.New("there is no APIKey to ask the API with")
+	errNobody = errors.New("the API cannot be asked about it")
 	errTooBig = errors.New("longer than 8 KiB")
 )
 
@@ -169,11 +170,11 @@ type question struct {
 // ask asks the API. What it says counts unless a revocation has come that it may
 // not have known of: then it is asked once more, for an answer that does.
 func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
-	if c.APIKey == "" {
+	if c.APIKey == "" || q.jwt && c.setup.audience != c.App {
 		if errors.Is(q.because, signer.ErrUnknownKey) {
 			return nil, refuse(ErrInvalid, q.because) // no list that is to be had has it
 		}
-		return nil, refuse(ErrStale, errors.Join(errNoKey, q.because))
+		return nil, refuse(ErrStale, errors.Join(errNobody, q.because))
 	}
 	for range 3 {
 		boot := c.setup.clock.Boot()
