@@ -58,11 +58,12 @@ class Client {
     // From here to the verdict nothing may be awaited: a revocation could come in between.
     if (this.#keys.get(v.kid) === undefined) return this.#undecided(jwt, { dpop, touch }, 'unavailable', 'the key of the JWT was withdrawn meanwhile')
     const seconds = this.#conf.clock.wall() / 1000
-    if (seconds + this.#conf.leewaySeconds < v.nbf) throw new RevocastError('invalid', 'the JWT is not valid yet: clocks differ', { reason: 'not_yet_valid' })
-    if (v.exp <= Math.max(seconds - this.#conf.leewaySeconds, this.#revoked.over)) {
+    const early = seconds + this.#conf.leewaySeconds < v.nbf // the clocks of this machine and the node differ
+    if (early || v.exp <= Math.max(seconds - this.#conf.leewaySeconds, this.#revoked.over)) {
       if (this.#revoked.look(v) === 'revoked') throw revoked()
-      if (this.#conf.whenExpired === 'refuse' || !this.#askable) throw new RevocastError('expired', 'the JWT has expired')
-      return this.#ask(jwt, { dpop, touch, stream: v.stream })
+      if (this.#conf.whenExpired === 'api' && this.#askable) return this.#ask(jwt, { dpop, touch, stream: v.stream })
+      if (early) throw new RevocastError('invalid', 'the JWT is not valid yet: clocks differ', { reason: 'not_yet_valid' })
+      throw new RevocastError('expired', 'the JWT has expired')
     }
     // The clock is read before the lease, and the lease before the lookup, and all of
     // it now: a process that was stopped for a minute has to notice.

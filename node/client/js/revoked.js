@@ -38,7 +38,7 @@ export class Revoked {
     if (this.#marks.size === 0) return undefined
     let asked
     for (const mark of this.#of(stream, userHash)) {
-      if (mark.except.has(sid) || mark.good.has(sid) || iat > mark.at + MARGIN) continue
+      if (mark.except.has(sid) || mark.good.has(sid) || iat > mark.until) continue
       if (iat < mark.from - CLOCKS) return 'revoked'
       asked ??= mark
     }
@@ -62,8 +62,8 @@ export class Revoked {
   load (snapshot, at, now) {
     this.life = snapshot.jwt_life_seconds
     for (const sid of snapshot.sessions) this.revoke(sid, at, now)
-    // It does not say when the log took a watermark, so that may have been just now.
-    for (const mark of [...snapshot.users, ...snapshot.all]) this.#mark(mark, at, snapshot.revision, now)
+    // It does not say whether the home of the sessions knows of a watermark.
+    for (const mark of [...snapshot.users, ...snapshot.all]) this.#mark(mark, { at, until: Infinity, revision: snapshot.revision, now })
     // What it leaves out was revoked that much earlier, and JWTs from then are over.
     this.over = Math.max(this.over, at - SLACK + MARGIN)
   }
@@ -76,10 +76,10 @@ export class Revoked {
         break
       case 'user.revoked':
         if (typeof e.user_hash !== 'string') throw new Error('a revocation names no user')
-        this.#mark(e, seconds(e.at), e.revision, now)
+        this.#mark(e, told(e, now))
         break
       case 'app.revoked':
-        this.#mark({ ...e, user_hash: undefined }, seconds(e.at), e.revision, now)
+        this.#mark({ ...e, user_hash: undefined }, told(e, now))
         break
       case 'app.suspended': this.become('suspended'); break
       case 'app.resumed': this.become('active'); break
@@ -102,22 +102,23 @@ export class Revoked {
 
   /**
    * A watermark: from is when the revocation was asked for, at when the log took it.
-   * That is later when the sessions' region was cut off: there JWTs of old sessions
-   * were minted all the while.
+   * No JWT minted after until is of a session that it took. While the sessions'
+   * region is cut off, JWTs of theirs go on to be minted there: at is then later than
+   * from, and of one that was recorded elsewhere meanwhile there is no until.
    */
-  #mark ({ stream, user_hash: user, revoked_at: asked, except_session_ids: except = [] }, at, revision, now) {
+  #mark ({ stream, user_hash: user, revoked_at: asked, except_session_ids: except = [] }, { at, until, revision, now }) {
     const from = seconds(asked)
     if (!Number.isInteger(stream) || Number.isNaN(from) || Number.isNaN(at)) throw new Error('a revocation names no stream or no time')
     const key = `${stream}:${user ?? ''}`
-    const mark = { from, at: Math.max(from, at), revision, except: new Set(except), good: new Set(), heard: now }
+    const mark = { from, at, until: Math.max(until, from + MARGIN), revision, except: new Set(except), good: new Set(), heard: now }
     // Told again, or said by one that spares nobody.
     const others = (this.#marks.get(key) ?? []).filter((m) => {
       if (m.from === from && String([...m.except]) === String([...mark.except])) {
         if (m.revision === revision) mark.good = m.good // otherwise it may be of another stream, with more to take
-        mark.at = Math.max(mark.at, m.at)
+        mark.until = Math.max(mark.until, m.until)
         return false
       }
-      return mark.except.size > 0 || m.from > mark.from || m.at > mark.at
+      return mark.except.size > 0 || m.from > mark.from || m.until > mark.until
     })
     this.#marks.delete(key) // so that the order stays that of hearing
     this.#marks.set(key, [...others, mark])
@@ -137,3 +138,8 @@ export class Revoked {
 }
 
 const seconds = (text) => Date.parse(text) / 1000
+
+function told ({ at, revision, region }, now) {
+  const logged = seconds(at)
+  return { at: logged, until: revision.split(':')[0] === region ? logged + MARGIN : Infinity, revision, now }
+}
