@@ -1,8 +1,11 @@
 package compat
 
 import (
+	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,6 +35,35 @@ func (c *cluster) options(more object, urls ...string) object {
 		o[k] = v
 	}
 	return o
+}
+
+// TestNodeSDKInstalled installs the SDK as its README says, and uses it from there.
+func TestNodeSDKInstalled(t *testing.T) {
+	t.Parallel()
+	needPackages(t, "jose")
+	dir := t.TempDir()
+	run := func(name string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir, cmd.Env = dir, environ()
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	source, err := filepath.Abs(filepath.Join("..", "..", "node", "client", "js"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte(`{"name":"app","private":true}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("npm", "install", "--install-links", "--prefer-offline", "--no-audit", "--no-fund", source); err != nil {
+		fmt.Fprintf(os.Stderr, "NOT TESTED: %s: npm install: %v\n%s", t.Name(), err, out)
+		t.Skip("NOT TESTED: npm install")
+	}
+	const use = `import { createClient } from 'revocast-node'
+createClient({ baseUrl: 'http://127.0.0.1:1', app: 'a', apiKey: 'sk' }).verify('ey.x.y').catch((err) => console.log(err.code, err.reason))`
+	if out, err := run("node", "--input-type=module", "--eval", use); err != nil || out != "invalid malformed\n" {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 // TestNodeSDKLive lets the SDK follow one of two nodes, and does to them what may be

@@ -90,6 +90,7 @@ export class Feed {
   /** Ends the feed. Leases are void at once: what is revoked from now on is not heard. */
   async stop () {
     this.#stopping?.abort()
+    this.#leases.clear()
     await this.#running
   }
 
