@@ -284,8 +284,11 @@ func testSDKOutage(t *testing.T, c *cluster) {
 	if got := sdk.verify(gone.SessionJWT); got != "revoked" {
 		t.Errorf("with all nodes gone verify says %q of what was revoked", got)
 	}
+	c.b.launch(t)
 	c.a.start(t)
-	c.b.up(t)
+	if err := c.b.awaitReady(); err != nil {
+		t.Fatalf("%v; it printed:\n%s", err, c.b.out)
+	}
 	sdk.wants("good local", s.SessionJWT, 60*time.Second)
 	ask.wants("good local", s.SessionJWT, 60*time.Second)
 	sdk.wants("revoked", gone.SessionJWT, 10*time.Second)
