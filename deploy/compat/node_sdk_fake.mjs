@@ -12,7 +12,7 @@ export const STREAM = 2
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** Waits until what returns something true. */
-export async function until (what, ms = 5000) {
+export async function until (what, ms = 15_000) {
   for (const end = Date.now() + ms; ;) {
     const got = await what()
     if (got) return got
