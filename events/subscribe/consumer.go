@@ -1,0 +1,253 @@
+package subscribe
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/revocast/revocast/events"
+)
+
+const (
+	requestTimeout = 2 * time.Second
+	// pullBatch is how many messages are asked for at once, for pullExpires at
+	// most; meanwhile the consumer says each pullHeartbeat that it is there.
+	pullBatch     = 256
+	pullExpires   = 30 * time.Second
+	pullHeartbeat = 2 * time.Second
+	// earlyTries is how often a pull is repeated that nobody took, because a new
+	// consumer is not known everywhere yet. The pauses double.
+	earlyTries = 7
+	earlyPause = 10 * time.Millisecond
+	// metaNumber is where a stream, or a durable, says the number of the stream.
+	metaNumber = "revocast.number"
+)
+
+// source is what a reading reads from.
+type source interface {
+	// open has it deliver what stands at the sequence and after; 0: where it stands.
+	open(ctx context.Context, from uint64) (*consumer, error)
+}
+
+// consumer is one reading of a source, whose deliveries count from 1.
+type consumer struct {
+	conn    *nats.Conn
+	next    string // subject of pull requests
+	sub     *nats.Subscription
+	in      chan *nats.Msg
+	acks    bool
+	done    func() // ends the consumer; nil: it stays
+	number  uint8  // of the stream
+	pending uint64 // how much there was when it was opened
+
+	asked     int // messages asked for and not yet delivered
+	read      uint64
+	early     int
+	spoke     time.Time // when anything came last
+	delivered time.Time // when a message did
+}
+
+func newConsumer(conn *nats.Conn, next string) (*consumer, error) {
+	c := &consumer{conn: conn, next: next, in: make(chan *nats.Msg, 4*pullBatch), spoke: time.Now(), delivered: time.Now()}
+	var err error
+	if c.sub, err = conn.ChanSubscribe(conn.NewInbox(), c.in); err != nil {
+		return nil, fmt.Errorf("subscribe to consumer: %w", err)
+	}
+	return c, nil
+}
+
+func (c *consumer) close() {
+	// An error means that the connection is closed, and the subscription with it.
+	_ = c.sub.Unsubscribe()
+	if c.done != nil {
+		c.done()
+	}
+}
+
+func (c *consumer) pull() error {
+	body, err := json.Marshal(struct {
+		Batch     int           `json:"batch"`
+		Expires   time.Duration `json:"expires"`
+		Heartbeat time.Duration `json:"idle_heartbeat"`
+	}{pullBatch, pullExpires, pullHeartbeat})
+	if err != nil {
+		return fmt.Errorf("encode pull: %w", err)
+	}
+	if err := c.conn.PublishRequest(c.next, c.sub.Subject, body); err != nil {
+		return fmt.Errorf("pull: %w", err)
+	}
+	c.asked += pullBatch
+	return nil
+}
+
+// refill asks for more before all came that was asked for.
+func (c *consumer) refill() error {
+	if c.asked > pullBatch/2 {
+		return nil
+	}
+	return c.pull()
+}
+
+func (c *consumer) ack(m *nats.Msg) error {
+	if !c.acks {
+		return nil
+	}
+	if err := c.conn.Publish(m.Reply, []byte("+ACK")); err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
+// status deals with what a consumer says that is no delivery.
+func (c *consumer) status(ctx context.Context, m *nats.Msg) error {
+	switch code := m.Header.Get("Status"); code {
+	case "100":
+		if n, err := strconv.ParseUint(m.Header.Get("Nats-Last-Consumer"), 10, 64); err == nil && n > c.read {
+			return errSkipped
+		}
+		return nil
+	case "404", "408": // the time of a pull is over
+		left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+		if err != nil {
+			left = c.asked
+		}
+		c.asked = max(c.asked-left, 0)
+		return c.refill()
+	case "503":
+		if c.read > 0 || c.early >= earlyTries {
+			return nats.ErrNoResponders
+		}
+		sleep(ctx, earlyPause<<c.early)
+		c.early++
+		c.asked = 0
+		return c.pull()
+	default:
+		return fmt.Errorf("consumer ended: %s %s", code, m.Header.Get("Description"))
+	}
+}
+
+// durable is the consumer that an operator made.
+type durable struct {
+	conn *nats.Conn
+	c    events.SubscriberConfig
+}
+
+// resetInfo is the part of the answer to a reset that matters.
+type resetInfo struct {
+	Error  *jetstream.APIError `json:"error"`
+	Stream string              `json:"stream_name"`
+	Name   string              `json:"name"`
+	Config struct {
+		Acks     string            `json:"ack_policy"`
+		Filter   string            `json:"filter_subject"`
+		Filters  []string          `json:"filter_subjects"`
+		Metadata map[string]string `json:"metadata"`
+	} `json:"config"`
+	Pending uint64 `json:"num_pending"`
+}
+
+// open implements source. The reset has what was sent and not acknowledged, to a
+// process that is gone or over a connection that broke, sent again at once and in
+// its order: by itself the consumer would wait for minutes, and send what comes
+// after meanwhile.
+func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
+	var body []byte
+	if from > 0 {
+		body = []byte(`{"seq":` + strconv.FormatUint(from, 10) + `}`)
+	}
+	c, err := newConsumer(d.conn, d.c.API("MSG.NEXT"))
+	if err != nil {
+		return nil, err
+	}
+	info, err := d.reset(ctx, body)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	c.acks, c.pending = true, info.Pending
+	number, _ := strconv.ParseUint(info.Config.Metadata[metaNumber], 10, 8) // 0 is unknown
+	c.number = uint8(number)
+	return c, nil
+}
+
+func (d *durable) reset(ctx context.Context, body []byte) (*resetInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	subject := d.c.API("RESET")
+	m, err := d.conn.RequestWithContext(ctx, subject, body)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil, fmt.Errorf("%w %s of stream %s: an operator makes it (revocast subscriber create) and lets this account import it; or there is no such region here, or its servers are away (%w)",
+			ErrNoDurable, d.c.Durable(), d.c.Stream(), err)
+	} else if err != nil {
+		return nil, fmt.Errorf("reset durable %s: %w", d.c.Durable(), events.Refusal(d.conn, subject, err))
+	}
+	info := new(resetInfo)
+	if err := json.Unmarshal(m.Data, info); err != nil {
+		return nil, fmt.Errorf("reset durable %s: %w", d.c.Durable(), err)
+	}
+	if info.Error != nil {
+		return nil, fmt.Errorf("reset durable %s: %w", d.c.Durable(), info.Error)
+	}
+	filters := slices.Sorted(slices.Values(info.Config.Filters))
+	if info.Stream != d.c.Stream() || info.Name != d.c.Durable() || info.Config.Acks != "explicit" || !slices.Equal(filters, d.c.Filters()) {
+		return nil, fmt.Errorf("%w: %s of stream %s has filters %v %s and acknowledgements %q: have it made with revocast subscriber create",
+			ErrDurable, info.Name, info.Stream, filters, info.Config.Filter, info.Config.Acks)
+	}
+	return info, nil
+}
+
+// ephemeral makes a consumer for each reading.
+type ephemeral struct {
+	conn *nats.Conn
+	c    events.SubscriberConfig
+}
+
+// open implements source.
+func (p *ephemeral) open(ctx context.Context, from uint64) (*consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	js, err := jetstream.New(p.conn)
+	if p.c.Domain != "" {
+		js, err = jetstream.NewWithDomain(p.conn, p.c.Domain)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create consumer: %w", err)
+	}
+	stream, err := js.Stream(ctx, p.c.Stream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("region %s: %w", p.c.Region, events.ErrNoStream)
+	} else if err != nil {
+		return nil, fmt.Errorf("ask for stream %s: %w", p.c.Stream(), events.Refusal(p.conn, p.c.StreamAPI("STREAM.INFO"), err))
+	}
+	made, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		Name: "sub_" + rand.Text(), FilterSubjects: p.c.Filters(),
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: pullExpires,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create consumer: %w", events.Refusal(p.conn, p.c.StreamAPI("CONSUMER.CREATE"), err))
+	}
+	name := made.CachedInfo().Name
+	c, err := newConsumer(p.conn, p.c.StreamAPI("CONSUMER.MSG.NEXT")+"."+name)
+	if err != nil {
+		return nil, err
+	}
+	c.pending = made.CachedInfo().NumPending
+	number, _ := strconv.ParseUint(stream.CachedInfo().Config.Metadata[metaNumber], 10, 8) // 0 is unknown
+	c.number = uint8(number)
+	c.done = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		defer cancel()
+		// If this fails the server drops the consumer for its inactivity.
+		_ = stream.DeleteConsumer(ctx, name)
+	}
+	return c, nil
+}
