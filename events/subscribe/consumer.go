@@ -35,18 +35,21 @@ const (
 type source interface {
 	// open has it deliver what stands at the sequence and after; 0: where it stands.
 	open(ctx context.Context, from uint64) (*consumer, error)
+	// close ends the reading, end all of it.
+	close(ctx context.Context, c *consumer)
+	end()
 }
 
 // consumer is one reading of a source, whose deliveries count from 1.
 type consumer struct {
-	conn    *nats.Conn
-	next    string // subject of pull requests
-	sub     *nats.Subscription
-	in      chan *nats.Msg
-	acks    bool
-	done    func() // ends the consumer; nil: it stays
-	number  uint8  // of the stream
-	pending uint64 // how much there was when it was opened
+	conn   *nats.Conn
+	next   string // subject of pull requests
+	sub    *nats.Subscription
+	in     chan *nats.Msg
+	acks   bool
+	done   func() // ends the consumer; nil: it stays
+	number uint8  // of the stream
+	empty  bool   // there was nothing to deliver when it was opened
 
 	asked     int // messages asked for and not yet delivered
 	read      uint64
@@ -64,13 +67,9 @@ func newConsumer(conn *nats.Conn, next string) (*consumer, error) {
 	return c, nil
 }
 
-func (c *consumer) close() {
-	// An error means that the connection is closed, and the subscription with it.
-	_ = c.sub.Unsubscribe()
-	if c.done != nil {
-		c.done()
-	}
-}
+// end takes the inbox away. An error means that the connection is closed, and the
+// subscription with it.
+func (c *consumer) end() { _ = c.sub.Unsubscribe() }
 
 func (c *consumer) pull() error {
 	body, err := json.Marshal(struct {
@@ -86,6 +85,18 @@ func (c *consumer) pull() error {
 	}
 	c.asked += pullBatch
 	return nil
+}
+
+// arrived counts a delivery. It reports whether it is the next one, and whether
+// one is missing. What was under way when a reading began belongs to the one
+// before.
+func (c *consumer) arrived(nth uint64) (next, skipped bool) {
+	c.asked = max(c.asked-1, 0)
+	if nth != c.read+1 {
+		return false, c.read > 0
+	}
+	c.read = nth
+	return true, false
 }
 
 // refill asks for more before all came that was asked for.
@@ -130,14 +141,21 @@ func (c *consumer) status(ctx context.Context, m *nats.Msg) error {
 		c.asked = 0
 		return c.pull()
 	default:
+		c.asked = 0
 		return fmt.Errorf("consumer ended: %s %s", code, m.Header.Get("Description"))
 	}
 }
 
 // durable is the consumer that an operator made.
 type durable struct {
-	conn *nats.Conn
-	c    events.SubscriberConfig
+	conn    *nats.Conn
+	c       events.SubscriberConfig
+	timeout time.Duration // of a request
+
+	// read is its one consumer: an inbox that was given up would be delivered, for
+	// some time, what was asked for from it, and the next reading miss that.
+	read   *consumer
+	breaks uint64 // reconnects of the connection: no pull survives one
 }
 
 // resetInfo is the part of the answer to a reset that matters.
@@ -151,7 +169,10 @@ type resetInfo struct {
 		Filters  []string          `json:"filter_subjects"`
 		Metadata map[string]string `json:"metadata"`
 	} `json:"config"`
-	Pending uint64 `json:"num_pending"`
+	Pending   uint64 `json:"num_pending"`
+	Delivered struct {
+		Nth uint64 `json:"consumer_seq"`
+	} `json:"delivered"`
 }
 
 // open implements source. The reset has what was sent and not acknowledged, to a
@@ -163,31 +184,52 @@ func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
 	if from > 0 {
 		body = []byte(`{"seq":` + strconv.FormatUint(from, 10) + `}`)
 	}
-	c, err := newConsumer(d.conn, d.c.API("MSG.NEXT"))
-	if err != nil {
-		return nil, err
+	if d.read == nil {
+		c, err := newConsumer(d.conn, d.c.API("MSG.NEXT"))
+		if err != nil {
+			return nil, err
+		}
+		c.acks, d.read = true, c
 	}
+	c := d.read
+	breaks := d.conn.Stats().Reconnects
 	info, err := d.reset(ctx, body)
 	if err != nil {
-		c.close()
 		return nil, err
 	}
-	c.acks, c.pending = true, info.Pending
+	if breaks != d.breaks || time.Since(c.spoke) > silentAfter {
+		c.asked, d.breaks = 0, breaks
+	}
+	c.read, c.early = 0, 0
+	c.spoke, c.delivered = time.Now(), time.Now()
+	// An earlier pull may have been served before the answer was written.
+	c.empty = info.Pending == 0 && info.Delivered.Nth == 0
 	number, _ := strconv.ParseUint(info.Config.Metadata[metaNumber], 10, 8) // 0 is unknown
 	c.number = uint8(number)
 	return c, nil
 }
 
+// close implements source.
+func (d *durable) close(context.Context, *consumer) {}
+
+// end implements source.
+func (d *durable) end() {
+	if d.read != nil {
+		d.read.end()
+	}
+}
+
 func (d *durable) reset(ctx context.Context, body []byte) (*resetInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	subject := d.c.API("RESET")
-	m, err := d.conn.RequestWithContext(ctx, subject, body)
-	if errors.Is(err, nats.ErrNoResponders) {
+	limited, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	m, err := d.conn.RequestWithContext(limited, subject, body)
+	if err = events.Refusal(d.conn, subject, err); err != nil && !errors.Is(err, events.ErrDenied) && ctx.Err() == nil {
+		// Between accounts the servers do not say that nobody is there.
 		return nil, fmt.Errorf("%w %s of stream %s: an operator makes it (revocast subscriber create) and lets this account import it; or there is no such region here, or its servers are away (%w)",
 			ErrNoDurable, d.c.Durable(), d.c.Stream(), err)
 	} else if err != nil {
-		return nil, fmt.Errorf("reset durable %s: %w", d.c.Durable(), events.Refusal(d.conn, subject, err))
+		return nil, fmt.Errorf("reset durable %s: %w", d.c.Durable(), err)
 	}
 	info := new(resetInfo)
 	if err := json.Unmarshal(m.Data, info); err != nil {
@@ -206,13 +248,17 @@ func (d *durable) reset(ctx context.Context, body []byte) (*resetInfo, error) {
 
 // ephemeral makes a consumer for each reading.
 type ephemeral struct {
-	conn *nats.Conn
-	c    events.SubscriberConfig
+	conn    *nats.Conn
+	c       events.SubscriberConfig
+	timeout time.Duration // of a request
+
+	stream jetstream.Stream
+	name   string // of the consumer
 }
 
 // open implements source.
 func (p *ephemeral) open(ctx context.Context, from uint64) (*consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	js, err := jetstream.New(p.conn)
 	if p.c.Domain != "" {
@@ -235,19 +281,25 @@ func (p *ephemeral) open(ctx context.Context, from uint64) (*consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create consumer: %w", events.Refusal(p.conn, p.c.StreamAPI("CONSUMER.CREATE"), err))
 	}
-	name := made.CachedInfo().Name
-	c, err := newConsumer(p.conn, p.c.StreamAPI("CONSUMER.MSG.NEXT")+"."+name)
+	p.stream, p.name = stream, made.CachedInfo().Name
+	c, err := newConsumer(p.conn, p.c.StreamAPI("CONSUMER.MSG.NEXT")+"."+p.name)
 	if err != nil {
 		return nil, err
 	}
-	c.pending = made.CachedInfo().NumPending
+	c.empty = made.CachedInfo().NumPending == 0
 	number, _ := strconv.ParseUint(stream.CachedInfo().Config.Metadata[metaNumber], 10, 8) // 0 is unknown
 	c.number = uint8(number)
-	c.done = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-		defer cancel()
-		// If this fails the server drops the consumer for its inactivity.
-		_ = stream.DeleteConsumer(ctx, name)
-	}
 	return c, nil
 }
+
+// close implements source.
+func (p *ephemeral) close(ctx context.Context, c *consumer) {
+	c.end()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
+	defer cancel()
+	// If this fails the server drops the consumer for its inactivity.
+	_ = p.stream.DeleteConsumer(ctx, p.name)
+}
+
+// end implements source.
+func (p *ephemeral) end() {}

@@ -16,7 +16,7 @@ import (
 const (
 	// liveBuffer is how many live messages wait while handle works. What does not
 	// fit is lost, and delivered by the consumer.
-	liveBuffer = 4096
+	liveBuffer = 1024
 	// startWait is how long nobody may answer at first: an election of the servers
 	// takes up to 9 s.
 	startWait = 10 * time.Second
@@ -32,10 +32,11 @@ const (
 	// doubtEvery bounds how often what is published to live. can have the log
 	// read again.
 	doubtEvery = time.Second
-	// maxShared is how often a delivery may be missing, each within sharedWithin of
-	// the one before, until somebody else is taken to be delivered them.
-	maxShared    = 5
-	sharedWithin = time.Minute
+	// sharedFor is for how long deliveries may be missing, each within sharedWithin
+	// of the one before, until somebody else is taken to be delivered them. For 2 s
+	// a server that has leafnodes or gateways delivers to who pulled and is gone.
+	sharedFor    = 10 * time.Second
+	sharedWithin = 5 * time.Second
 )
 
 // Why a reading ends and another one begins.
@@ -75,15 +76,16 @@ type reader struct {
 	breaks  uint64    // reconnects of the connection when this reading began
 	doubted time.Time // when a live message last had the log read again
 	missed  time.Time // when a delivery was last missing
-	shared  int       // how often, one soon after the other
+	missing time.Time // since when some were missing again and again
 }
 
 func newReader(s *Subscriber, c events.SubscriberConfig, handle func(context.Context, Revocation) error) *reader {
 	r := &reader{s: s, c: c, handle: handle, live: make(chan *nats.Msg, liveBuffer), gen: s.From.Gen, told: newHistory()}
 	r.heard = newAhead(s.Patience)
-	r.source = &durable{conn: s.Conn, c: c}
+	timeout := min(requestTimeout, cmp.Or(s.startWait, startWait))
+	r.source = &durable{conn: s.Conn, c: c, timeout: timeout}
 	if s.Create {
-		r.source, r.start = &ephemeral{conn: s.Conn, c: c}, 1
+		r.source, r.start = &ephemeral{conn: s.Conn, c: c, timeout: timeout}, 1
 	}
 	if s.From.Seq != 0 {
 		r.last = s.From
@@ -96,6 +98,7 @@ func newReader(s *Subscriber, c events.SubscriberConfig, handle func(context.Con
 func (r *reader) run(ctx context.Context) error {
 	// What was acknowledged is not to be sent again to the next Run.
 	defer r.flush(context.WithoutCancel(ctx))
+	defer r.source.end()
 	begun := time.Now()
 	pause := pauseMin
 	for {
@@ -117,7 +120,7 @@ func (r *reader) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if opened {
+		if opened && !errors.Is(err, errSkipped) {
 			pause = pauseMin
 		}
 		if err := r.meanwhile(ctx, func(ctx context.Context) { sleep(ctx, pause) }); err != nil {
@@ -190,7 +193,7 @@ func (r *reader) open(ctx context.Context, from uint64) (c *consumer, err error)
 	})
 	if listen != nil {
 		if c != nil {
-			c.close()
+			r.source.close(ctx, c)
 		}
 		return nil, listen
 	}
@@ -221,12 +224,12 @@ func (r *reader) session(ctx context.Context) (opened bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer c.close()
+	defer r.source.close(ctx, c)
 	r.started, r.number = true, c.number
-	if r.proven = !ok; ok && c.pending == 0 {
+	if r.proven = !ok; ok && c.empty {
 		return true, errGone
 	}
-	if err := c.pull(); err != nil {
+	if err := c.refill(); err != nil {
 		return true, err
 	}
 	tick := time.NewTicker(tickEvery)
@@ -321,10 +324,11 @@ func (r *reader) take(ctx context.Context, c *consumer, m *nats.Msg) error {
 		}
 		return r.skipped()
 	}
-	if c.asked--; nth != c.read+1 {
+	if next, skipped := c.arrived(nth); skipped {
 		return r.skipped()
+	} else if !next {
+		return nil
 	}
-	c.read, c.delivered = nth, c.spoke
 	switch {
 	case e.Seq <= r.last.Seq && r.told.has(&e):
 		r.proven = true
@@ -350,10 +354,10 @@ func (r *reader) skipped() error {
 		return errReconnected
 	}
 	if time.Since(r.missed) > sharedWithin {
-		r.shared = 0
+		r.missing = time.Now()
 	}
 	r.missed = time.Now()
-	if r.shared++; r.shared >= maxShared {
+	if time.Since(r.missing) > cmp.Or(r.s.sharedFor, sharedFor) {
 		return fmt.Errorf("%w %s: give each process a name and a durable of its own", ErrShared, r.c.Durable())
 	}
 	return errSkipped

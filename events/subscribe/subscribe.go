@@ -102,9 +102,9 @@ type Subscriber struct {
 	// nobody is told.
 	OnError func(error)
 
-	// startWait and dropLive are for tests.
-	startWait time.Duration
-	dropLive  func(seq uint64) bool
+	// For tests: to wait for less long, and to lose live messages.
+	startWait, sharedFor time.Duration
+	dropLive             func(seq uint64) bool
 }
 
 // Run tells handle the revocations until ctx ends, when it returns nil. It calls
