@@ -20,7 +20,7 @@ const (
 	requestTimeout = 2 * time.Second
 	// pullBatch is how many messages are asked for at once, for pullExpires at
 	// most; meanwhile the consumer says each pullHeartbeat that it is there.
-	pullBatch     = 256
+	pullBatch     = 1024
 	pullExpires   = 30 * time.Second
 	pullHeartbeat = 2 * time.Second
 	// earlyTries is how often a pull is repeated that nobody took, because a new

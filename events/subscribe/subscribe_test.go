@@ -17,13 +17,20 @@ import (
 // many is how many revocations the tests with faults have.
 const many = 2000
 
+// patient returns a subscriber that a busy machine does not make tell anything late.
+func (s *site) patient(t *testing.T) *subscribe.Subscriber {
+	sub := s.subscriber(t)
+	sub.Patience = 500 * time.Millisecond
+	return sub
+}
+
 // TestTold has everything told as it happens, in order and once, with the
 // permissions of a tenant; some before it began.
 func TestTold(t *testing.T) {
 	s := newSite(t)
 	s.revoke(t, 0, 100)
 	w := newTold()
-	run(t, s.subscriber(t), w.handle)
+	run(t, s.patient(t), w.handle)
 	w.await(t, 100)
 	s.revoke(t, 100, many-100)
 	if late := wantOnce(t, w.await(t, many), many); late != 0 {
@@ -188,7 +195,7 @@ func TestSlow(t *testing.T) {
 	s := newSite(t)
 	w := newTold()
 	free := make(chan struct{})
-	sub := s.subscriber(t)
+	sub := s.patient(t)
 	run(t, sub, func(ctx context.Context, r subscribe.Revocation) error { <-free; return w.handle(ctx, r) })
 	s.revoke(t, 0, n)
 	close(free)

@@ -233,12 +233,7 @@ func inject(nc *nats.Conn, m events.Message) error {
 // with keys it is not.
 func TestImitated(t *testing.T) {
 	s := newSite(t)
-	js, err := jetstream.New(s.node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = js
-	sys := s.connect(t, "backbone", nil) // may publish to live., as a link does
+	link := s.connect(t, "backbone", nil) // may publish to live., as a link does
 	w := newTold()
 	sub := &subscribe.Subscriber{Conn: s.node, Region: region, App: app, Create: true, Keys: s.keys}
 	run(t, sub, w.handle)
@@ -249,11 +244,11 @@ func TestImitated(t *testing.T) {
 			"Nats-Stream": {"EV_eu"}, "Nats-Subject": {"ev.eu.app.u." + sid(500).String() + ".rev"},
 			"Nats-Sequence": {fmt.Sprint(seq)}, "Nats-Time-Stamp": {time.Now().UTC().Format(time.RFC3339Nano)},
 		}}
-		if err := sys.PublishMsg(m); err != nil {
+		if err := link.PublishMsg(m); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := sys.FlushTimeout(time.Second); err != nil {
+	if err := link.FlushTimeout(time.Second); err != nil {
 		t.Fatal(err)
 	}
 	s.revoke(t, 1, 49)
