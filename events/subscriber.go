@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,7 +39,8 @@ type SubscriberConfig struct {
 	Domain string
 }
 
-func (c SubscriberConfig) check() error {
+// Check names the first field that is wrong.
+func (c SubscriberConfig) Check() error {
 	switch {
 	case !ValidName(c.Region):
 		return fmt.Errorf("bad region %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Region)
@@ -93,23 +95,57 @@ func apiPrefix(domain string) string {
 	return "$JS." + domain + ".API."
 }
 
-// Access is all that a subscriber needs of its NATS servers.
-type Access struct {
-	// Publish and Subscribe are what its user may do, an inbox beside.
-	Publish, Subscribe []string
-	// Services are the requests, and Streams the messages, that its account
-	// imports from the account of the log.
-	Services, Streams []string
+// requests returns what the subscriber sends to the servers: requests, with
+// whether one has many answers, and acknowledgements.
+func (c SubscriberConfig) requests() (subjects []string, many []bool) {
+	return []string{c.API("RESET"), c.API("MSG.NEXT"), "$JS.ACK." + c.Stream() + "." + c.Durable() + ".>"}, []bool{false, true, false}
 }
 
-// Access returns what the subscriber needs. Its user MUST be in another account
-// than the log, which exports exactly this to it. In the log's own account
-// whoever may send any one request to JetStream can name a subject of the log as
-// the place for the answer: the servers, who may do everything, store it there,
-// and what is stored on the subject of a revocation takes away.
-func (c SubscriberConfig) Access() Access {
-	services := []string{c.API("MSG.NEXT"), c.API("RESET"), "$JS.ACK." + c.Stream() + "." + c.Durable() + ".>"}
-	return Access{Publish: services, Subscribe: c.LiveSubjects(), Services: services, Streams: c.LiveSubjects()}
+// Access returns what lets the subscriber in, as parts of a configuration of
+// nats-server: what the account of the log exports, and the subscriber's own
+// account, with a user who may do nothing else.
+//
+// It MUST be another account than that of the log. There, whoever may send any
+// one request to JetStream can name a subject of the log as the place for the
+// answer: the servers, who may do everything, store it there, and what stands on
+// the subject of a revocation takes away.
+func (c SubscriberConfig) Access(account string) (exports, own string) {
+	name := strings.TrimPrefix(c.Durable(), "rev_")
+	subjects, many := c.requests()
+	var out, in strings.Builder
+	for _, s := range c.LiveSubjects() {
+		fmt.Fprintf(&out, "      { stream: %q, accounts: [ %q ] }\n", s, "SUBSCRIBER_"+name)
+		fmt.Fprintf(&in, "      { stream: { account: %q, subject: %q } }\n", account, s)
+	}
+	for i, s := range subjects {
+		answers := ""
+		if many[i] {
+			answers = ", response_type: stream"
+		}
+		fmt.Fprintf(&out, "      { service: %q%s, accounts: [ %q ] }\n", s, answers, "SUBSCRIBER_"+name)
+		fmt.Fprintf(&in, "      { service: { account: %q, subject: %q } }\n", account, s)
+	}
+	password := "NATS_SUBSCRIBER_" + strings.NewReplacer("-", "_", "+", "_").Replace(strings.ToUpper(name)) + "_PASSWORD"
+	return "    exports: [\n" + out.String() + "    ]\n", fmt.Sprintf(`  %q {
+    imports: [
+%s    ]
+    users: [
+      { user: %q, password: $%s, permissions: {
+          publish: %s
+          subscribe: %s
+      } }
+    ]
+  }
+`, "SUBSCRIBER_"+name, &in, "subscriber_"+name, password, list(subjects), list(append(c.LiveSubjects(), "_INBOX.>")))
+}
+
+// list returns the subjects as a list of the configuration.
+func list(subjects []string) string {
+	quoted := make([]string, len(subjects))
+	for i, s := range subjects {
+		quoted[i] = strconv.Quote(s)
+	}
+	return "[ " + strings.Join(quoted, ", ") + " ]"
 }
 
 // SubscriberState is how far a subscriber is.
@@ -145,7 +181,7 @@ func (c SubscriberConfig) durable(s jetstream.StreamConfig) jetstream.ConsumerCo
 // revocations that the log holds. One that is there is left as it is. It takes a
 // NATS user who may make consumers; another one gets ErrDenied.
 func CreateSubscriber(ctx context.Context, nc *nats.Conn, c SubscriberConfig) error {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return fmt.Errorf("create subscriber: %w", err)
 	}
 	api, s, err := subscribed(ctx, nc, c.Region, c.Domain)
@@ -216,7 +252,7 @@ func Subscribers(ctx context.Context, nc *nats.Conn, region, domain string) ([]S
 
 // DeleteSubscriber deletes the subscriber's durable, or returns ErrNoSubscriber.
 func DeleteSubscriber(ctx context.Context, nc *nats.Conn, c SubscriberConfig) error {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return fmt.Errorf("delete subscriber: %w", err)
 	}
 	api, _, err := subscribed(ctx, nc, c.Region, c.Domain)

@@ -22,6 +22,7 @@ const module = "github.com/revocast/revocast"
 var ours = map[string][]string{
 	"events":                 {},
 	"events/broker":          {"events"},
+	"events/subscribe":       {"events"},
 	"events/eventstest":      {"events"},
 	"projection":             {"events"},
 	"signer":                 {},
@@ -50,7 +51,7 @@ func overNode(more ...string) []string { return slices.Concat(belowNode, []strin
 // theirs says where each module of others may be imported.
 var theirs = map[string]func(pkg, file string) bool{
 	"github.com/nats-io/nats-server/": in("events/broker"),
-	"github.com/nats-io/":             in("events", "events/broker"),
+	"github.com/nats-io/":             in("events", "events/broker", "events/subscribe"),
 	"github.com/golang-jwt/":          in("signer", "node/client"),
 	"github.com/prometheus/":          func(_, file string) bool { return file == "metrics.go" },
 	"github.com/valyala/fasthttp":     func(pkg, file string) bool { return pkg == "node" && file == "lean.go" },

@@ -2,6 +2,8 @@ package subscribe_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/subscribe"
 )
 
 // TestPermissions holds what the deployed user of a tenant may not do. What it may
@@ -39,6 +42,7 @@ func TestPermissions(t *testing.T) {
 			"$JS.API.CONSUMER.LEADER.STEPDOWN.EV_eu.rev_app",
 			"$JS.API.CONSUMER.MSG.NEXT.EV_eu.rev_other", "$JS.API.CONSUMER.MSG.NEXT.EV_eu.rev_app+second",
 			"$JS.API.CONSUMER.RESET.EV_eu.rev_other", "$JS.API.CONSUMER.RESET.EV_eu.rev_app+second",
+			"$JS.us.API.CONSUMER.RESET.EV_us.rev_other", "$JS.us.API.CONSUMER.CREATE.EV_us", "$JS.us.API.STREAM.INFO.EV_us",
 			"$JS.ACK.EV_eu.rev_other.1.1.1.1.1", "$JS.ACK.EV_eu.rev_app+second.1.1.1.1.1",
 		},
 	} {
@@ -75,13 +79,11 @@ func TestAnswersElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	const place = "ev.eu.other.-.-.all"
-	next := events.SubscriberConfig{Region: region, App: app}
+	next, far := events.SubscriberConfig{Region: region, App: app}, events.SubscriberConfig{Region: region, App: app, Domain: region}
 	misuse := func(nc *nats.Conn) {
 		t.Helper()
-		// One that is not there, one each for an acknowledgement and its kinds, and
-		// for every request.
 		for _, ask := range [][2]string{
-			{next.API("RESET"), `{"seq":1}`}, {next.API("RESET"), "x"}, {next.API("MSG.NEXT"), "3"}, {next.API("MSG.NEXT"), "x"},
+			{next.API("RESET"), `{"seq":1}`}, {next.API("RESET"), "x"}, {far.API("RESET"), ""}, {far.API("MSG.NEXT"), "1"}, {next.API("MSG.NEXT"), "3"}, {next.API("MSG.NEXT"), "x"},
 			{next.API("MSG.NEXT"), `{"batch":1,"no_wait":true}`}, {next.API("MSG.NEXT"), `{"batch":1,"expires":100000000,"idle_heartbeat":20000000}`},
 			{"$JS.ACK.EV_eu.rev_app.1.2.1.1.1", "+NXT 1"}, {"$JS.ACK.EV_eu.rev_app.1.2.1.1.1", "+ACK"}, {"$JS.ACK.EV_eu.rev_app.1.2.1.1.1", "+WPI"},
 		} {
@@ -115,20 +117,39 @@ func TestAnswersElsewhere(t *testing.T) {
 	}
 }
 
-// TestAccess is what "revocast subscriber access" prints: just what is deployed.
+// TestAccess has a server run what "revocast subscriber access" prints, and a
+// subscriber with just that.
 func TestAccess(t *testing.T) {
-	a := events.SubscriberConfig{Region: "eu", App: "app"}.Access()
-	for _, subject := range append(a.Publish, a.Subscribe...) {
-		if strings.Count(subject, ".") < 4 || strings.Contains(subject, "..") {
-			t.Errorf("odd subject %q", subject)
-		}
+	c := events.SubscriberConfig{Region: region, App: "my-shop", Name: "billing"}
+	exports, account := c.Access("APP")
+	file := filepath.Join(t.TempDir(), "server.conf")
+	text := `server_name: one
+listen: $NATS_LISTEN
+jetstream { store_dir: $NATS_STORE, domain: eu }
+accounts {
+  APP {
+    jetstream: enabled
+    users: [ { user: operator, password: pw }, { user: node, password: pw } ]
+` + exports + "  }\n" + account + "}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if got := strings.Join(a.Services, " "); got != "$JS.API.CONSUMER.MSG.NEXT.EV_eu.rev_app $JS.API.CONSUMER.RESET.EV_eu.rev_app $JS.ACK.EV_eu.rev_app.>" {
-		t.Errorf("services: %s", got)
+	t.Setenv("NATS_SUBSCRIBER_MY_SHOP_BILLING_PASSWORD", "pw")
+	s := siteOf(t, file)
+	s.durable(t, "") // of another app
+	if err := events.CreateSubscriber(t.Context(), s.connect(t, "operator", nil), c); err != nil {
+		t.Fatal(err)
 	}
-	if got := strings.Join(a.Streams, " "); got != "live.eu.app.*.*.all live.eu.app.*.*.rev" {
-		t.Errorf("streams: %s", got)
+	w := newTold()
+	sub := &subscribe.Subscriber{
+		Conn: s.connect(t, "subscriber_my-shop+billing", nil), Region: region, App: c.App, Name: c.Name,
+		OnError: func(err error) { t.Error(err) },
 	}
+	run(t, sub, w.handle)
+	for i := range 10 {
+		s.append(t, s.message(t, c.App, i))
+	}
+	wantOnce(t, w.await(t, 10), 10)
 }
 
 // TestDurables makes, lists and deletes them.
@@ -175,7 +196,6 @@ func TestDurables(t *testing.T) {
 	if err := events.CreateSubscriber(t.Context(), operator, events.SubscriberConfig{Region: "mars", App: "a"}); !errors.Is(err, events.ErrNoStream) {
 		t.Errorf("in a region that is not: %v", err)
 	}
-	// A node may read the log, and may not keep a durable for others in it.
 	if err := events.DeleteSubscriber(t.Context(), s.connect(t, "subscriber", nil), c); !errors.Is(err, events.ErrDenied) {
 		t.Errorf("as a tenant: %v", err)
 	}

@@ -42,9 +42,11 @@ type site struct {
 	dir  string // of the store
 	srv  *broker.Server
 	env  []string
-	keys *events.ClusterKeys
-	node *nats.Conn
-	log  *events.JetStream
+	// replicas is how many copies the streams have; 0 is 1.
+	replicas int
+	keys     *events.ClusterKeys
+	node     *nats.Conn
+	log      *events.JetStream
 }
 
 // newSite starts a server in this process, with the accounts as deployed.
@@ -133,8 +135,10 @@ func (s *site) begin(t testing.TB) {
 		t.Fatal(err)
 	}
 	operator := s.connect(t, "operator", nil)
-	err = events.CreateCluster(t.Context(), operator, events.ClusterConfig{
-		Cluster: "c1", Region: region, Keys: s.keys, MaxBytes: 256 << 20, ConfigMaxBytes: 1 << 20,
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // an election
+	defer cancel()
+	err = events.CreateCluster(ctx, operator, events.ClusterConfig{
+		Cluster: "c1", Region: region, Keys: s.keys, MaxBytes: 256 << 20, ConfigMaxBytes: 1 << 20, Replicas: s.replicas,
 	})
 	if err != nil {
 		t.Fatal(err)
