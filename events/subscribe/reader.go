@@ -105,13 +105,13 @@ func (r *reader) run(ctx context.Context) error {
 		opened, err := r.session(ctx)
 		own, mine := errors.AsType[handleError](err)
 		switch {
+		case ctx.Err() != nil && (!mine || errors.Is(err, ctx.Err())):
+			return nil
 		case mine:
 			return own.error
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, events.ErrDenied), errors.Is(err, ErrDurable), errors.Is(err, ErrShared), r.s.Conn.IsClosed():
 			return err
-		case !r.started && time.Since(begun) > r.wait():
+		case !r.started && (errors.Is(err, events.ErrNoStream) || time.Since(begun) > r.wait()):
 			return err
 		}
 		r.s.report(err)
@@ -124,7 +124,7 @@ func (r *reader) run(ctx context.Context) error {
 			pause = pauseMin
 		}
 		if err := r.meanwhile(ctx, func(ctx context.Context) { sleep(ctx, pause) }); err != nil {
-			return errors.Unwrap(err)
+			return errors.Unwrap(err) // handle's own
 		}
 		pause = min(2*pause, pauseMax)
 	}

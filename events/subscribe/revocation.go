@@ -30,9 +30,10 @@ type Revocation struct {
 	// and the live subjects lost this one.
 	Late bool
 
-	// SID is the session. Zero: all sessions, of the user UserHash, or if that is
-	// empty of the app, that the stream of number Stream holds and that began
-	// before.
+	// SID is the session. Zero: all sessions that began before At, of the user
+	// UserHash, or if that is empty of the app, and that live in the stream of number
+	// Stream, which is the first byte of their ids. At is by the clock of a node:
+	// of a session that began within a minute of it, only a node can say.
 	SID    events.SID
 	Stream uint8
 	// User is the user's id, if it is known, and UserHash events.UserHash of it.

@@ -23,7 +23,8 @@
 //   - Each revocation is told at least once; in a run of [Subscriber.Run], once,
 //     unless the log went backwards.
 //   - They are told in log order, but for one that was told late ([Revocation]).
-//   - A [Cursor] stands for all revocations up to it: none of them is untold.
+//   - A [Cursor] stands for all revocations up to it: none of them is untold. Of
+//     two "all" on one subject the newer says what both say, and may be told alone.
 //
 // What a caller has to do:
 //
@@ -32,6 +33,8 @@
 //   - Two processes MUST NOT read one durable: each would be told a part. Each has
 //     a Name and a durable of its own. Run ends with [ErrShared] when it notices.
 //   - It MUST NOT take a revocation back: no session becomes good again.
+//   - It MUST be in a NATS account of its own, unless it is trusted with the log
+//     ([events.SubscriberConfig.Access]). deploy/nats/accounts.conf has one.
 //   - It SHOULD keep the Cursor with what it did, and give it as From. Without it
 //     the durable goes on after what was acknowledged, and a log that went
 //     backwards while the service was down may not be noticed.
