@@ -17,12 +17,21 @@ import (
 )
 
 const (
+	// A request is given firstTimeout, then twice as long each time: between
+	// accounts the servers do not say that nobody is there yet.
+	firstTimeout   = 250 * time.Millisecond
 	requestTimeout = 2 * time.Second
 	// pullBatch is how many messages are asked for at once, for pullExpires at
-	// most; meanwhile the consumer says each pullHeartbeat that it is there.
+	// most; meanwhile the consumer says each pullHeartbeat that it is there. A pull
+	// that reaches the consumer just when its process ends is served until then.
 	pullBatch     = 1024
-	pullExpires   = 30 * time.Second
+	pullExpires   = 5 * time.Second
 	pullHeartbeat = 2 * time.Second
+	// inactive is after what time a consumer is dropped that nobody reads.
+	inactive = 30 * time.Second
+	// underWay is for how long what was sent may be on its way: a pull, or what was
+	// delivered before a reset.
+	underWay = 100 * time.Millisecond
 	// earlyTries is how often a pull is repeated that nobody took, because a new
 	// consumer is not known everywhere yet. The pauses double.
 	earlyTries = 7
@@ -54,6 +63,8 @@ type consumer struct {
 	asked     int // messages asked for and not yet delivered
 	read      uint64
 	early     int
+	pulled    time.Time // when was asked for more
+	reset     time.Time // when a consumer that had been read was reset
 	spoke     time.Time // when anything came last
 	delivered time.Time // when a message did
 }
@@ -67,9 +78,13 @@ func newConsumer(conn *nats.Conn, next string) (*consumer, error) {
 	return c, nil
 }
 
-// end takes the inbox away. An error means that the connection is closed, and the
-// subscription with it.
-func (c *consumer) end() { _ = c.sub.Unsubscribe() }
+// end takes the inbox away, once the consumer has taken the last pull: one that it
+// takes later it serves, and nobody is there.
+func (c *consumer) end() {
+	time.Sleep(max(0, underWay-time.Since(c.pulled)))
+	// An error means that the connection is closed, and the subscription with it.
+	_ = c.sub.Unsubscribe()
+}
 
 func (c *consumer) pull() error {
 	body, err := json.Marshal(struct {
@@ -83,7 +98,7 @@ func (c *consumer) pull() error {
 	if err := c.conn.PublishRequest(c.next, c.sub.Subject, body); err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
-	c.asked += pullBatch
+	c.asked, c.pulled = c.asked+pullBatch, time.Now()
 	return nil
 }
 
@@ -93,7 +108,7 @@ func (c *consumer) pull() error {
 func (c *consumer) arrived(nth uint64) (next, skipped bool) {
 	c.asked = max(c.asked-1, 0)
 	if nth != c.read+1 {
-		return false, c.read > 0
+		return false, c.read > 0 || time.Since(c.reset) > underWay
 	}
 	c.read = nth
 	return true, false
@@ -151,6 +166,7 @@ type durable struct {
 	conn    *nats.Conn
 	c       events.SubscriberConfig
 	timeout time.Duration // of a request
+	failed  uint          // how many requests in a row had no answer
 
 	// read is its one consumer: an inbox that was given up would be delivered, for
 	// some time, what was asked for from it, and the next reading miss that.
@@ -184,7 +200,8 @@ func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
 	if from > 0 {
 		body = []byte(`{"seq":` + strconv.FormatUint(from, 10) + `}`)
 	}
-	if d.read == nil {
+	used := d.read != nil
+	if !used {
 		c, err := newConsumer(d.conn, d.c.API("MSG.NEXT"))
 		if err != nil {
 			return nil, err
@@ -201,7 +218,9 @@ func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
 		c.asked, d.breaks = 0, breaks
 	}
 	c.read, c.early = 0, 0
-	c.spoke, c.delivered = time.Now(), time.Now()
+	if c.spoke, c.delivered = time.Now(), time.Now(); used {
+		c.reset = c.spoke
+	}
 	// An earlier pull may have been served before the answer was written.
 	c.empty = info.Pending == 0 && info.Delivered.Nth == 0
 	number, _ := strconv.ParseUint(info.Config.Metadata[metaNumber], 10, 8) // 0 is unknown
@@ -221,9 +240,12 @@ func (d *durable) end() {
 
 func (d *durable) reset(ctx context.Context, body []byte) (*resetInfo, error) {
 	subject := d.c.API("RESET")
-	limited, cancel := context.WithTimeout(ctx, d.timeout)
+	limited, cancel := context.WithTimeout(ctx, min(d.timeout, firstTimeout<<min(d.failed, 8)))
 	defer cancel()
 	m, err := d.conn.RequestWithContext(limited, subject, body)
+	if d.failed++; err == nil {
+		d.failed = 0
+	}
 	if err = events.Refusal(d.conn, subject, err); err != nil && !errors.Is(err, events.ErrDenied) && ctx.Err() == nil {
 		// Between accounts the servers do not say that nobody is there.
 		return nil, fmt.Errorf("%w %s of stream %s: an operator makes it (revocast subscriber create) and lets this account import it; or there is no such region here, or its servers are away (%w)",
@@ -276,7 +298,7 @@ func (p *ephemeral) open(ctx context.Context, from uint64) (*consumer, error) {
 	made, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		Name: "sub_" + rand.Text(), FilterSubjects: p.c.Filters(),
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
-		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: pullExpires,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: inactive,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create consumer: %w", events.Refusal(p.conn, p.c.StreamAPI("CONSUMER.CREATE"), err))

@@ -18,6 +18,7 @@ import (
 // TestPermissions holds what the deployed user of a tenant may not do. What it may
 // is what all other tests do with it.
 func TestPermissions(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.durable(t, "second")
 	s.revoke(t, 0, 5)
@@ -72,6 +73,7 @@ func TestPermissions(t *testing.T) {
 // answer that it may ask for. In the log's own account the servers would store the
 // answer there, which would revoke all of another app.
 func TestAnswersElsewhere(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.revoke(t, 0, 20)
 	before, err := s.log.Info(t.Context())
@@ -120,6 +122,7 @@ func TestAnswersElsewhere(t *testing.T) {
 // TestAccess has a server run what "revocast subscriber access" prints, and a
 // subscriber with just that.
 func TestAccess(t *testing.T) {
+	t.Parallel()
 	c := events.SubscriberConfig{Region: region, App: "my-shop", Name: "billing"}
 	exports, account := c.Access("APP")
 	file := filepath.Join(t.TempDir(), "server.conf")
@@ -134,8 +137,7 @@ accounts {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("NATS_SUBSCRIBER_MY_SHOP_BILLING_PASSWORD", "pw")
-	s := siteOf(t, file)
+	s := siteOf(t, file, "NATS_SUBSCRIBER_MY_SHOP_BILLING_PASSWORD=pw")
 	s.durable(t, "") // of another app
 	if err := events.CreateSubscriber(t.Context(), s.connect(t, "operator", nil), c); err != nil {
 		t.Fatal(err)
@@ -154,6 +156,7 @@ accounts {
 
 // TestDurables makes, lists and deletes them.
 func TestDurables(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	operator := s.connect(t, "operator", nil)
 	c := events.SubscriberConfig{Region: region, App: "shop", Name: "billing"}

@@ -46,7 +46,7 @@ var (
 	errStuck       = errors.New("the consumer does not deliver what was heard live")
 	errDoubt       = errors.New("what was heard live is not what was told")
 	errSkipped     = errors.New("the consumer skipped something, or somebody else was delivered it")
-	errGone        = errors.New("the log holds none of the revocations told last: all that it holds is told again")
+	errGone        = errors.New("the log holds none of the revocations told last; if so again, all that it holds is told again")
 )
 
 // handleError is an error of the caller's functions.
@@ -71,7 +71,9 @@ type reader struct {
 	// proven: this reading has met something that was told before, or has nothing
 	// to meet.
 	proven  bool
+	begun   time.Time // when Run was called
 	started bool      // the consumer has answered once
+	gone    int       // how many readings in a row met nothing known
 	number  uint8     // of the stream
 	breaks  uint64    // reconnects of the connection when this reading began
 	doubted time.Time // when a live message last had the log read again
@@ -80,7 +82,7 @@ type reader struct {
 }
 
 func newReader(s *Subscriber, c events.SubscriberConfig, handle func(context.Context, Revocation) error) *reader {
-	r := &reader{s: s, c: c, handle: handle, live: make(chan *nats.Msg, liveBuffer), gen: s.From.Gen, told: newHistory()}
+	r := &reader{s: s, c: c, handle: handle, live: make(chan *nats.Msg, liveBuffer), gen: s.From.Gen, told: newHistory(), begun: time.Now()}
 	r.heard = newAhead(s.Patience)
 	timeout := min(requestTimeout, cmp.Or(s.startWait, startWait))
 	r.source = &durable{conn: s.Conn, c: c, timeout: timeout}
@@ -99,7 +101,6 @@ func (r *reader) run(ctx context.Context) error {
 	// What was acknowledged is not to be sent again to the next Run.
 	defer r.flush(context.WithoutCancel(ctx))
 	defer r.source.end()
-	begun := time.Now()
 	pause := pauseMin
 	for {
 		opened, err := r.session(ctx)
@@ -111,11 +112,15 @@ func (r *reader) run(ctx context.Context) error {
 			return own.error
 		case errors.Is(err, events.ErrDenied), errors.Is(err, ErrDurable), errors.Is(err, ErrShared), r.s.Conn.IsClosed():
 			return err
-		case !r.started && (errors.Is(err, events.ErrNoStream) || time.Since(begun) > r.wait()):
+		case r.waited(), !r.started && errors.Is(err, events.ErrNoStream):
 			return err
 		}
 		r.s.report(err)
-		if errors.Is(err, errGone) {
+		// Once may be because somebody else had the durable go on elsewhere.
+		if r.gone++; !errors.Is(err, errGone) {
+			r.gone = 0
+		} else if r.gone > 1 {
+			r.gone = 0
 			if err := r.rewound(ctx); err != nil {
 				return err
 			}
@@ -130,8 +135,10 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// wait returns how long nobody may answer at first.
-func (r *reader) wait() time.Duration { return cmp.Or(r.s.startWait, startWait) }
+// waited reports whether nobody has answered for as long as that may be at first.
+func (r *reader) waited() bool {
+	return !r.started && time.Since(r.begun) > cmp.Or(r.s.startWait, startWait)
+}
 
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
@@ -182,6 +189,12 @@ func (r *reader) meanwhile(ctx context.Context, do func(context.Context)) error 
 // refuse a live subject, so they are asked to have it said.
 func (r *reader) open(ctx context.Context, from uint64) (c *consumer, err error) {
 	listen := r.meanwhile(ctx, func(ctx context.Context) {
+		for !r.s.Conn.IsConnected() && !r.s.Conn.IsClosed() && ctx.Err() == nil {
+			sleep(ctx, pauseMin)
+			if r.waited() {
+				break
+			}
+		}
 		if r.flush(ctx) {
 			for _, subject := range r.c.LiveSubjects() {
 				if err = events.RefusedSubscription(r.s.Conn, subject); err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/revocast/revocast/events"
-	"github.com/revocast/revocast/events/broker"
 	"github.com/revocast/revocast/events/eventstest"
 	"github.com/revocast/revocast/events/subscribe"
 )
@@ -18,14 +17,15 @@ import (
 // serveAll starts the servers of a deployed file, with these environments.
 func serveAll(t *testing.T, envs []map[string]string, file func(i int) string) {
 	t.Helper()
-	for _, u := range users {
-		t.Setenv("NATS_"+u+"_PASSWORD", "pw")
-	}
-	for i, env := range envs {
-		for k, v := range env {
-			t.Setenv(k, v)
+	for i, vars := range envs {
+		var env []string
+		for _, u := range users {
+			env = append(env, "NATS_"+u+"_PASSWORD=pw")
 		}
-		srv, err := broker.StartFile(broker.FileConfig{File: "../../deploy/nats/" + file(i)})
+		for k, v := range vars {
+			env = append(env, k+"="+v)
+		}
+		srv, err := startFile("../../deploy/nats/"+file(i), env)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,6 +48,7 @@ func TestThreeServers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT TESTED with -short: three servers")
 	}
+	t.Parallel()
 	var envs []map[string]string
 	var routes, urls []string
 	for i := range 3 {
@@ -100,6 +101,7 @@ func TestThreeServers(t *testing.T) {
 
 // TestTwoRegions has a tenant hear of both regions from one of them.
 func TestTwoRegions(t *testing.T) {
+	t.Parallel()
 	leaf := freeAddr(t)
 	var envs []map[string]string
 	regions := []string{"eu", "us"}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -52,9 +53,9 @@ type site struct {
 // newSite starts a server in this process, with the accounts as deployed.
 func newSite(t testing.TB) *site { return siteOf(t, alone) }
 
-func siteOf(t testing.TB, file string) *site {
+func siteOf(t testing.TB, file string, env ...string) *site {
 	t.Helper()
-	s := &site{file: file}
+	s := &site{file: file, env: env}
 	s.setUp(t, "1m")
 	s.serve(t)
 	s.begin(t)
@@ -65,10 +66,26 @@ func siteOf(t testing.TB, file string) *site {
 func (s *site) serve(t testing.TB) {
 	t.Helper()
 	var err error
-	if s.srv, err = broker.StartFile(broker.FileConfig{File: s.file}); err != nil {
+	if s.srv, err = startFile(s.file, s.env); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.srv.Close)
+}
+
+// environment is held while a server reads its own from that of the process.
+var environment sync.Mutex
+
+// startFile starts the server of a file with the environment.
+func startFile(file string, env []string) (*broker.Server, error) {
+	environment.Lock()
+	defer environment.Unlock()
+	for _, e := range env {
+		k, v, _ := strings.Cut(e, "=")
+		if err := os.Setenv(k, v); err != nil {
+			return nil, err
+		}
+	}
+	return broker.StartFile(broker.FileConfig{File: file})
 }
 
 // setUp chooses the environment of the server.
@@ -82,12 +99,7 @@ func (s *site) setUp(t testing.TB, sync string) {
 		}
 	}
 	s.addr = addrs[0]
-	set := func(k, v string) {
-		s.env = append(s.env, k+"="+v)
-		if tt, ok := t.(*testing.T); ok {
-			tt.Setenv(k, v)
-		}
-	}
+	set := func(k, v string) { s.env = append(s.env, k+"="+v) }
 	set("NATS_LISTEN", addrs[0])
 	set("NATS_LEAF_LISTEN", addrs[1])
 	set("NATS_SYNC", sync)

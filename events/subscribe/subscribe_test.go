@@ -27,6 +27,7 @@ func (s *site) patient(t *testing.T) *subscribe.Subscriber {
 // TestTold has everything told as it happens, in order and once, with the
 // permissions of a tenant; some before it began.
 func TestTold(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.revoke(t, 0, 100)
 	w := newTold()
@@ -74,6 +75,7 @@ func TestResumed(t *testing.T) {
 		forget     bool
 	}{{"cursor", alone, false}, {"durable", alone, true}, {"linked", linked, false}} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := siteOf(t, tt.file)
 			var writing sync.WaitGroup
 			defer writing.Wait()
@@ -81,7 +83,7 @@ func TestResumed(t *testing.T) {
 			seen := map[events.SID]bool{}
 			var at subscribe.Cursor
 			for runs := 0; len(seen) < many; runs++ {
-				sub, w := s.subscriber(t), newTold()
+				sub, w := s.patient(t), newTold()
 				if sub.From = at; tt.forget {
 					sub.From = subscribe.Cursor{}
 				}
@@ -106,7 +108,11 @@ func TestResumed(t *testing.T) {
 						at = r.Cursor
 					}
 				}
-				t.Logf("run %d: %d told, %d of them again, %d late", runs, len(w.copied()), again, late)
+				// A server that may have leafnodes serves who is gone for a moment,
+				// while what happens is heard live.
+				if tt.file == alone && (again > 0 && !tt.forget || late > 0) {
+					t.Errorf("run %d: %d told, %d of them again, %d late", runs, len(w.copied()), again, late)
+				}
 				sub.Conn.Close()
 			}
 		})
@@ -117,6 +123,7 @@ func TestResumed(t *testing.T) {
 func TestLiveLost(t *testing.T) {
 	for name, every := range map[string]uint64{"all": 1, "half": 2} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t)
 			w := newTold()
 			sub := s.subscriber(t)
@@ -132,6 +139,7 @@ func TestLiveLost(t *testing.T) {
 // heard live is told all the same, in milliseconds, and what is lost of that as
 // well, as soon as the consumer is read again.
 func TestConsumerStalls(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	w := newTold()
 	sub := s.subscriber(t)
@@ -180,6 +188,7 @@ func TestConsumerStalls(t *testing.T) {
 
 // TestAtOnce has nothing wait for the order.
 func TestAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	w := newTold()
 	sub := s.subscriber(t)
@@ -192,6 +201,7 @@ func TestAtOnce(t *testing.T) {
 // TestSlow blocks handle until more was published live than waits for it.
 func TestSlow(t *testing.T) {
 	const n = many
+	t.Parallel()
 	s := newSite(t)
 	w := newTold()
 	free := make(chan struct{})
@@ -206,6 +216,7 @@ func TestSlow(t *testing.T) {
 
 // TestShared has two read one durable.
 func TestShared(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ended := make(chan error, 2)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -213,7 +224,6 @@ func TestShared(t *testing.T) {
 	for range 2 {
 		sub := s.subscriber(t)
 		sub.OnError = nil
-		sub.Rewound = func(context.Context) error { t.Error("rewound"); return nil }
 		sub.Hasten(0, time.Second)
 		go func() { ended <- sub.Run(ctx, newTold().handle) }()
 	}
@@ -239,6 +249,7 @@ func TestShared(t *testing.T) {
 
 // TestHandleFails ends Run, and has the same told again.
 func TestHandleFails(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.revoke(t, 0, 10)
 	full := errors.New("disk full")
@@ -256,8 +267,9 @@ func TestHandleFails(t *testing.T) {
 	wantOnce(t, w.await(t, 10), 10)
 }
 
-// TestKilled kills the server with -9 while revocations go on, again and again.
+// TestKilled kills the server with -9 while revocations go on.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	s := &site{file: alone}
 	s.setUp(t, "always")
 	kill := s.start(t)
@@ -265,11 +277,11 @@ func TestKilled(t *testing.T) {
 	w := newTold()
 	run(t, s.subscriber(t), w.handle)
 	var seqs []uint64
-	for round := range 3 {
+	for round := range 2 {
 		var writing sync.WaitGroup
-		writing.Go(func() { seqs = append(seqs, s.revoke(t, round*many/3, many/3)...) })
-		if round < 2 {
-			w.await(t, round*many/3+many/6)
+		writing.Go(func() { seqs = append(seqs, s.revoke(t, round*many/2, many/2)...) })
+		if round == 0 {
+			w.await(t, many/4)
 			kill()
 			kill = s.start(t)
 		}
@@ -302,6 +314,7 @@ func TestKilled(t *testing.T) {
 func TestRewound(t *testing.T) {
 	for name, running := range map[string]bool{"running": true, "stopped": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t)
 			w := newTold()
 			var rewound int

@@ -21,6 +21,7 @@ func ignore(context.Context, subscribe.Revocation) error { return nil }
 
 // TestRefused has Run say what is wrong, and what to do.
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	type sub = subscribe.Subscriber
 	for want, change := range map[string]func(*sub){
@@ -65,6 +66,7 @@ func TestRefused(t *testing.T) {
 
 // TestOtherDurable is one of that name that something else made.
 func TestOtherDurable(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	js, err := jetstream.New(s.connect(t, "operator", nil))
 	if err != nil {
@@ -87,6 +89,7 @@ func TestOtherDurable(t *testing.T) {
 // TestDurableDeleted deletes the durable under a subscriber, which goes on with
 // what it hears live, and with all once there is a durable again.
 func TestDurableDeleted(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	w := newTold()
 	sub := s.subscriber(t)
@@ -118,6 +121,7 @@ func TestDurableDeleted(t *testing.T) {
 
 // TestKinds has all that can be on these subjects, with and without the keys.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	at := time.UnixMilli(1764428400123).UTC()
 	encode := func(e events.Event) events.Message {
@@ -232,6 +236,7 @@ func inject(nc *nats.Conn, m events.Message) error {
 // told, as nothing tells it from a copy, and takes nothing away from what follows;
 // with keys it is not.
 func TestImitated(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	link := s.connect(t, "backbone", nil) // may publish to live., as a link does
 	w := newTold()
@@ -257,6 +262,7 @@ func TestImitated(t *testing.T) {
 
 // TestCreate needs no durable, and leaves no consumer behind.
 func TestCreate(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	w := newTold()
 	var at subscribe.Cursor
