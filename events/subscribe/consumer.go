@@ -56,9 +56,8 @@ type consumer struct {
 	sub    *nats.Subscription
 	in     chan *nats.Msg
 	acks   bool
-	done   func() // ends the consumer; nil: it stays
-	number uint8  // of the stream
-	empty  bool   // there was nothing to deliver when it was opened
+	number uint8 // of the stream
+	empty  bool  // there was nothing to deliver when it was opened
 
 	asked     int // messages asked for and not yet delivered
 	read      uint64
@@ -209,6 +208,10 @@ func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
 		c.acks, d.read = true, c
 	}
 	c := d.read
+	for len(c.in) > 0 { // of the reading before: it is sent again
+		<-c.in
+		c.asked = max(c.asked-1, 0)
+	}
 	breaks := d.conn.Stats().Reconnects
 	info, err := d.reset(ctx, body)
 	if err != nil {

@@ -1,6 +1,7 @@
 package subscribe_test
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +31,10 @@ func child(file string) int {
 func TestMain(m *testing.M) {
 	if file := os.Getenv(childFile); file != "" {
 		os.Exit(child(file))
+	}
+	flag.Parse()
+	if testing.Short() {
+		many /= 4
 	}
 	const server = "github.com/nats-io/nats-server/v2/server"
 	goleak.VerifyTestMain(m,

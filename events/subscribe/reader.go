@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,10 +107,10 @@ func (r *reader) run(ctx context.Context) error {
 		opened, err := r.session(ctx)
 		own, mine := errors.AsType[handleError](err)
 		switch {
-		case ctx.Err() != nil && (!mine || errors.Is(err, ctx.Err())):
+		case ctx.Err() != nil && !mine:
 			return nil
 		case mine:
-			return own.error
+			return unless(ctx, own.error)
 		case errors.Is(err, events.ErrDenied), errors.Is(err, ErrDurable), errors.Is(err, ErrShared), r.s.Conn.IsClosed():
 			return err
 		case r.waited(), !r.started && errors.Is(err, events.ErrNoStream):
@@ -122,17 +123,26 @@ func (r *reader) run(ctx context.Context) error {
 		} else if r.gone > 1 {
 			r.gone = 0
 			if err := r.rewound(ctx); err != nil {
-				return err
+				return unless(ctx, err)
 			}
 		}
 		if opened && !errors.Is(err, errSkipped) {
 			pause = pauseMin
 		}
 		if err := r.meanwhile(ctx, func(ctx context.Context) { sleep(ctx, pause) }); err != nil {
-			return errors.Unwrap(err) // handle's own
+			return unless(ctx, errors.Unwrap(err)) // handle's own
 		}
 		pause = min(2*pause, pauseMax)
 	}
+}
+
+// unless returns an error of the caller's functions, unless it only says that ctx
+// has ended.
+func unless(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
 }
 
 // waited reports whether nobody has answered for as long as that may be at first.
@@ -273,6 +283,8 @@ func (r *reader) halted(c *consumer) error {
 	switch {
 	case r.broken():
 		return errReconnected
+	case r.s.Conn.IsClosed():
+		return nats.ErrConnectionClosed
 	case len(c.in) > 0:
 		return nil
 	case time.Since(c.spoke) > silentAfter:
@@ -286,7 +298,7 @@ func (r *reader) halted(c *consumer) error {
 // hear notes a live message that the consumer has not delivered yet.
 func (r *reader) hear(m *nats.Msg) error {
 	e, ok := events.LiveEntry(m, r.c.Region)
-	if !ok || m.Subject != "live"+e.Subject[len("ev"):] {
+	if !ok || m.Subject != "live"+strings.TrimPrefix(e.Subject, "ev") {
 		r.s.report(fmt.Errorf("%w: a message on %s is no copy of what the log holds", ErrForged, m.Subject))
 		return nil
 	}

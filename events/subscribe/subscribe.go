@@ -101,8 +101,8 @@ type Subscriber struct {
 	// such as a copy of the log, begins anew. An error ends Run. Nil: nothing is done.
 	Rewound func(context.Context) error
 	// OnError is told what is wrong and was overcome, or is being tried again: a
-	// lost connection, a revocation that cannot be read. It must not block. Nil:
-	// nobody is told.
+	// lost connection, a revocation that cannot be read. It is called from the
+	// goroutine of Run, and must not block. Nil: nobody is told.
 	OnError func(error)
 
 	// For tests: to wait for less long, and to lose live messages.

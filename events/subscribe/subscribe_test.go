@@ -14,8 +14,8 @@ import (
 	"github.com/revocast/revocast/events/subscribe"
 )
 
-// many is how many revocations the tests with faults have.
-const many = 2000
+// many is how many revocations the tests with faults have; a quarter with -short.
+var many = 2000
 
 // patient returns a subscriber that a busy machine does not make tell anything late.
 func (s *site) patient(t *testing.T) *subscribe.Subscriber {
@@ -200,7 +200,7 @@ func TestAtOnce(t *testing.T) {
 
 // TestSlow blocks handle until more was published live than waits for it.
 func TestSlow(t *testing.T) {
-	const n = many
+	n := many
 	t.Parallel()
 	s := newSite(t)
 	w := newTold()

@@ -64,6 +64,31 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestEnded closes the connection under Run, and has handle end with ctx.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.revoke(t, 0, 1)
+	sub, w := s.subscriber(t), newTold()
+	ended := make(chan error, 1)
+	go func() { ended <- sub.Run(t.Context(), w.handle) }()
+	w.await(t, 1)
+	sub.Conn.Close()
+	if err := <-ended; !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("without a connection: %v", err)
+	}
+	s.revoke(t, 1, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := s.subscriber(t).Run(ctx, func(ctx context.Context, _ subscribe.Revocation) error {
+		cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Errorf("ended: %v", err)
+	}
+}
+
 // TestOtherDurable is one of that name that something else made.
 func TestOtherDurable(t *testing.T) {
 	t.Parallel()
@@ -250,6 +275,16 @@ func TestImitated(t *testing.T) {
 			"Nats-Sequence": {fmt.Sprint(seq)}, "Nats-Time-Stamp": {time.Now().UTC().Format(time.RFC3339Nano)},
 		}}
 		if err := link.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, h := range []nats.Header{
+		nil, {"Nats-Stream": {"EV_eu"}}, {"Nats-Stream": {"EV_us"}, "Nats-Subject": {""}, "Nats-Sequence": {"9"}},
+		{"Nats-Stream": {"EV_eu"}, "Nats-Subject": {"e"}, "Nats-Sequence": {"99"}, "Nats-Time-Stamp": {"2026-01-01T00:00:00Z"}},
+		{"Nats-Stream": {"EV_eu"}, "Nats-Subject": {"ev.eu.other.-.-.all"}, "Nats-Sequence": {"99"}, "Nats-Time-Stamp": {"0001-01-01T00:00:00Z"}},
+		{"Nats-Stream": {"EV_eu"}, "Nats-Sequence": {"18446744073709551616"}},
+	} {
+		if err := link.PublishMsg(&nats.Msg{Subject: "live.eu.app.-.-.all", Header: h}); err != nil {
 			t.Fatal(err)
 		}
 	}
