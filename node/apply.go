@@ -79,7 +79,7 @@ func (s *stream) flush() error {
 // sessions.
 func isBarrier(r *events.Record) bool {
 	switch r.Event.(type) {
-	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll:
+	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll, *events.Expire:
 		return r.Trust != events.Authentic
 	}
 	return true
@@ -147,12 +147,16 @@ func (s *stream) apply(entries []events.Entry, rs []events.Record, effects []pro
 
 // folded does, in order, what else follows from an entry that readers see.
 func (s *stream) folded(e *events.Entry, r *events.Record, effect projection.Effect) error {
+	s.publish(r, effect == projection.Overwrite)
 	s.overlap.applied(r, effect)
 	s.missing.heard(*r) // after the fold: see negative
 	s.read(e, r)
 	concerns := s.members.concerns(*r)
 	if concerns {
 		s.announced(*r, e.TTL)
+	}
+	if x, ok := r.Event.(*events.Expire); ok && s == s.node.home {
+		s.node.expiries.heard(x)
 	}
 	beat, ok := r.Event.(*events.Beat)
 	if ok {

@@ -25,6 +25,7 @@ var meaning = map[string]string{
 	api.NotFound:                "There is no such route, key, template or issuer, or the app has no such setting.",
 	api.AppNotFound:             "There is no such app, or the API key is not one of it.",
 	api.MethodNotAllowed:        "The route exists with other methods; the header Allow names them.",
+	api.NotAcceptable:           "The document is there, but in no form that the header Accept takes.",
 	api.Conflict:                "It was changed by somebody else meanwhile. Read it and try again.",
 	api.AlreadyExists:           "Something of that name exists already, or did until recently.",
 	api.RevokedMeanwhile:        "The user was logged out everywhere since the log-in that makes this session began.",
@@ -37,6 +38,7 @@ var meaning = map[string]string{
 	api.IdempotencyReused:       "This Idempotency-Key came with another body before.",
 	api.HeaderTooLarge:          "A header that bears credentials is over 8 KiB.",
 	api.Internal:                "The node met something it did not foresee. Its log has the request id.",
+	api.NotImplemented:          "The route does not do that; the message says what. A status list says what is so now.",
 	api.NodeStale:               "This node cannot be sure that it knows all that was committed, so it does not answer. Nobody was logged out. Try again, or another node.",
 	api.LogUnavailable:          "The log gave no answer, so the change may or may not have been made; or it does not hold what the answer needs until that is repaired. Repeat it.",
 	api.LogFull:                 "The log has reached its budget. Verifying and revoking go on; creating does not.",
@@ -55,6 +57,8 @@ var meaning = map[string]string{
 	api.ProofNonce:              "The DPoP proof must hold the nonce of the header DPoP-Nonce. Make another proof with it and try again.",
 	api.ClusterOutdated:         "Some node of the cluster runs a version that does not know what is asked for. Finish the upgrade and try again.",
 	api.NoSession:               "A page showed no session that is good; error_details.reason says whether it is missing, malformed, unknown, expired, idle or revoked, or whether a JWT came where the token is needed. The user must log in again. A cookie of a session that has ended is taken away.",
+	api.CursorGone:              "The feed cannot go on from this cursor: the log is another one, or it is too far ahead. Read GET /v1/revocations, and follow from the revision of that.",
+	api.FeedNotFound:            "No node serves a feed of that name any more. Open another one.",
 	api.OriginNotAllowed:        "The page that asked is of an origin that the session's app does not list (its setting origins), or a cookie came without Origin and Sec-Fetch-Site. Nothing was done.",
 }
 

@@ -29,6 +29,7 @@ var statusOf = map[string]int{
 	api.NotFound:                http.StatusNotFound,
 	api.AppNotFound:             http.StatusNotFound,
 	api.MethodNotAllowed:        http.StatusMethodNotAllowed,
+	api.NotAcceptable:           http.StatusNotAcceptable,
 	api.Conflict:                http.StatusConflict,
 	api.AlreadyExists:           http.StatusConflict,
 	api.RevokedMeanwhile:        http.StatusConflict,
@@ -41,6 +42,7 @@ var statusOf = map[string]int{
 	api.IdempotencyReused:       http.StatusUnprocessableEntity,
 	api.HeaderTooLarge:          http.StatusRequestHeaderFieldsTooLarge,
 	api.Internal:                http.StatusInternalServerError,
+	api.NotImplemented:          http.StatusNotImplemented,
 	api.NodeStale:               http.StatusServiceUnavailable,
 	api.IssuerUnreachable:       http.StatusServiceUnavailable,
 	api.HomeUnreachable:         http.StatusServiceUnavailable,
@@ -59,6 +61,8 @@ var statusOf = map[string]int{
 	api.ClusterOutdated:         http.StatusServiceUnavailable,
 	api.NoSession:               http.StatusUnauthorized,
 	api.OriginNotAllowed:        http.StatusForbidden,
+	api.CursorGone:              http.StatusGone,
+	api.FeedNotFound:            http.StatusNotFound,
 }
 
 // failure is an error with the error type it is answered with. Its message is

@@ -176,6 +176,8 @@ type Node struct {
 	touches  touches
 	proofs   proofs // of possession, that were used
 	limits   limits
+	expiries expiries
+	statuses statusLists
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
 	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
@@ -193,6 +195,9 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
+	feed       feed
+	feeds      feeds
+	recent     recent
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -263,7 +268,10 @@ func New(c Config) (*Node, error) {
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
+		statuses:    newStatusLists(),
 		importing:   make(chan struct{}, importChunks),
+		feed:        newFeed(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -286,6 +294,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
+	if at := n.sessions().LogTime(n.home.number); !at.IsZero() {
+		n.expiries.since = at.UnixMilli()
+	}
 	for _, s := range n.streams() {
 		s.live(ctx, g)
 	}
@@ -294,11 +305,14 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.recount(ctx) })
+	g.Go(func() error { return n.tellExpired(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -395,7 +409,11 @@ func (n *Node) sweep(ctx context.Context) error {
 	for slice := uint8(0); ; slice++ {
 		select {
 		case <-tick.C:
+			n.lookForEnded(slice)
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -50,6 +50,10 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
 		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
+		{pattern: "GET /v1/events", scope: api.ScopeRead, raw: n.events},
+		{pattern: "POST /v1/events/ping", handle: n.ping},
+		{pattern: "GET /v1/revocations", scope: api.ScopeRead, handle: n.revocations},
+
 		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 
@@ -106,6 +110,7 @@ func (n *Node) routes() []route {
 		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
 		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
