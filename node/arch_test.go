@@ -23,6 +23,7 @@ var ours = map[string][]string{
 	"events/bootclock":       {},
 	"events":                 {"events/bootclock"},
 	"events/broker":          {"events", "events/bootclock"},
+	"events/subscribe":       {"events", "events/bootclock"},
 	"events/eventstest":      {"events", "events/bootclock"},
 	"projection":             {"events", "events/bootclock"},
 	"signer":                 {},
@@ -51,7 +52,7 @@ func overNode(more ...string) []string { return slices.Concat(belowNode, []strin
 // theirs says where each module of others may be imported.
 var theirs = map[string]func(pkg, file string) bool{
 	"github.com/nats-io/nats-server/": in("events/broker"),
-	"github.com/nats-io/":             in("events", "events/broker"),
+	"github.com/nats-io/":             in("events", "events/broker", "events/subscribe"),
 	"github.com/golang-jwt/":          in("signer", "node/client"),
 	"github.com/prometheus/":          func(_, file string) bool { return file == "metrics.go" },
 	"github.com/valyala/fasthttp":     func(pkg, file string) bool { return pkg == "node" && file == "lean.go" },
