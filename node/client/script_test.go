@@ -137,8 +137,7 @@ func (s *script) look() (catches int, since []string) {
 type act struct {
 	*script
 	c   *client.Client
-	one *client.Client // does not run
-	ids []string       // of sessions of stream 2
+	ids []string // of sessions of stream 2
 }
 
 // play runs the test in a bubble, with a client that follows the script and holds a
