@@ -44,6 +44,7 @@ func goldens() []golden {
 			CreatedAt: at, ExpiresAt: at + 3_600_000, AbsoluteAt: at + 2_592_000_000,
 			Idle: 1800, SeenAt: at + 1000, Prev: 1233, CreatedSeq: 1000, AuthSeq: 999,
 			OriginalUntil: at + 10_000, Aliases: []events.Alias{{Key: alias}, {Key: sid, Until: at + 10_000}}, By: by, Bound: true,
+			Changes: &events.Changes{FactorsAdded: []string{"totp"}, Level: "aal2", LevelBefore: "aal1", Claims: true},
 		}},
 		{"tch", &events.Touch{App: app, User: user, SID: sid, At: at}},
 		{"rev", &events.Revoke{

@@ -307,6 +307,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
 			return f, err
 		}
+		d.state.Changes = changesBetween(p, &d.private)
 		if f.stale != "" {
 			return found{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 		}
