@@ -95,6 +95,7 @@ func (s *scanner) revoke(e *Revoke, app string) bool {
 	s.integer(`,"at":`, &e.At)
 	s.integer(`,"absolute_at":`, &e.AbsoluteAt)
 	s.small(`,"home":`, &e.Home)
+	s.text(`,"request":`, &e.Request)
 	return s.done()
 }
 
@@ -109,6 +110,7 @@ func (s *scanner) revokeAll(e *RevokeAll, app string) bool {
 	s.seq(`,"prev":`, &e.Prev)
 	s.seq(`,"before":`, &e.Before)
 	s.small(`,"home":`, &e.Home)
+	s.text(`,"request":`, &e.Request)
 	return s.done()
 }
 

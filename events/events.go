@@ -215,6 +215,9 @@ type Revoke struct {
 	At         int64  `json:"at"`
 	AbsoluteAt int64  `json:"absolute_at,omitempty"`
 	Home       uint8  `json:"home,omitempty"`
+	// Request is the id of the request that asked for it: equal in all that one
+	// request revoked.
+	Request string `json:"request,omitempty"`
 }
 
 // RevokeAll is kind all: every older session of a user, or with an empty User
@@ -230,6 +233,8 @@ type RevokeAll struct {
 	Prev   uint64 `json:"prev,omitempty"`
 	Before uint64 `json:"before,omitempty"`
 	Home   uint8  `json:"home,omitempty"`
+	// Request is as that of a Revoke.
+	Request string `json:"request,omitempty"`
 }
 
 // Spares reports whether the event leaves sid alone.

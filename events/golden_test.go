@@ -49,10 +49,11 @@ func goldens() []golden {
 		{"tch", &events.Touch{App: app, User: user, SID: sid, At: at}},
 		{"rev", &events.Revoke{
 			App: app, User: user, SID: sid, Reason: "logout", By: by, At: at, AbsoluteAt: at + 2_592_000_000, Home: 3,
+			Request: "request-id-7Qm2",
 		}},
 		{"all", &events.RevokeAll{
 			App: app, User: user, Except: []events.SID{sid, alias}, Reason: "password changed", By: by,
-			At: at, Prev: 17, Before: 1200, Home: 3,
+			At: at, Prev: 17, Before: 1200, Home: 3, Request: "request-id-7Qm2",
 		}},
 		{"app", &events.App{
 			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12, ServedUntil: at - 5,

@@ -194,6 +194,8 @@ type Node struct {
 	memory   memory
 
 	feed       feed
+	ssfKeys    ssfKeys
+	ssfHeard   ssfHeard
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys

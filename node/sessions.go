@@ -409,6 +409,8 @@ func (s *stream) catchUp(ctx context.Context, e events.Event) error {
 		prev = e.Prev
 	case *events.Setting:
 		prev = e.Prev
+	case *events.Work:
+		prev = e.Prev
 	}
 	last, err := s.log.Last(ctx, e.Subject(s.region).String())
 	if err != nil && !errors.Is(err, events.ErrNotFound) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -27,7 +28,6 @@ func (n *Node) ssfRoutes() []route {
 		{pattern: "GET " + ssfWellKnown, handle: n.ssfMetadata, cors: corsAny},
 		{pattern: "GET " + ssfWellKnown + "/{path...}", handle: n.ssfMetadata, cors: corsAny},
 		{pattern: "GET /ssf/jwks.json", handle: n.ssfJWKS, cors: corsAny},
-		{pattern: "POST /v1/ssf/keys/rotate", scope: api.ScopeCluster, handle: n.rotateSSFKeys},
 		{pattern: "POST /ssf/streams", scope: api.ScopeSSF, handle: n.createSSFStream},
 		{pattern: "GET /ssf/streams", scope: api.ScopeSSF, handle: n.getSSFStreams},
 		{pattern: "PATCH /ssf/streams", scope: api.ScopeSSF, handle: n.patchSSFStream},
@@ -103,7 +103,7 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 	if err := n.needSSFKey(ctx, c.caller.keyID); err != nil {
 		return 0, nil, err
 	}
-	_, err = n.editSetting(ctx, s.App, ssfStreamType, id, s.Key, func(_ *projection.Snapshot, held *events.Setting) ([]byte, []byte, error) {
+	_, err = n.editSetting(ctx, s.App, ssfStreamType, id, s.Key, func(_ *projection.Snapshot, held *events.Setting) (json.RawMessage, []byte, error) {
 		if held != nil {
 			return nil, nil, fail(api.AlreadyExists, "this API key has the stream %s; change that, or use another key", id).with("stream_id", id)
 		}
@@ -219,7 +219,7 @@ func (n *Node) deleteSSFStream(ctx context.Context, c *call) (int, any, error) {
 	if err := errors.Join(needStream(id), c.nothing()); err != nil {
 		return 0, nil, err
 	}
-	_, err := n.editSetting(ctx, c.caller.app, ssfStreamType, id, c.caller.keyID, func(snap *projection.Snapshot, _ *events.Setting) ([]byte, []byte, error) {
+	_, err := n.editSetting(ctx, c.caller.app, ssfStreamType, id, c.caller.keyID, func(snap *projection.Snapshot, _ *events.Setting) (json.RawMessage, []byte, error) {
 		_, err := ssfStreamIn(snap, &c.caller, id)
 		return nil, nil, err
 	})
@@ -242,7 +242,11 @@ func (n *Node) getSSFStatus(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, &api.SSFStatus{StreamID: id, Status: s.Status, Reason: s.Reason}, nil
+	p, err := n.ssfProgress(snap, s)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, &api.SSFStatus{StreamID: id, Status: s.Status, Reason: s.Reason, Failed: p.Failed, SETErrors: p.Errors}, nil
 }
 
 // setSSFStatus answers POST /ssf/status. A paused stream goes on where it was; one

@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // SSFMetadata is the transmitter configuration metadata of Shared Signals (SSF 1.0
 // section 7.1).
@@ -72,6 +75,10 @@ type SSFStatus struct {
 	// Status is enabled, paused (events are kept) or disabled (events are dropped).
 	Status string `json:"status"`
 	Reason string `json:"reason,omitempty"`
+	// Failed counts SETs that the receiver refused for good, SETErrors are the newest of
+	// what it said of them; in answers to GET only.
+	Failed    int64         `json:"failed,omitempty"`
+	SETErrors []SSFSETFault `json:"set_errors,omitempty"`
 }
 
 // SSFVerify is the body of POST /ssf/verify. The query parameter stream_id does the
@@ -97,6 +104,14 @@ type SSFPoll struct {
 type SSFSetError struct {
 	Err         string `json:"err"`
 	Description string `json:"description,omitempty"`
+}
+
+// SSFSETFault is what a receiver said of a SET that it could make nothing of.
+type SSFSETFault struct {
+	JTI         string    `json:"jti"`
+	Err         string    `json:"err"`
+	Description string    `json:"description,omitempty"`
+	At          time.Time `json:"at"`
 }
 
 // SSFPollAnswer answers it. A SET is sent again, as it was, until it is
