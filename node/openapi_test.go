@@ -102,6 +102,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 			want["GET /v1/sessions/jwks/{app}"] = ""
 		case rt.Pattern == "GET /v1/receipts/{revision}":
 			want[rt.Pattern] = api.ScopeRevoke // or read
+		case strings.HasSuffix(rt.Pattern, "/{path...}"):
+			want[strings.Replace(rt.Pattern, "...", "", 1)] = rt.Scope
 		case strings.HasSuffix(rt.Pattern, "/"):
 			want[rt.Pattern+"{path}"] = rt.Scope
 		default:
@@ -129,6 +131,8 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
 		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
 		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},
+		api.SSFMetadata{}, api.SSFScheme{}, api.SSFDelivery{}, api.SSFRequest{}, api.SSFStream{}, api.SSFStatus{}, api.SSFSETFault{}, api.SSFVerify{},
+		api.SSFPoll{}, api.SSFSetError{}, api.SSFPollAnswer{}, api.SSFKeys{},
 		api.Issuer{}, api.IssuerFactor{}, api.IssuerAnswer{}, api.IssuerList{},
 	} {
 		typ := reflect.TypeOf(v)
