@@ -118,7 +118,9 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 }
 
 // begin lets the stream tell of what happens from now on.
-func (s *ssfStream) begin(n *Node) { s.Since, s.Epoch = n.revisionNow().String(), n.wall() }
+func (s *ssfStream) begin(n *Node) {
+	s.Since, s.Epoch = n.revisionNow().String(), max(n.wall(), s.Epoch+1)
+}
 
 // streamParam returns the stream that the query names.
 func streamParam(c *call) string { return c.r.URL.Query().Get("stream_id") }

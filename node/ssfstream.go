@@ -187,7 +187,7 @@ type ssfRequested struct {
 // are passed over, whose spelling is not that of one that is.
 func (c *call) readSSF(v any) error {
 	b, err := c.read()
-	if err != nil || len(bytes.TrimSpace(b)) == 0 {
+	if text := bytes.TrimSpace(b); err != nil || len(text) == 0 || string(text) == "null" {
 		return err
 	}
 	return decodeBody(b, v, notMisspelt)
