@@ -20,6 +20,9 @@ type metrics struct {
 
 	transfers *prometheus.CounterVec // of snapshots between nodes, by result
 
+	deliveries   *prometheus.CounterVec // of events to endpoints: attempts, by type of endpoint and result
+	deliveryGaps prometheus.Counter
+
 	lazyImports *prometheus.CounterVec // questions to the systems that sessions come from, by result
 
 	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
@@ -42,6 +45,8 @@ func newMetrics(n *Node) *metrics {
 		}, []string{"route", "status"}),
 		transfers:        vec("snapshot_transfer_total", "Snapshots handed from node to node: lent by this one, loaded by it, or given up by it.", "result"),
 		lazyImports:      vec("lazy_imports_total", "Questions to other systems about foreign tokens, by result.", "result"),
+		deliveries:       vec("deliveries_total", "Attempts to tell endpoints of events, and events given up as dead letters, by type of endpoint and result.", "endpoint", "result"),
+		deliveryGaps:     counter("delivery_gaps_total", "Endpoints that were told again what the log says, because it went backwards."),
 		verdicts:         vec("verify_total", "Verifies, by verdict.", "verdict"),
 		applied:          vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
 		beats:            vec("heartbeats_total", "Heartbeats committed.", "stream"),
@@ -69,7 +74,12 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{lazyImported, lazyUnknown, lazyEnded, lazyFailed, lazyRefused} {
 		m.lazyImports.WithLabelValues(r)
 	}
-	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
+	for _, k := range endpointKinds() {
+		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
+			m.deliveries.WithLabelValues(k.typ, r)
+		}
+	}
+	m.registry.MustRegister(m.deliveries, m.deliveryGaps, m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
 		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
@@ -78,6 +88,14 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
+	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
+	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
+	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
+		if oldest := n.deliveries.count().oldest; oldest != 0 {
+			return max(0, float64(n.wall()-oldest)/1000)
+		}
+		return 0
+	})
 	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
 	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
 	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {

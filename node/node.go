@@ -196,6 +196,7 @@ type Node struct {
 	feed       feed
 	ssfKeys    ssfKeys
 	ssfHeard   ssfHeard
+	deliveries deliveries
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -268,6 +269,7 @@ func New(c Config) (*Node, error) {
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		deliveries:  newDeliveries(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -303,6 +305,8 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	g.Go(func() error { return n.delivers(ctx) })
+	g.Go(func() error { return n.tellSSFControls(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()

@@ -103,11 +103,11 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 	if err := n.needSSFKey(ctx, c.caller.keyID); err != nil {
 		return 0, nil, err
 	}
-	_, err = n.editSetting(ctx, s.App, ssfStreamType, id, s.Key, func(_ *projection.Snapshot, held *events.Setting) (json.RawMessage, []byte, error) {
+	_, err = n.editSetting(ctx, s.App, ssfStreamType, id, s.Key, func(snap *projection.Snapshot, held *events.Setting) (json.RawMessage, []byte, error) {
 		if held != nil {
 			return nil, nil, fail(api.AlreadyExists, "this API key has the stream %s; change that, or use another key", id).with("stream_id", id)
 		}
-		s.begin(n)
+		s.beginAt(n, snap, n.revisionNow())
 		value, err := marshal(s)
 		return value, header, err
 	})
@@ -115,11 +115,6 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusCreated, n.showSSF(s), nil
-}
-
-// begin lets the stream tell of what happens from now on.
-func (s *ssfStream) begin(n *Node) {
-	s.Since, s.Epoch = n.revisionNow().String(), max(n.wall(), s.Epoch+1)
 }
 
 // streamParam returns the stream that the query names.
@@ -180,11 +175,27 @@ func (n *Node) changeSSFStream(ctx context.Context, c *call, replace bool) (int,
 	if err := needStream(r.StreamID); err != nil {
 		return 0, nil, err
 	}
-	s, err := n.editSSFStream(ctx, &c.caller, r.StreamID, func(s *ssfStream, header []byte) ([]byte, error) {
+	s, err := n.editSSFStreamIn(ctx, &c.caller, r.StreamID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
 		if err := n.checkSSFGiven(s, &r); err != nil {
 			return nil, err
 		}
-		return n.take(s, &r, replace, header)
+		was := *s
+		header, err := n.take(s, &r, replace, header)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case s.Method != was.Method: // what one way has not told yet the other does
+			at, err := n.ssfPlace(snap, &was)
+			if err != nil {
+				return nil, err
+			}
+			s.beginAt(n, snap, at)
+		case s.Method == ssfPush && (r.hasDelivery || replace):
+			s.Delivery.Turn++ // what was wrong may be right by now
+			s.Delivery.Replay = nil
+		}
+		return header, nil
 	})
 	if err != nil {
 		return 0, nil, err
@@ -248,7 +259,11 @@ func (n *Node) getSSFStatus(_ context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, &api.SSFStatus{StreamID: id, Status: s.Status, Reason: s.Reason, Failed: p.Failed, SETErrors: p.Errors}, nil
+	out := &api.SSFStatus{StreamID: id, Failed: p.Failed, SETErrors: p.Errors}
+	if out.Status, out.Reason = n.ssfStatus(snap, s); s.Method == ssfPush {
+		out.Delivery = n.ssfDelivery(snap, s)
+	}
+	return http.StatusOK, out, nil
 }
 
 // setSSFStatus answers POST /ssf/status. A paused stream goes on where it was; one
@@ -264,11 +279,15 @@ func (n *Node) setSSFStatus(ctx context.Context, c *call) (int, any, error) {
 	if !slices.Contains([]string{ssfEnabled, ssfPaused, ssfDisabled}, in.Status) {
 		return 0, nil, badSetting("status", "want enabled, paused or disabled")
 	}
-	s, err := n.editSSFStream(ctx, &c.caller, in.StreamID, func(s *ssfStream, header []byte) ([]byte, error) {
-		if s.Status == ssfDisabled && in.Status != ssfDisabled {
-			s.begin(n)
-		}
+	s, err := n.editSSFStreamIn(ctx, &c.caller, in.StreamID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
+		was := s.Status
 		s.Status, s.Reason = in.Status, in.Reason
+		switch {
+		case was == ssfDisabled && in.Status != ssfDisabled:
+			s.beginAt(n, snap, n.revisionNow())
+		case s.Method == ssfPush:
+			s.Delivery.enable(in.Status == ssfEnabled)
+		}
 		return header, nil
 	})
 	if err != nil {

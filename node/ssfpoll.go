@@ -145,11 +145,7 @@ func (p *polling) acknowledge(in *api.SSFPoll) {
 			continue
 		}
 		e.Description = e.Description[:min(len(e.Description), maxReason)]
-		p.p.Failed++
-		p.p.Errors = append(p.p.Errors, api.SSFSETFault{
-			JTI: jti, Err: e.Err[:min(len(e.Err), maxReason)], Description: e.Description, At: date(p.n.wall()),
-		})
-		p.p.Errors = p.p.Errors[max(0, len(p.p.Errors)-maxSETErrors):]
+		p.p.fail(api.SSFSETFault{JTI: jti, Err: e.Err[:min(len(e.Err), maxReason)], Description: e.Description, At: date(p.n.wall())})
 	}
 }
 

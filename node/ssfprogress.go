@@ -112,6 +112,13 @@ func further(a, b events.Revision) events.Revision {
 	return out
 }
 
+// fail notes a SET that the receiver refused for good.
+func (p *ssfProgress) fail(f api.SSFSETFault) {
+	p.Failed++
+	p.Errors = append(p.Errors, f)
+	p.Errors = p.Errors[max(0, len(p.Errors)-maxSETErrors):]
+}
+
 // has reports whether the SET is acknowledged.
 func (p *ssfProgress) has(jti string) bool { return slices.Contains(p.Acked, jti) }
 

@@ -297,7 +297,7 @@ func (n *Node) subjectOf(s *ssfStream, e *api.Event) signer.SubjectID {
 		}
 		return signer.SubjectID{Format: formatComplex, Tenant: tenant}
 	}
-	user := n.userOf(e)
+	user := n.ssfUserOf(e)
 	switch {
 	case s.Format == formatOpaque && e.SessionID != "":
 		return signer.SubjectID{Format: formatOpaque, ID: e.SessionID}
@@ -317,9 +317,9 @@ func (n *Node) subjectOf(s *ssfStream, e *api.Event) signer.SubjectID {
 	return out
 }
 
-// userOf names the user as JWTs of the app do: by iss and sub. Of whom only the
+// ssfUserOf names the user as JWTs of the app do: by iss and sub. Of whom only the
 // hash is known it is the hash; nil: nobody knows.
-func (n *Node) userOf(e *api.Event) *signer.SubjectID {
+func (n *Node) ssfUserOf(e *api.Event) *signer.SubjectID {
 	switch {
 	case e.UserID != "":
 		profile := ""

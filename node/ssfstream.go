@@ -77,6 +77,10 @@ type ssfStream struct {
 	Epoch int64  `json:"epoch"`
 	// Controls are the newest events about the stream itself, in order of their numbers.
 	Controls []ssfControl `json:"controls,omitempty"`
+	// Delivery is what the one who pushes is told. Halted is the turn of it, and 1, in
+	// which the receiver was told that the transmitter stopped.
+	Delivery deliverySetting `json:"delivery"`
+	Halted   uint64          `json:"halted,omitempty"`
 	// VerifiedAt is when the receiver last asked for a verification, unix ms.
 	VerifiedAt int64 `json:"verified_at,omitempty"`
 }
@@ -143,14 +147,22 @@ func (s *ssfStream) of(c *caller) bool { return s.Key == c.keyID && (s.KeyApp ==
 // API key of its receiver is in force. Who took the key away must not have to
 // remember the stream.
 func (n *Node) ssfLive(snap *projection.Snapshot, s *ssfStream) bool {
+	return s.Status == ssfEnabled && n.ssfKeyLive(snap, s)
+}
+
+// ssfKeyLive reports whether the API key of the receiver is in force.
+func (n *Node) ssfKeyLive(snap *projection.Snapshot, s *ssfStream) bool {
 	key, ok := snap.APIKeyByID(s.KeyApp, s.Key)
-	now := n.judged()
-	return s.Status == ssfEnabled && ok && key.RevokedAt == 0 && (key.ExpiresAt == 0 || now < key.ExpiresAt)
+	return ok && key.RevokedAt == 0 && (key.ExpiresAt == 0 || n.judged() < key.ExpiresAt)
 }
 
 // editSSFStream changes the stream and returns it. The private part stays unless
 // edit returns another.
 func (n *Node) editSSFStream(ctx context.Context, c *caller, id string, edit func(s *ssfStream, header []byte) ([]byte, error)) (*ssfStream, error) {
+	return n.editSSFStreamIn(ctx, c, id, func(_ *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) { return edit(s, header) })
+}
+
+func (n *Node) editSSFStreamIn(ctx context.Context, c *caller, id string, edit func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error)) (*ssfStream, error) {
 	var out *ssfStream
 	_, err := n.editSetting(ctx, c.app, ssfStreamType, id, c.keyID, func(snap *projection.Snapshot, held *events.Setting) (json.RawMessage, []byte, error) {
 		s, err := ssfStreamIn(snap, c, id)
@@ -162,7 +174,7 @@ func (n *Node) editSSFStream(ctx context.Context, c *caller, id string, edit fun
 			return nil, nil, fmt.Errorf("open ssf stream %s: %w", id, err)
 		}
 		before := *s
-		next, err := edit(s, header)
+		next, err := edit(snap, s, header)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -79,6 +79,8 @@ type SSFStatus struct {
 	// what it said of them; in answers to GET only.
 	Failed    int64         `json:"failed,omitempty"`
 	SETErrors []SSFSETFault `json:"set_errors,omitempty"`
+	// Delivery is how pushing fares, by region; in answers to GET only.
+	Delivery []Delivery `json:"delivery,omitempty"`
 }
 
 // SSFVerify is the body of POST /ssf/verify. The query parameter stream_id does the
