@@ -36,6 +36,7 @@ func (n *Node) ssfRoutes() []route {
 		{pattern: "GET /ssf/status", scope: api.ScopeSSF, handle: n.getSSFStatus},
 		{pattern: "POST /ssf/status", scope: api.ScopeSSF, handle: n.setSSFStatus},
 		{pattern: "POST /ssf/verify", scope: api.ScopeSSF, handle: n.verifySSFStream},
+		{pattern: "POST /ssf/replay", scope: api.ScopeSSF, handle: n.replaySSFStream},
 		{pattern: "POST /ssf/poll/{stream_id}", scope: api.ScopeSSF, handle: n.pollSSFStream},
 	}
 }
@@ -288,6 +289,46 @@ func (n *Node) setSSFStatus(ctx context.Context, c *call) (int, any, error) {
 		case s.Method == ssfPush:
 			s.Delivery.enable(in.Status == ssfEnabled)
 		}
+		return header, nil
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, &api.SSFStatus{StreamID: s.ID, Status: s.Status, Reason: s.Reason}, nil
+}
+
+// replaySSFStream answers POST /ssf/replay, which is no part of SSF: the events of the
+// regions that the revision names are told again from there, as they were told.
+func (n *Node) replaySSFStream(ctx context.Context, c *call) (int, any, error) {
+	var in api.SSFReplay
+	if err := c.decode(&in); err != nil {
+		return 0, nil, err
+	}
+	if err := needStream(in.StreamID); err != nil {
+		return 0, nil, err
+	}
+	from, err := n.replayable(in.From)
+	if err != nil {
+		return 0, nil, err
+	}
+	s, err := n.editSSFStreamIn(ctx, &c.caller, in.StreamID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
+		if s.Method == ssfPush {
+			s.Delivery.Turn++
+			s.Delivery.Replay = from
+			return header, nil
+		}
+		at, err := n.ssfPlace(snap, s)
+		if err != nil {
+			return nil, err
+		}
+		for i, p := range at {
+			if text, ok := from[p.Stream]; ok {
+				if at[i], err = events.ParsePosition(text); err != nil {
+					return nil, err
+				}
+			}
+		}
+		s.beginAt(n, snap, at)
 		return header, nil
 	})
 	if err != nil {

@@ -171,11 +171,18 @@ func TestSetID(t *testing.T) {
 		t.Errorf("%q is %+v", jti, got)
 	}
 	for name, other := range map[string]*ssfStream{
-		"stream": {ID: "ssf_b", App: "app1", Epoch: 7}, "app": {ID: "ssf_a", App: "app2", Epoch: 7}, "epoch": {ID: "ssf_a", App: "app1", Epoch: 8},
+		"stream": {ID: "ssf_b", App: "app1", Epoch: 7}, "app": {ID: "ssf_a", App: "app2", Epoch: 7},
 	} {
 		if _, ok := parseSetID(other, jti); ok {
 			t.Errorf("is taken for one of another %s", name)
 		}
+	}
+	anew := &ssfStream{ID: "ssf_a", App: "app1", Epoch: 8}
+	if _, ok := parseSetID(anew, jti); !ok {
+		t.Error("an event that is told again has another id")
+	}
+	if _, ok := parseSetID(anew, setID{seq: 1}.jti(s)); ok {
+		t.Error("is taken for a verification of an earlier epoch")
 	}
 	for _, bad := range []string{"", "x", jti + "A", jti[1:], jti[:len(jti)-1] + "\n", "\n" + jti} {
 		if _, ok := parseSetID(s, bad); ok {

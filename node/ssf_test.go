@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -451,6 +453,71 @@ func TestSSFPoll(t *testing.T) {
 	})
 }
 
+// slowBeats is for tests in which hours pass.
+func slowBeats(c *node.Config) { c.Lease, c.Beat = 2*time.Minute, 20*time.Second }
+
+// A receiver in one region hears of the sessions of all, once; and can have it told
+// again.
+func TestSSFRegions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var there atomic.Pointer[overseas]
+		h := newHarness(t, func(c *node.Config) {
+			c.Solo = false
+			c.Open = func(ctx context.Context, r *events.Region) (events.Log, error) {
+				if us := there.Load(); us != nil {
+					return us.open(ctx, r)
+				}
+				return unreachable(ctx, r)
+			}
+		})
+		us := h.abroad()
+		there.Store(us)
+		time.Sleep(time.Minute)
+		r := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		time.Sleep(time.Second)
+		from := h.login("before").str("revision")
+		sids := map[string]bool{}
+		for _, at := range []*harness{h, us.harness} {
+			login := at.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada"}).want(201)
+			sids[login.str("session.session_id")] = true
+			at.do(h.key, "POST", "/v1/sessions/revoke", m{"session_id": login.str("session.session_id")}).want(200)
+		}
+		time.Sleep(time.Second)
+		first := r.now()
+		for _, token := range first {
+			delete(sids, r.read(token).sub["session"].(map[string]any)["id"].(string))
+		}
+		if len(first) != 2 || len(sids) != 0 {
+			t.Fatalf("%d SETs, not told of %v", len(first), sids)
+		}
+		r.all()
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"user_id": "ada"}).want(200)
+		time.Sleep(time.Second)
+		if both := r.wantTold("session-revoked", "session-revoked"); both[0].txn != both[1].txn || both[0].jti == both[1].jti {
+			t.Errorf("of one cause in two regions: %+v", both)
+		}
+		// A region that this node cannot reach keeps nobody from hearing of the others.
+		us.log.Cut()
+		time.Sleep(time.Minute)
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_id": h.login("eve").str("session.session_id")}).want(200)
+		r.wantTold("session-revoked")
+		us.log.Heal()
+		time.Sleep(time.Minute)
+		r.wantTold()
+		h.do(r.key, "POST", "/ssf/replay", m{"stream_id": r.id, "from": "eu:0:999999"}).wantError(400, api.InvalidArgument)
+		h.do(r.key, "POST", "/ssf/replay", m{"stream_id": r.id, "from": "x"}).wantError(400, api.InvalidArgument)
+		h.do(r.key, "POST", "/ssf/replay", m{"stream_id": r.id, "from": from}).want(200)
+		again := r.now()
+		for jti, token := range first {
+			sid, err := events.ParseSID(r.read(token).sub["session"].(map[string]any)["id"].(string))
+			if err != nil || again[jti] != token && sid.Stream() == 2 {
+				t.Error("what is told again is told otherwise")
+			}
+		}
+		r.wantTold("session-revoked", "session-revoked", "session-revoked")
+	})
+}
+
 // byPosition returns the jtis in the order of the log, which they begin with.
 func byPosition(sets map[string]string) []string {
 	return slices.SortedFunc(maps.Keys(sets), func(a, b string) int {
@@ -526,7 +593,8 @@ func TestSSFStatus(t *testing.T) {
 }
 
 func TestSSFKeys(t *testing.T) {
-	bubble(t, func(t *testing.T, h *harness) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, slowBeats)
 		r := h.receive(nil)
 		h.login("ada")
 		kid := func() string {
@@ -571,7 +639,7 @@ func TestSSFKeys(t *testing.T) {
 		// for a week.
 		h.config.Cut()
 		h.home.Cut()
-		time.Sleep(time.Minute)
+		time.Sleep(3 * time.Minute)
 		if len(h.jwks()) != 2 {
 			t.Errorf("keys %v", h.jwks())
 		}

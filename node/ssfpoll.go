@@ -232,6 +232,9 @@ func (p *polling) open(ctx context.Context) error {
 			at = n.sinceRegion(s, p.s.Epoch)
 			p.done = append(p.done, at)
 		}
+		if !s.lease.holds(n.conf.Clock.Boot()) {
+			continue // what its log has may be out of reach, and the others must not wait for that
+		}
 		err := n.reachCursor(ctx, at)
 		if failed, is := errors.AsType[*failure](err); is && failed.kind == api.CursorGone {
 			// The log went backwards: all that it holds now is told again.

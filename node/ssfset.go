@@ -82,15 +82,19 @@ type setID struct {
 
 const setIDLen = 2 + 4 + 8 + 1 + 6
 
-// jti returns the id as it stands in a SET of the SSF stream. What was of an
-// earlier epoch has other ids.
+// jti returns the id as it stands in a SET of the SSF stream: the same however often
+// the event is told. Events about the stream itself are counted anew in each epoch.
 func (i setID) jti(s *ssfStream) string {
+	epoch := int64(0)
+	if i.stream == 0 {
+		epoch = s.Epoch
+	}
 	b := make([]byte, 0, setIDLen)
 	b = append(b, 1, i.stream)
 	b = binary.BigEndian.AppendUint32(b, i.gen)
 	b = binary.BigEndian.AppendUint64(b, i.seq)
 	b = append(b, i.place)
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", s.App, s.ID, s.Epoch))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", s.App, s.ID, epoch))
 	return base64.RawURLEncoding.EncodeToString(append(b, sum[:6]...))
 }
 

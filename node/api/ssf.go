@@ -83,6 +83,13 @@ type SSFStatus struct {
 	Delivery []Delivery `json:"delivery,omitempty"`
 }
 
+// SSFReplay is the body of POST /ssf/replay: events that come after the revision From
+// are told again, of the regions that it names.
+type SSFReplay struct {
+	StreamID string `json:"stream_id"`
+	From     string `json:"from"`
+}
+
 // SSFVerify is the body of POST /ssf/verify. The query parameter stream_id does the
 // same as the member.
 type SSFVerify struct {
