@@ -62,3 +62,6 @@ func (n *Node) FindCredential(ctx context.Context, app, token, jwt string, ever 
 	}
 	return err
 }
+
+// FeedEntries is how many entries a feed holds.
+const FeedEntries = feedEntries

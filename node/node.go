@@ -197,6 +197,8 @@ type Node struct {
 	ssfKeys    ssfKeys
 	ssfHeard   ssfHeard
 	deliveries deliveries
+	feeds      feeds
+	recent     recent
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -270,6 +272,7 @@ func New(c Config) (*Node, error) {
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
 		deliveries:  newDeliveries(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -308,6 +311,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.delivers(ctx) })
 	g.Go(func() error { return n.tellSSFControls(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -405,6 +409,9 @@ func (n *Node) sweep(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -175,7 +175,7 @@ func (p *polling) gather(ctx context.Context) (changed <-chan struct{}, err erro
 	for len(p.found) <= p.limit {
 		var all []*feedEvent
 		if all, changed, err = p.reader.poll(ctx); err != nil {
-			return nil, feedFailure(err)
+			return nil, pollFailure(err)
 		}
 		p.take(ctx, all)
 		if len(all) == 0 {
@@ -252,7 +252,7 @@ func (p *polling) open(ctx context.Context) error {
 	}
 	var err error
 	p.reader, err = n.readFeed(ctx, f, from)
-	return feedFailure(err)
+	return pollFailure(err)
 }
 
 // sinceRegion returns where a stream begins in a region of which its progress says
@@ -324,8 +324,8 @@ func (p *polling) answer() (int, any, error) {
 	return http.StatusOK, out, nil
 }
 
-// feedFailure returns how a reader's error is answered.
-func feedFailure(err error) error {
+// pollFailure returns how a reader's error is answered.
+func pollFailure(err error) error {
 	switch {
 	case errors.Is(err, errFeedRewound), errors.Is(err, errFeedEnded), errors.Is(err, errFeedSlow):
 		return fail(api.LogUnavailable, "the node cannot read on just now; poll again").because(err)

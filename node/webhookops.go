@@ -130,7 +130,7 @@ func (n *Node) eventAt(ctx context.Context, app string, at events.Position) (*fe
 	defer cancel()
 	f := feedFilter{app: app}
 	var found *feedEvent
-	err := s.log.Read(ctx, at.Seq, at.Seq, f.subjects(at.Stream), func(e events.Entry) bool {
+	err := s.log.Read(ctx, events.Range{From: at.Seq, To: at.Seq, Filters: f.subjects(at.Stream)}, func(e events.Entry) bool {
 		r := n.conf.Keys.Decode(s.number, e)
 		found = s.feedEvent(&r, at.Seq-1)
 		return false
