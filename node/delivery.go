@@ -147,10 +147,14 @@ func (n *Node) delivers(ctx context.Context) error {
 	for round := 0; ; round++ {
 		snap := n.catalog.Snapshot()
 		wanted := n.endpoints(snap)
-		holds := n.keepDelivery(ctx, len(wanted) > 0)
+		var orphans []*events.Work
+		if len(wanted) == 0 || round%orphanRounds == 0 {
+			orphans = n.orphans(snap)
+		}
+		holds := n.keepDelivery(ctx, len(wanted)+len(orphans) > 0)
 		n.deliveries.employ(ctx, n, snap, wanted, holds, &running)
-		if holds && round%orphanRounds == 0 {
-			n.forgetOrphans(ctx, snap)
+		if holds {
+			n.forget(ctx, snap, orphans)
 		}
 		select {
 		case <-tick.C:

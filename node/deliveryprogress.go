@@ -85,14 +85,19 @@ type deadLetters struct {
 	Letters []deadLetter `json:"letters"`
 }
 
+// deadLetter is one of them. Its names are short: a hundred must fit into an event.
 type deadLetter struct {
-	Revision string `json:"revision"`
-	Type     string `json:"type"`
-	LoggedAt int64  `json:"logged_at,omitempty"` // 0: it is settled, as a dead letter
-	At       int64  `json:"at"`
-	Attempts int    `json:"attempts"`
-	Status   int    `json:"status"`
+	Gen      uint32 `json:"g,omitempty"`
+	Seq      uint64 `json:"q"`
+	Type     string `json:"t"`
+	LoggedAt int64  `json:"l"`
+	At       int64  `json:"a"`
+	Attempts int    `json:"n"`
+	Status   int    `json:"s"`
 }
+
+// isAt reports whether it is the letter of the event at the position.
+func (l *deadLetter) isAt(p events.Position) bool { return l.Gen == p.Gen && l.Seq == p.Seq }
 
 // progressOf returns what is noted of the endpoint, and false when nothing is, or it
 // is about an earlier one of the same name.
@@ -143,7 +148,7 @@ func (n *Node) changeDeadLetters(ctx context.Context, id endpointID, region, bor
 // add adds the letter unless it is there: who delivers may have died before it noted
 // that the event is settled.
 func (d *deadLetters) add(l deadLetter) bool {
-	if slices.ContainsFunc(d.Letters, func(m deadLetter) bool { return m.Revision == l.Revision }) {
+	if slices.ContainsFunc(d.Letters, func(m deadLetter) bool { return m.Gen == l.Gen && m.Seq == l.Seq }) {
 		return false
 	}
 	d.Total++
@@ -152,10 +157,10 @@ func (d *deadLetters) add(l deadLetter) bool {
 	return true
 }
 
-// remove removes the letter of that revision.
-func (d *deadLetters) remove(revision string) bool {
+// remove removes the letter of the event at the position.
+func (d *deadLetters) remove(p events.Position) bool {
 	before := len(d.Letters)
-	d.Letters = slices.DeleteFunc(d.Letters, func(m deadLetter) bool { return m.Revision == revision })
+	d.Letters = slices.DeleteFunc(d.Letters, func(m deadLetter) bool { return m.isAt(p) })
 	return len(d.Letters) != before
 }
 
@@ -163,9 +168,9 @@ func (d *deadLetters) remove(revision string) bool {
 // endpoints that are no more.
 const orphanRounds = 60
 
-// forgetOrphans removes what is noted of this region for endpoints that were
-// deleted, also with their app.
-func (n *Node) forgetOrphans(ctx context.Context, snap *projection.Snapshot) {
+// orphans returns what is noted of this region for endpoints that were deleted, also
+// with their app.
+func (n *Node) orphans(snap *projection.Snapshot) (all []*events.Work) {
 	kinds := endpointKinds()
 	for w := range snap.Works() {
 		if w.Type != progressWork+n.home.region && w.Type != deadWork+n.home.region {
@@ -178,17 +183,27 @@ func (n *Node) forgetOrphans(ctx context.Context, snap *projection.Snapshot) {
 			})
 		})
 		if !held {
-			// Whoever writes it meanwhile is about to stop: it is removed the next time.
-			_, _ = n.note(ctx, &events.Work{App: w.App, Type: w.Type, Name: w.Name}, snap.Last(w))
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// forget removes what is noted. If its worker writes once more, on its way out, it is
+// removed the next time.
+func (n *Node) forget(ctx context.Context, snap *projection.Snapshot, orphans []*events.Work) {
+	for _, w := range orphans {
+		if _, err := n.note(ctx, &events.Work{App: w.App, Type: w.Type, Name: w.Name}, snap.Last(w)); errors.Is(err, events.ErrUnavailable) {
+			return
 		}
 	}
 }
 
 // load begins with what is noted.
-func (w *worker) load(conf *endpointConf) {
+func (w *worker) load(born string) {
 	snap := w.n.catalog.Snapshot()
 	w.prev = snap.Last(w.record(nil))
-	w.p, _ = progressOf(snap, w.id, w.n.home.region, conf.delivery.Born)
+	w.p, _ = progressOf(snap, w.id, w.n.home.region, born)
 	w.written = w.n.conf.Clock.Boot()
 }
 
@@ -200,6 +215,9 @@ func (w *worker) record(value json.RawMessage) *events.Work {
 // goes further counts.
 func (w *worker) save(ctx context.Context) {
 	if !w.dirty {
+		if w.due() == 0 { // it is as it was
+			w.written = w.n.conf.Clock.Boot()
+		}
 		return
 	}
 	value, err := json.Marshal(w.p)
@@ -213,7 +231,11 @@ func (w *worker) save(ctx context.Context) {
 		w.prev, w.dirty = seq, false
 	case errors.Is(err, events.ErrConflict):
 		w.merge()
-	case w.n.refusals.first("delivery progress", w.n.conf.Clock.Boot()):
+	default:
+		w.written += unsavedPause // each attempt to write holds up what is to be delivered
+		if !w.n.refusals.first("delivery progress", w.n.conf.Clock.Boot()) {
+			return
+		}
 		w.n.conf.Log.Warn("progress of deliveries cannot be written; tried again, and after a crash events are delivered again", "app", w.id.app, "error", err)
 	}
 }

@@ -33,7 +33,7 @@ func (n *Node) deliveryIn(snap *projection.Snapshot, id endpointID, region strin
 	if !begun {
 		out.Revision = d.Start[region]
 	}
-	if begun && p.Turn == d.Turn { // else it is about to begin anew
+	if begun && p.Turn >= d.Turn { // else it is about to begin anew
 		if p.State != "" {
 			out.Status, out.Reason, out.Since = p.State, p.Reason, moment(p.StateAt)
 		}

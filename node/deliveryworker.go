@@ -18,6 +18,8 @@ const (
 	// that who goes on need not read so much of the log.
 	busySave = time.Second
 	idleSave = 10 * time.Minute
+	// unsavedPause is added to busySave after a write without an answer.
+	unsavedPause = 10 * time.Second
 	// pauseAfter is how long an endpoint may take nothing before it is paused.
 	pauseAfter = 72 * time.Hour
 	// An event that was refused so often, over so long, becomes a dead letter.
@@ -59,10 +61,8 @@ func (w *worker) dismiss() {
 func (w *worker) run() {
 	defer close(w.done)
 	defer w.end()
-	conf := w.conf.Load()
-	w.load(conf)
 	for w.life.Err() == nil {
-		conf = w.conf.Load()
+		conf := w.conf.Load()
 		ok := conf.to != nil && w.begin(conf)
 		w.halted.Store(w.p.State != "")
 		w.save(w.life)
@@ -70,16 +70,19 @@ func (w *worker) run() {
 			w.idle(conf)
 			continue
 		}
-		if err := w.tell(conf); err != nil && w.life.Err() == nil {
+		err := w.tell(conf)
+		switch {
+		case errors.Is(err, errFeedEnded): // the node leaves
+			w.save(w.life)
+			<-w.life.Done()
+		case err != nil && w.life.Err() == nil:
 			if w.n.refusals.first("delivery "+w.id.app, w.n.conf.Clock.Boot()) {
 				w.n.conf.Log.Error("events cannot be read for an endpoint; tried again", "app", w.id.app, "error", err)
 			}
 			pause(conf.current, w.n.conf.Beat)
 		}
 	}
-	if conf.to != nil {
-		w.save(w.life)
-	}
+	w.save(w.life)
 }
 
 // idle waits until the setting changes, or what could not be written yet can be
@@ -96,6 +99,9 @@ func (w *worker) idle(conf *endpointConf) {
 // is to be delivered.
 func (w *worker) begin(conf *endpointConf) bool {
 	d, region := conf.delivery, w.n.home.region
+	if w.last == nil {
+		w.load(d.Born)
+	}
 	start, known := d.Start[region]
 	switch {
 	case w.p.Born != d.Born:
@@ -103,7 +109,7 @@ func (w *worker) begin(conf *endpointConf) bool {
 		if known {
 			w.p.LoggedAt = d.BornAt
 		}
-	case w.p.Turn != d.Turn:
+	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
 		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 		if from, ok := d.Replay[region]; ok {
 			w.p.Position, w.p.Heard = from, 0
@@ -311,7 +317,7 @@ func (w *worker) halt(state, reason string) {
 // bury makes the event a dead letter. It is one only once that is noted.
 func (w *worker) bury(e *feedEvent, f *failingEvent) bool {
 	letter := deadLetter{
-		Revision: f.Revision, Type: e.Type, LoggedAt: f.LoggedAt, At: w.n.wall(), Attempts: f.Attempts, Status: f.Status,
+		Gen: e.pos.Gen, Seq: e.pos.Seq, Type: e.Type, LoggedAt: f.LoggedAt, At: w.n.wall(), Attempts: f.Attempts, Status: f.Status,
 	}
 	err := w.n.changeDeadLetters(w.life, w.id, w.n.home.region, w.p.Born, func(d *deadLetters) bool { return d.add(letter) })
 	if err != nil {
@@ -351,6 +357,15 @@ func (w *worker) settledBefore(e *feedEvent) bool {
 	return at <= w.p.Heard
 }
 
+// inForce reports whether CONFIG, as this node knows it, says the setting still: an
+// endpoint that was deleted a moment ago is told nothing more.
+func (w *worker) inForce(conf *endpointConf) bool {
+	snap := w.n.catalog.Snapshot()
+	held, _ := snap.Setting(w.id.app, w.id.typ, w.id.name)
+	app, ok := snap.App(w.id.app)
+	return held == conf.held && ok && app.State == events.AppActive
+}
+
 // attempt tells the endpoint of the event once.
 func (w *worker) attempt(conf *endpointConf, e *feedEvent) (out attempted) {
 	defer func() {
@@ -370,8 +385,9 @@ func (w *worker) attempt(conf *endpointConf, e *feedEvent) (out attempted) {
 		return attempted{}
 	}
 	left := time.Duration(w.n.deliveries.lease.until.Load()) - w.n.conf.Clock.Boot()
-	if left <= 0 {
-		// It may be renewed in a moment; who holds it no longer is dismissed soon.
+	if left <= 0 || !w.inForce(conf) {
+		// The next round says what is so instead: another setting, or a lease that was
+		// renewed, or neither, and the worker is dismissed.
 		pause(conf.current, w.n.conf.Beat)
 		return attempted{}
 	}

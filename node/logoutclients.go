@@ -37,7 +37,7 @@ const (
 )
 
 // clientID is what may be the id of a client.
-var clientID = regexp.MustCompile(`^[A-Za-z0-9][!-~]{0,127}$`)
+var clientID = regexp.MustCompile(`^[A-Za-z0-9][!-.0-~]{0,127}$`)
 
 func logoutClientName(client string) string {
 	sum := sha256.Sum256([]byte("logout client " + client))
@@ -174,7 +174,7 @@ func (t *toldClient) token(about whose) (string, error) {
 func (n *Node) namedClient(c *call) (*projection.Snapshot, *logoutClient, uint64, error) {
 	id := c.r.PathValue("client_id")
 	if !clientID.MatchString(id) {
-		return nil, nil, 0, badSetting("client_id", "want 1 to 128 printable ASCII characters that begin with a letter or digit")
+		return nil, nil, 0, badSetting("client_id", "want 1 to 128 printable ASCII characters but /, of which the first is a letter or a digit")
 	}
 	snap, err := n.administer()
 	if err != nil {
@@ -251,7 +251,7 @@ func (n *Node) putLogoutClient(ctx context.Context, c *call) (int, any, error) {
 	}
 	if l == nil {
 		if len(snap.SettingsOf(c.caller.app, logoutClientType)) >= maxLogoutClients {
-			return 0, nil, fail(api.TooManyArguments, "app %s has %d logout clients, which is the most it may have", c.caller.app, maxLogoutClients)
+			return 0, nil, fail(api.InvalidArgument, "the app has %d logout clients already, which is the most", maxLogoutClients)
 		}
 		l = &logoutClient{ClientID: id, Delivery: n.newDelivery(snap)}
 	}

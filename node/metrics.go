@@ -82,12 +82,7 @@ func newMetrics(n *Node) *metrics {
 	for _, r := range []string{lazyImported, lazyUnknown, lazyEnded, lazyFailed, lazyRefused} {
 		m.lazyImports.WithLabelValues(r)
 	}
-	for _, k := range endpointKinds() {
-		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
-			m.deliveries.WithLabelValues(k.typ, r)
-		}
-	}
-	m.registry.MustRegister(m.deliveries, m.deliveryGaps, m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
+	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
 		m.feeds, m.feedEvents, m.feedEnds, m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
@@ -96,14 +91,6 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
-	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
-	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
-	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
-		if oldest := n.deliveries.count().oldest; oldest != 0 {
-			return max(0, float64(n.wall()-oldest)/1000)
-		}
-		return 0
-	})
 	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
 	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
 	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {
@@ -112,7 +99,26 @@ func newMetrics(n *Node) *metrics {
 		}
 		return 0
 	})
+	m.countDeliveries(n, gauge)
 	return m
+}
+
+// countDeliveries adds the metrics of deliveries.
+func (m *metrics) countDeliveries(n *Node, gauge func(name, help string, f func() float64)) {
+	for _, k := range endpointKinds() {
+		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
+			m.deliveries.WithLabelValues(k.typ, r)
+		}
+	}
+	m.registry.MustRegister(m.deliveries, m.deliveryGaps)
+	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
+	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
+	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
+		if oldest := n.deliveries.count().oldest; oldest != 0 {
+			return max(0, float64(n.wall()-oldest)/1000)
+		}
+		return 0
+	})
 }
 
 // follow adds the metrics of one more stream.

@@ -137,7 +137,8 @@ type Disk interface {
 type Outbound interface {
 	// Check says whether text may be the URL of a request at all.
 	Check(text string) error
-	// Do sends the request and reads the answer, of at most limit bytes.
+	// Do sends the request and reads the answer, of at most limit bytes. With the error
+	// about one that is longer it may return the answer without its body.
 	Do(ctx context.Context, r *http.Request, limit int64) (*outbound.Answer, error)
 }
 

@@ -58,7 +58,7 @@ func (n *Node) listDeadLetters(_ context.Context, c *call) (int, any, error) {
 		list.Total += dead.Total
 		for _, l := range dead.Letters {
 			list.DeadLetters = append(list.DeadLetters, api.DeadLetter{
-				Revision: l.Revision, Type: l.Type, EventAt: fromMS(l.LoggedAt), FailedAt: fromMS(l.At), Attempts: l.Attempts, Status: l.Status,
+				Revision: events.Position{Stream: d.Region, Gen: l.Gen, Seq: l.Seq}.String(), Type: l.Type, EventAt: fromMS(l.LoggedAt), FailedAt: fromMS(l.At), Attempts: l.Attempts, Status: l.Status,
 			})
 		}
 	}
@@ -99,7 +99,7 @@ func (n *Node) replayDeadLetter(ctx context.Context, c *call, snap *projection.S
 		return 0, nil, badSetting("dead_letter", "%v", err)
 	}
 	dead := deadLettersOf(snap, id, at.Stream, w.Delivery.Born)
-	if !slices.ContainsFunc(dead.Letters, func(l deadLetter) bool { return l.Revision == revision }) {
+	if !slices.ContainsFunc(dead.Letters, func(l deadLetter) bool { return l.isAt(at) }) {
 		return 0, nil, fail(api.NotFound, "webhook %s has no dead letter %s", w.id, revision)
 	}
 	e, err := n.eventAt(ctx, c.caller.app, at)
@@ -111,7 +111,7 @@ func (n *Node) replayDeadLetter(ctx context.Context, c *call, snap *projection.S
 		return 0, nil, err
 	}
 	if out.Delivered {
-		err = n.changeDeadLetters(ctx, id, at.Stream, w.Delivery.Born, func(d *deadLetters) bool { return d.remove(revision) })
+		err = n.changeDeadLetters(ctx, id, at.Stream, w.Delivery.Born, func(d *deadLetters) bool { return d.remove(at) })
 	}
 	return http.StatusOK, out, err
 }

@@ -174,7 +174,7 @@ func (n *Node) postWebhook(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	if len(snap.SettingsOf(c.caller.app, webhookType)) >= maxWebhooks {
-		return 0, nil, fail(api.TooManyArguments, "app %s has %d webhooks, which is the most it may have", c.caller.app, maxWebhooks)
+		return 0, nil, fail(api.InvalidArgument, "the app has %d webhooks already, which is the most", maxWebhooks)
 	}
 	w.Delivery = n.newDelivery(snap)
 	w.Delivery.Off = in.Enabled != nil && !*in.Enabled
