@@ -14,8 +14,9 @@ import (
 const (
 	// maxPolled is how many SETs one answer has at most.
 	maxPolled = 100
-	// pollHold is how long a poll without SETs is held.
-	pollHold = 30 * time.Second
+	// pollHold is how long a poll without SETs is held: less than the 30 s that the
+	// server gives an answer.
+	pollHold = 24 * time.Second
 	// pollLook is the time between two looks of a poll that is held at the stream's own
 	// state, for which nobody wakes it.
 	pollLook = 500 * time.Millisecond
@@ -166,6 +167,8 @@ func (p *polling) ack(jti string) bool {
 // gather reads on until there are enough SETs, or no more for now: then changed is
 // closed when there may be.
 func (p *polling) gather(ctx context.Context) (changed <-chan struct{}, err error) {
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	defer cancel()
 	p.controls()
 	if p.reader == nil {
 		if err := p.open(ctx); err != nil {

@@ -145,7 +145,7 @@ func TestSSFPoll(t *testing.T) {
 			if p := r.poll(nil); len(setsOf(p)) != 0 {
 				t.Errorf("%s", p.Raw)
 			}
-		}); took != 30*time.Second {
+		}); took != 24*time.Second {
 			t.Errorf("held for %v", took)
 		}
 		// CONFIG out of reach: the receiver goes on all the same.

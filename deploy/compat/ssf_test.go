@@ -296,6 +296,23 @@ func TestSSFPoll(t *testing.T) {
 	r.call("POST", r.stream.Delivery.URL, nil, http.StatusNotFound, nil)
 }
 
+// TestSSFPollHeld: a poll without anything to tell is held, and then answered.
+func TestSSFPollHeld(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: takes half a minute")
+	}
+	t.Parallel()
+	n := newNode(t)
+	r := discover(t, n, ssfKey(t, n))
+	r.create(object{})
+	var out json.RawMessage
+	start := time.Now()
+	r.call("POST", r.stream.Delivery.URL, object{}, http.StatusOK, &out)
+	if took := time.Since(start); took < 20*time.Second || strings.TrimSpace(string(out)) != `{"sets":{}}` {
+		t.Errorf("after %v: %s", took, out)
+	}
+}
+
 // TestSSFPush: the same, pushed to a receiver that is in trouble at first.
 func TestSSFPush(t *testing.T) {
 	n := newNode(t, "--outbound-allow", "127.0.0.1/32")

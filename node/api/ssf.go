@@ -102,7 +102,7 @@ type SSFVerify struct {
 type SSFPoll struct {
 	// MaxEvents is how many SETs are wanted at most; 0: none, only to acknowledge; absent: 100, which is the most.
 	MaxEvents *int64 `json:"maxEvents,omitempty"`
-	// ReturnImmediately: without SETs, answer at once instead of within 30 s.
+	// ReturnImmediately: without SETs, answer at once instead of within 24 s.
 	ReturnImmediately bool `json:"returnImmediately,omitempty"`
 	// Ack lists the jti of SETs that arrived, SetErrs says of others what was wrong with them. Neither is sent again.
 	Ack     []string               `json:"ack,omitempty"`
