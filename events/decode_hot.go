@@ -73,7 +73,39 @@ func (s *scanner) state(e *State, app string) bool {
 	})
 	s.text(`,"by":`, &e.By)
 	e.Bound = s.next(`,"bound":true`)
+	s.changes(&e.Changes)
 	return s.done()
+}
+
+func (s *scanner) changes(to **Changes) {
+	if !s.next(`,"changes":{`) {
+		return
+	}
+	c, first := new(Changes), true
+	member := func(name string) bool {
+		start := s.i
+		if (first || s.next(",")) && s.next(name) {
+			first = false
+			return true
+		}
+		s.i = start
+		return false
+	}
+	if member(`"factors_added":`) {
+		s.list("", func() { c.FactorsAdded = append(c.FactorsAdded, string(s.raw())) })
+	}
+	if member(`"assurance_level":`) {
+		c.Level = string(s.raw())
+	}
+	if member(`"assurance_level_before":`) {
+		c.LevelBefore = string(s.raw())
+	}
+	if member(`"claims":`) {
+		s.want("true")
+		c.Claims = true
+	}
+	s.want("}")
+	*to = c
 }
 
 func (s *scanner) touch(e *Touch, app string) bool {
