@@ -138,7 +138,7 @@ func (n *Node) within(ctx context.Context, c caller, scope string) (caller, erro
 	default:
 		return caller{}, unauthorized("the app of the API key was deleted")
 	}
-	allowed := scope == api.ScopeRead || scope == api.ScopeRevoke || scope == api.ScopeSSF || c.cluster && scope == api.ScopeAdmin
+	allowed := scope == api.ScopeRead || scope == api.ScopeRevoke || c.cluster && scope == api.ScopeAdmin
 	if app.State == events.AppSuspended && !allowed {
 		return caller{}, fail(api.AppSuspended, "app %s is suspended", c.app)
 	}
