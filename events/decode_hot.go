@@ -77,7 +77,39 @@ func (s *scanner) state(e *State, app string) bool {
 	})
 	s.text(`,"by":`, &e.By)
 	e.Bound = s.next(`,"bound":true`)
+	s.changes(&e.Changes)
 	return s.done()
+}
+
+func (s *scanner) changes(to **Changes) {
+	if !s.next(`,"changes":{`) {
+		return
+	}
+	c, first := new(Changes), true
+	member := func(name string) bool {
+		start := s.i
+		if (first || s.next(",")) && s.next(name) {
+			first = false
+			return true
+		}
+		s.i = start
+		return false
+	}
+	if member(`"factors_added":`) {
+		s.list("", func() { c.FactorsAdded = append(c.FactorsAdded, string(s.raw())) })
+	}
+	if member(`"assurance_level":`) {
+		c.Level = string(s.raw())
+	}
+	if member(`"assurance_level_before":`) {
+		c.LevelBefore = string(s.raw())
+	}
+	if member(`"claims":`) {
+		s.want("true")
+		c.Claims = true
+	}
+	s.want("}")
+	*to = c
 }
 
 func (s *scanner) touch(e *Touch, app string) bool {
@@ -99,6 +131,7 @@ func (s *scanner) revoke(e *Revoke, app string) bool {
 	s.integer(`,"at":`, &e.At)
 	s.integer(`,"absolute_at":`, &e.AbsoluteAt)
 	s.small(`,"home":`, &e.Home)
+	s.text(`,"request":`, &e.Request)
 	return s.done()
 }
 
@@ -113,6 +146,7 @@ func (s *scanner) revokeAll(e *RevokeAll, app string) bool {
 	s.seq(`,"prev":`, &e.Prev)
 	s.seq(`,"before":`, &e.Before)
 	s.small(`,"home":`, &e.Home)
+	s.text(`,"request":`, &e.Request)
 	return s.done()
 }
 

@@ -122,6 +122,23 @@ type State struct {
 	// Bound: whoever shows a token or a JWT of the session must prove the key whose
 	// thumbprint is in the private part. Once set it stays.
 	Bound bool `json:"bound,omitempty"`
+	// Changes say in what the session differs from the state before, nil: in nothing
+	// that is said here. They are for subscribers, who see no private part; the fold
+	// does not read them, and no later state repeats them.
+	Changes *Changes `json:"changes,omitempty"`
+}
+
+// Changes are what became different with a State, without what it became: that is
+// in the private part.
+type Changes struct {
+	// FactorsAdded are the types of authentication factors that the session had not.
+	FactorsAdded []string `json:"factors_added,omitempty"`
+	// Level and LevelBefore are the levels of assurance (aal1, aal2, aal3), absent when
+	// they are the same; LevelBefore also when there was none.
+	Level       string `json:"assurance_level,omitempty"`
+	LevelBefore string `json:"assurance_level_before,omitempty"`
+	// Claims: custom claims, roles or the organization.
+	Claims bool `json:"claims,omitempty"`
 }
 
 // Alias is another token of a session: its key, and until when it is accepted
@@ -199,6 +216,9 @@ type Revoke struct {
 	At         int64  `json:"at"`
 	AbsoluteAt int64  `json:"absolute_at,omitempty"`
 	Home       uint8  `json:"home,omitempty"`
+	// Request is the id of the request that asked for it: equal in all that one
+	// request revoked.
+	Request string `json:"request,omitempty"`
 }
 
 // RevokeAll is kind all: every older session of a user, or with an empty User
@@ -214,6 +234,8 @@ type RevokeAll struct {
 	Prev   uint64 `json:"prev,omitempty"`
 	Before uint64 `json:"before,omitempty"`
 	Home   uint8  `json:"home,omitempty"`
+	// Request is as that of a Revoke.
+	Request string `json:"request,omitempty"`
 }
 
 // Spares reports whether the event leaves sid alone.

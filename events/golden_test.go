@@ -44,14 +44,16 @@ func goldens() []golden {
 			CreatedAt: at, ExpiresAt: at + 3_600_000, AbsoluteAt: at + 2_592_000_000,
 			Idle: 1800, SeenAt: at + 1000, Prev: 1233, CreatedSeq: 1000, AuthSeq: 999,
 			OriginalUntil: at + 10_000, Aliases: []events.Alias{{Key: alias}, {Key: sid, Until: at + 10_000}}, By: by, Bound: true,
+			Changes: &events.Changes{FactorsAdded: []string{"totp"}, Level: "aal2", LevelBefore: "aal1", Claims: true},
 		}},
 		{"tch", &events.Touch{App: app, User: user, SID: sid, At: at}},
 		{"rev", &events.Revoke{
 			App: app, User: user, SID: sid, Reason: "logout", By: by, At: at, AbsoluteAt: at + 2_592_000_000, Home: 3,
+			Request: "request-id-7Qm2",
 		}},
 		{"all", &events.RevokeAll{
 			App: app, User: user, Except: []events.SID{sid, alias}, Reason: "password changed", By: by,
-			At: at, Prev: 17, Before: 1200, Home: 3,
+			At: at, Prev: 17, Before: 1200, Home: 3, Request: "request-id-7Qm2",
 		}},
 		{"exp", &events.Expire{App: app, User: user, SID: sid, At: at, Reason: events.ReasonIdle, Ignorable: true}},
 		{"app", &events.App{

@@ -57,7 +57,7 @@ func (n *Node) postAPIKey(ctx context.Context, c *call) (int, any, error) {
 
 // checkScopes returns the scopes a new key is to have.
 func checkScopes(app string, asked []string) ([]string, error) {
-	usual, allowed := appScopes(), append(appScopes(), api.ScopeImpersonate)
+	usual, allowed := appScopes(), append(appScopes(), api.ScopeImpersonate, api.ScopeSSF)
 	if app == "" {
 		usual, allowed = []string{api.ScopeCluster}, []string{api.ScopeCluster}
 	}

@@ -28,9 +28,11 @@ type caller struct {
 	settings events.AppSettings
 }
 
-// may reports whether the API key has the scope; a cluster admin key has all.
+// may reports whether the API key has the scope; a cluster admin key has all, and
+// who administers an app its Shared Signals streams.
 func (c *caller) may(scope string) bool {
-	return slices.Contains(c.scopes, scope) || c.cluster && slices.Contains(c.scopes, api.ScopeCluster)
+	return slices.Contains(c.scopes, scope) || c.cluster && slices.Contains(c.scopes, api.ScopeCluster) ||
+		scope == api.ScopeSSF && slices.Contains(c.scopes, api.ScopeAdmin)
 }
 
 // appHeader names the app for a cluster admin key; the query parameter app does
@@ -62,7 +64,7 @@ func keyIDOf(hash string) string {
 }
 
 // appScopes returns the scopes that a key of an app has unless others were asked
-// for: all but those that let it act as somebody else.
+// for: all but those that let it act as somebody else, and that of receivers.
 func appScopes() []string {
 	return []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin}
 }

@@ -64,14 +64,15 @@ func (s *stream) changeOf(r *events.Record, since uint64) *api.Event {
 		s.node.about(out, s.number, e.SID.String(), e.User)
 		out.Reason, out.By = e.Reason, e.By
 		out.StartedAt, out.ExpiresAt = moment(e.CreatedAt), moment(e.ExpiresAt)
+		out.Changes = (*api.Changes)(e.Changes)
 	case *events.Revoke:
 		out.Type = api.EventRevoked
 		s.node.about(out, e.SID.Stream(), e.SID.String(), e.User)
-		out.Reason, out.By, out.RevokedAt = e.Reason, e.By, moment(e.At)
+		out.Reason, out.By, out.RequestID, out.RevokedAt = e.Reason, e.By, e.Request, moment(e.At)
 	case *events.RevokeAll:
 		out.Type = groupType(r.Subject)
 		s.node.about(out, homeOr(e.Home, s.number), "", e.User)
-		out.Reason, out.By, out.RevokedAt = e.Reason, e.By, moment(e.At)
+		out.Reason, out.By, out.RequestID, out.RevokedAt = e.Reason, e.By, e.Request, moment(e.At)
 		for _, sid := range e.Except {
 			out.Except = append(out.Except, sid.String())
 		}

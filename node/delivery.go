@@ -47,6 +47,7 @@ func endpointKinds() []endpointKind {
 	return []endpointKind{
 		{webhookType, openWebhook},
 		{logoutClientType, openLogoutClient},
+		{ssfStreamType, openSSFStream},
 	}
 }
 

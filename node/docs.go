@@ -32,6 +32,7 @@ var meaning = map[string]string{
 	api.IdempotencyEnded:        "The session that this Idempotency-Key made has ended. Use a new key.",
 	api.SessionLimit:            "The user has as many sessions as the app allows at a time. End one, or have the app evict the oldest.",
 	api.TokenReuse:              "A token that was replaced was shown after its grace, so somebody may have stolen it. The app wants the session ended for that, and it is. The user must log in again.",
+	api.TooManyRequests:         "This may be asked for only so often; the header Retry-After says when again.",
 	api.BodyTooLarge:            "The body is over 64 KiB, or a line of an import is over 16 KiB.",
 	api.ClaimsTooLarge:          "Custom claims are over 4 KiB, the data of a stored session is over 6,000 bytes, or all that is kept with a session is over 8 KiB.",
 	api.MediaType:               "The Content-Type is not what the route takes: application/json, or a form for OAuth, or NDJSON for an import.",

@@ -36,6 +36,7 @@ var statusOf = map[string]int{
 	api.IdempotencyEnded:        http.StatusConflict,
 	api.SessionLimit:            http.StatusConflict,
 	api.TokenReuse:              http.StatusConflict,
+	api.TooManyRequests:         http.StatusTooManyRequests,
 	api.BodyTooLarge:            http.StatusRequestEntityTooLarge,
 	api.ClaimsTooLarge:          http.StatusRequestEntityTooLarge,
 	api.MediaType:               http.StatusUnsupportedMediaType,

@@ -136,10 +136,8 @@ var demands = []string{
 
 // tolerable reports whether a member that is not known may be passed over.
 func tolerable(name string, known map[string]reflect.Type) bool {
-	for other := range known {
-		if strings.EqualFold(name, other) { // encoding/json would take it for that
-			return false
-		}
+	if !notMisspelt(name, known) {
+		return false
 	}
 	name = strings.ToLower(name)
 	return !slices.ContainsFunc(demands, func(part string) bool { return strings.Contains(name, part) })

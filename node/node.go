@@ -201,6 +201,8 @@ type Node struct {
 	memory   memory
 
 	feed       feed
+	ssfKeys    ssfKeys
+	ssfHeard   ssfHeard
 	deliveries deliveries
 	feeds      feeds
 	recent     recent
@@ -320,6 +322,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.reseals(ctx) })
 	if !n.conf.Mute {
 		g.Go(func() error { return n.delivers(ctx) })
+		g.Go(func() error { return n.tellSSFControls(ctx) })
 	}
 	g.Go(func() error { return n.spread(ctx) })
 	g.Go(func() error { return n.fillRecent(ctx) })

@@ -102,6 +102,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 			want["GET /v1/sessions/jwks/{app}"] = ""
 		case rt.Pattern == "GET /v1/receipts/{revision}":
 			want[rt.Pattern] = api.ScopeRevoke // or read
+		case strings.HasSuffix(rt.Pattern, "/{path...}"):
+			want[strings.Replace(rt.Pattern, "...", "", 1)] = rt.Scope
 		case rt.Pattern == "POST /v1/events/ping":
 			want[rt.Pattern] = api.ScopeRead // of an app; or that of the cluster
 		case strings.HasSuffix(rt.Pattern, "/"):
@@ -131,6 +133,8 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
 		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
 		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},
+		api.Event{}, api.Changes{}, api.SSFMetadata{}, api.SSFScheme{}, api.SSFDelivery{}, api.SSFRequest{}, api.SSFStream{}, api.SSFStatus{}, api.SSFSETFault{}, api.SSFVerify{}, api.SSFReplay{},
+		api.SSFPoll{}, api.SSFSetError{}, api.SSFPollAnswer{}, api.SSFKeys{},
 		api.WebhookPayload{}, api.WebhookTestEvent{}, api.CreateWebhook{}, api.PatchWebhook{}, api.Webhook{}, api.Delivery{}, api.DeliveryFailing{}, api.DeliveryGap{}, api.WebhookAnswer{}, api.WebhookList{}, api.RotateSecret{}, api.ReplayWebhook{}, api.DeadLetter{}, api.DeadLetterList{}, api.DeliveryAttempt{}, api.LogoutClient{}, api.LogoutClientAnswer{}, api.LogoutClientList{},
 		api.Issuer{}, api.IssuerFactor{}, api.IssuerAnswer{}, api.IssuerList{},
 	} {

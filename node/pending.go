@@ -182,7 +182,7 @@ func (n *Node) revokeOneAway(ctx context.Context, r *revocation, cause error) (i
 		return 0, nil, cause
 	}
 	e := &events.Revoke{
-		App: r.app.App, User: s.User, SID: s.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
+		App: r.app.App, User: s.User, SID: s.SID, Reason: r.req.Reason, By: r.c.caller.keyID, Request: r.c.id,
 		At: wall, AbsoluteAt: n.remembered(&s), Home: s.SID.Stream(),
 	}
 	if v == projection.Revoked { // it is said again as it was
@@ -273,7 +273,7 @@ func (n *Node) revokeGroupAway(ctx context.Context, r *revocation, number uint8,
 	err := s.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
 		prev, at := n.sessions().LastAway(s.number, number, r.app.App, user)
 		e := &events.RevokeAll{
-			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID,
+			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, Request: r.c.id,
 			At: max(wall+n.aheadOf(number), at), Prev: prev, Home: number,
 		}
 		if sid, err := events.ParseSID(r.req.ExceptSessionID); err == nil && n.sparesAway(e, sid) {

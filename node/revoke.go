@@ -170,7 +170,7 @@ func (n *Node) revokeOne(ctx context.Context, r *revocation, look func(context.C
 func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f found) (pos events.Position, err error) {
 	err = home.insist(ctx, func(ctx context.Context) (_ events.Event, err error) {
 		e := &events.Revoke{
-			App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID,
+			App: f.App, User: f.User, SID: f.SID, Reason: r.req.Reason, By: r.c.caller.keyID, Request: r.c.id,
 			At: n.wall(), AbsoluteAt: n.remembered(&f.Session),
 		}
 		if f.verdict == projection.Revoked {
@@ -181,7 +181,7 @@ func (n *Node) revokeOneIn(ctx context.Context, r *revocation, home *stream, f f
 			}
 			// The home does not say so yet, or its log lost it, and then only this node
 			// may know of it. It is said again as it was.
-			e.Reason, e.By, e.At = f.RevokeReason, f.RevokedBy, f.RevokedAt
+			e.Reason, e.By, e.At, e.Request = f.RevokeReason, f.RevokedBy, f.RevokedAt, ""
 		}
 		if pos, err = home.write(ctx, e, nil, n.life(e.AbsoluteAt), events.Expectation{}); errors.Is(err, errOvertaken) {
 			if s, v := n.sessions().Lookup(f.SID, n.judged()); v != projection.Unknown {
@@ -302,7 +302,7 @@ func (n *Node) revokeGroupIn(ctx context.Context, r *revocation, s *stream, user
 			return nil, stale
 		}
 		e := &events.RevokeAll{
-			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, At: n.wall(),
+			App: r.app.App, User: user, Reason: r.req.Reason, By: r.c.caller.keyID, Request: r.c.id, At: n.wall(),
 			Prev: n.sessions().LastAll(s.number, r.app.App, user),
 		}
 		if err := n.spare(ctx, e, s.number, r.req.ExceptSessionID); err != nil {

@@ -136,6 +136,8 @@ func (n *Node) routes() []route {
 		n.oauth("POST /oauth2/introspect", api.ScopeVerify, n.introspect),
 		n.oauth("POST /oauth2/revoke", api.ScopeRevoke, n.oauthRevoke),
 
+		{pattern: "POST /v1/ssf/keys/rotate", scope: api.ScopeCluster, handle: n.rotateSSFKeys},
+
 		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
 
 		{pattern: "GET /healthz", handle: n.healthz},
@@ -143,6 +145,7 @@ func (n *Node) routes() []route {
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
 	}...)
+	native = append(native, n.ssfRoutes()...)
 	return append(native, n.facadeRoutes(native)...)
 }
 

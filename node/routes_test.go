@@ -78,6 +78,9 @@ func TestEveryAnswer(t *testing.T) {
 				if cors := r.Header.Get("Access-Control-Allow-Origin"); (cors == "*") != public {
 					t.Errorf("%s: Access-Control-Allow-Origin %q", rt.Pattern, cors)
 				}
+				if strings.HasPrefix(path, "/ssf/") && r.Status < 300 {
+					continue // as Shared Signals has it: an array, or nothing
+				}
 				if r.JSON == nil {
 					t.Errorf("%s: body %q", rt.Pattern, r.Raw)
 				} else if strings.HasPrefix(path, "/clerk/") {

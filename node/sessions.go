@@ -307,6 +307,7 @@ func (n *Node) change(ctx context.Context, c *call, find func() (found, error), 
 		if d.state.Reason, err = edit(f, d); err != nil || d.state.Reason == "" {
 			return f, err
 		}
+		d.state.Changes = changesBetween(p, &d.private)
 		if f.stale != "" {
 			return found{}, &staleError{stream: n.stream(f.SID.Stream()).region, reason: f.stale}
 		}
@@ -405,6 +406,10 @@ func (s *stream) catchUp(ctx context.Context, e events.Event) error {
 	case *events.State:
 		prev = e.Prev
 	case *events.RevokeAll:
+		prev = e.Prev
+	case *events.Setting:
+		prev = e.Prev
+	case *events.Work:
 		prev = e.Prev
 	}
 	last, err := s.log.Last(ctx, e.Subject(s.region).String())

@@ -89,9 +89,12 @@ func (n *Node) changeAlg(ctx context.Context, snap *projection.Snapshot, app, fr
 // signingKeys returns the app's keys as the API has them, newest first, without
 // those that even expired JWTs no longer need.
 func (n *Node) signingKeys(app string) []api.SigningKey {
-	now := n.conf.Clock.Wall()
+	return shownKeys(n.ring(app), n.conf.Clock.Wall())
+}
+
+func shownKeys(ring *signer.Ring, now time.Time) []api.SigningKey {
 	all := []api.SigningKey{}
-	for _, k := range n.ring(app).Keys() {
+	for _, k := range ring.Keys() {
 		if !k.ForgetAt.IsZero() && !now.Before(k.ForgetAt) {
 			continue
 		}

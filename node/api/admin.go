@@ -98,7 +98,11 @@ const (
 	ScopeAdmin  = "admin" // of its own app: keys, API keys, templates, settings
 	// ScopeImpersonate: to make sessions with an actor. No key has it unless it was asked for by name.
 	ScopeImpersonate = "impersonate"
-	ScopeCluster     = "cluster"
+	// ScopeSSF: the Shared Signals stream of this very key, and to receive what it tells: which sessions of the app
+	// begin, change and end, of which users, and claims. Only keys that were given it by name have it; ScopeAdmin
+	// includes it, for the streams of all keys of the app.
+	ScopeSSF     = "ssf"
+	ScopeCluster = "cluster"
 )
 
 // APIKey is a key for the API, without its secret.
@@ -115,7 +119,7 @@ type APIKey struct {
 // CreateAPIKey is the body of POST /v1/apps/{app}/api-keys and /v1/admin-keys.
 type CreateAPIKey struct {
 	Name string `json:"name,omitempty"`
-	// Scopes defaults to all of an app's but impersonate, or to cluster for an admin key.
+	// Scopes defaults to all of an app's but impersonate and ssf, or to cluster for an admin key.
 	Scopes    []string   `json:"scopes,omitempty"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }

@@ -48,6 +48,7 @@ const (
 	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
 	CursorGone         = "cursor_gone"                  // 410: a feed cannot go on from there
 	FeedNotFound       = "feed_not_found"               // 404: no node serves the feed
+	TooManyRequests    = "too_many_requests"            // 429
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415

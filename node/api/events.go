@@ -49,8 +49,10 @@ type Event struct {
 	UserHash string `json:"user_hash,omitempty"`
 	// Reason is why; "unverified" is that of a revocation which is not authentic, and
 	// takes away all the same. By is who asked for it: an API key, user, admin.
-	Reason    string     `json:"reason,omitempty"`
-	By        string     `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	By     string `json:"by,omitempty"`
+	// RequestID is that of the request that revoked: equal in all that one request did.
+	RequestID string     `json:"request_id,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
@@ -59,6 +61,21 @@ type Event struct {
 	Except []string `json:"except_session_ids,omitempty"`
 	// KID names the signing key that is compromised.
 	KID string `json:"kid,omitempty"`
+	// Changes say what a session.changed is about, absent: nothing that has a name here.
+	Changes *Changes `json:"changes,omitempty"`
+}
+
+// Changes are what became different with a change of a session, without what it
+// became where that may be secret.
+type Changes struct {
+	// FactorsAdded are types of authentication factors that the session had not.
+	FactorsAdded []string `json:"factors_added,omitempty"`
+	// Level and LevelBefore are the levels of assurance, when they differ; LevelBefore
+	// is absent when there was none.
+	Level       string `json:"assurance_level,omitempty"`
+	LevelBefore string `json:"assurance_level_before,omitempty"`
+	// Claims: custom claims, roles or the organization differ.
+	Claims bool `json:"claims,omitempty"`
 }
 
 // FeedStream says how well a node knows a stream: all that was committed up to
