@@ -89,6 +89,14 @@ type Log interface {
 	// leader knows it, or ErrNotFound.
 	Last(ctx context.Context, subject string) (Entry, error)
 
+	// Read gives fn, in ascending sequence, what the stream still holds of the
+	// sequences from and to and those between, on subjects that match one of the
+	// filters (NATS wildcards; no two of them may overlap), until fn returns
+	// false. It is for what was committed up to to: it MUST NOT end without an
+	// error before all of that was given, however far behind a replica is. The
+	// entry's bytes belong to fn.
+	Read(ctx context.Context, from, to uint64, filters []string, fn func(Entry) bool) error
+
 	// Info returns the stream's state as its leader knows it.
 	Info(ctx context.Context) (Info, error)
 }

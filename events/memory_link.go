@@ -121,6 +121,31 @@ func (l *MemoryLink) Last(ctx context.Context, subject string) (e Entry, err err
 	return e, err
 }
 
+// Read implements [Log].
+func (l *MemoryLink) Read(ctx context.Context, from, to uint64, filters []string, fn func(Entry) bool) error {
+	for next := from; next <= to; {
+		var e *Entry
+		err := l.reach(ctx, func() error {
+			if e = l.m.from(next); e != nil {
+				e = new(e.clone())
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if e == nil || e.Seq > to {
+			return nil
+		}
+		next = e.Seq + 1
+		match := func(filter string) bool { return matchSubject(filter, e.Subject) }
+		if slices.ContainsFunc(filters, match) && !fn(*e) {
+			return nil
+		}
+	}
+	return nil
+}
+
 // Info implements [Log].
 func (l *MemoryLink) Info(ctx context.Context) (i Info, err error) {
 	err = l.reach(ctx, func() error {

@@ -147,6 +147,7 @@ func (s *stream) apply(entries []events.Entry, rs []events.Record, effects []pro
 
 // folded does, in order, what else follows from an entry that readers see.
 func (s *stream) folded(e *events.Entry, r *events.Record, effect projection.Effect) error {
+	s.publish(r, effect == projection.Overwrite)
 	s.overlap.applied(r, effect)
 	s.missing.heard(*r) // after the fold: see negative
 	s.read(e, r)

@@ -55,6 +55,8 @@ var meaning = map[string]string{
 	api.ProofNonce:              "The DPoP proof must hold the nonce of the header DPoP-Nonce. Make another proof with it and try again.",
 	api.ClusterOutdated:         "Some node of the cluster runs a version that does not know what is asked for. Finish the upgrade and try again.",
 	api.NoSession:               "A page showed no session that is good; error_details.reason says whether it is missing, malformed, unknown, expired, idle or revoked, or whether a JWT came where the token is needed. The user must log in again. A cookie of a session that has ended is taken away.",
+	api.CursorGone:              "The feed cannot go on from this cursor: the log is another one, or it is too far ahead. Read GET /v1/revocations, and follow from the revision of that.",
+	api.FeedNotFound:            "No node serves a feed of that name any more. Open another one.",
 	api.OriginNotAllowed:        "The page that asked is of an origin that the session's app does not list (its setting origins), or a cookie came without Origin and Sec-Fetch-Site. Nothing was done.",
 }
 

@@ -59,6 +59,8 @@ var statusOf = map[string]int{
 	api.ClusterOutdated:         http.StatusServiceUnavailable,
 	api.NoSession:               http.StatusUnauthorized,
 	api.OriginNotAllowed:        http.StatusForbidden,
+	api.CursorGone:              http.StatusGone,
+	api.FeedNotFound:            http.StatusNotFound,
 }
 
 // failure is an error with the error type it is answered with. Its message is

@@ -193,6 +193,7 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
+	feed       feed
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -264,6 +265,7 @@ func New(c Config) (*Node, error) {
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
+		feed:        newFeed(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -299,6 +301,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	g.Go(func() error { return n.spread(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {

@@ -82,6 +82,7 @@ func (n *Node) Leave(ctx context.Context) error {
 	for _, s := range all {
 		s.lease.drop(reasonLeaving)
 	}
+	n.EndFeeds()
 	if n.isCloned.Load() {
 		return nil // it would be the farewell of another process too
 	}

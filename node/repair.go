@@ -41,6 +41,7 @@ func (s *stream) overwritten(e events.Entry, r events.Record) {
 
 // caughtUp is called by the follow goroutine when all there was is applied.
 func (s *stream) caughtUp() {
+	s.joinFeed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.caught = true

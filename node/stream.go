@@ -107,6 +107,12 @@ type stream struct {
 	// goroutine, and kept only while entries cannot be read.
 	firstBeat time.Duration
 
+	// Guarded by the node's feed: whether entries are told as they come, how often
+	// they were interrupted, and the newest that could be told.
+	feeding bool
+	lives   uint64
+	toldSeq uint64
+
 	queue   queue    // delivered and not yet applied; owned by the follow goroutine
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
 	tape    *tape    // for the next snapshot; nil without snapshots
@@ -188,6 +194,7 @@ func (s *stream) follow(ctx context.Context) error {
 // begin forgets what the stream is about to say again. With newKey that is the
 // same as before, and can be read by now; else the log went backwards.
 func (s *stream) begin(newKey bool) {
+	s.leaveFeed()      // before anything is seen twice
 	s.applied.Store(0) // first: nobody may take the old sequence for the new
 	s.begun.Store(0)
 	s.gaps = gaps{}

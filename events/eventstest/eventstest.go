@@ -63,6 +63,7 @@ func Test(t *testing.T, fresh func(t *testing.T, o Options) Env) {
 		{"FullConcurrent", Options{MaxBytes: smallBudget}, testFullConcurrent},
 		{"Last", Options{}, testLast},
 		{"Info", Options{}, testInfo},
+		{"Read", Options{}, testRead},
 		{"FollowEmpty", Options{}, testFollowEmpty},
 		{"FollowFrom", Options{}, testFollowFrom},
 		{"FollowLive", Options{}, testFollowLive},

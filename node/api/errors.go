@@ -45,6 +45,8 @@ const (
 	IdempotencyEnded   = "idempotency_session_ended"    // 409: the session this key made has ended
 	SessionLimit       = "session_limit_reached"        // 409: max_sessions_per_user
 	TokenReuse         = "token_reuse_detected"         // 409: a replaced token was shown after its grace; the session is revoked
+	CursorGone         = "cursor_gone"                  // 410: a feed cannot go on from there
+	FeedNotFound       = "feed_not_found"               // 404: no node serves the feed
 	BodyTooLarge       = "body_too_large"               // 413
 	ClaimsTooLarge     = "claims_too_large"             // 413
 	MediaType          = "unsupported_media_type"       // 415
