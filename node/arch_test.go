@@ -27,6 +27,7 @@ var ours = map[string][]string{
 	"signer":                 {},
 	"node/api":               {},
 	"node/outbound":          {},
+	"node/browser":           {},
 	"node/client":            {"node/api"},
 	"node/client/scsstore":   {"node/api"},
 	"node/compat":            {"node/api"},
@@ -41,7 +42,7 @@ var ours = map[string][]string{
 
 // belowNode is what a node is made of.
 var belowNode = []string{
-	"events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
+	"events", "projection", "signer", "node/api", "node/outbound", "node/browser", "node/compat", "node/compat/streambird", "node/compat/clerk",
 }
 
 // overNode is what a package that uses nodes may import.

@@ -150,6 +150,8 @@ func (f *failure) headers(h http.Header) {
 	switch statusOf[f.kind] {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", strconv.Itoa(10))
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
 	}

@@ -112,6 +112,12 @@ type Config struct {
 	// outbound.Client, which reaches public ones only.
 	Outbound Outbound
 
+	// Demo is the app in which the demo of the module for browsers, at /demo/, makes
+	// sessions for whoever asks; empty: there is no demo. With it, whoever reaches
+	// the node is logged in as anybody: it is for development, on a machine of one's
+	// own. PublicURL must then be http, on a loopback address.
+	Demo string
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -193,7 +199,8 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	feed       feed
+	feed        feed
+	clientFeeds clientFeeds
 	jwtLives   jwtLives
 	policies   policies
 	issuerKeys issuerKeys
@@ -225,6 +232,9 @@ func New(c Config) (*Node, error) {
 	base, err := url.Parse(c.PublicURL)
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") || base.RawQuery != "" || base.Fragment != "" {
 		return nil, fmt.Errorf("public url %q: want http(s)://host[:port][/path]", c.PublicURL)
+	}
+	if c.Demo != "" && (base.Scheme != "http" || !loopback(base.Hostname())) {
+		return nil, fmt.Errorf("public url %q: the demo needs http on a loopback address, such as http://127.0.0.1:8080", c.PublicURL)
 	}
 	if c.Lease == 0 {
 		c.Lease = DefaultLease

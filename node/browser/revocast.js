@@ -263,6 +263,7 @@ class Session {
   }
 
   #took(jwt, session, news) {
+    if (this.#failed) this.#wakeAll(); // the node is back
     this.#failed = null;
     this.#failures = 0;
     this.#jwt = jwt;
