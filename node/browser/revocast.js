@@ -262,22 +262,27 @@ class Session {
     return this.#failed ? Math.max(0, this.#failed.wait - elapsed(this.#failed.at)) : 0;
   }
 
-  #took(jwt, session, news) {
-    if (this.#failed) this.#wakeAll(); // the node is back
+  /** reached notes that the node answers. */
+  #reached() {
+    if (this.#failed) this.#wakeAll();
     this.#failed = null;
     this.#failures = 0;
+    this.#set({ error: null });
+  }
+
+  #took(jwt, session, news) {
+    this.#reached();
     this.#jwt = jwt;
     this.#sid = session.session_id;
-    this.#set({ status: "active", reason: "", session, error: null });
+    this.#set({ status: "active", reason: "", session });
     if (news) this.#say({ kind: "jwt", jwt: { ...jwt, at: elapsed(jwt.at) }, session, date: Date.now() });
   }
 
   #signedOut(reason, sid, news) {
-    this.#failed = null;
-    this.#failures = 0;
+    this.#reached();
     this.#jwt = null;
     if (ENDED.has(reason)) this.#end(sid);
-    this.#set({ status: "signed_out", reason, session: null, error: null });
+    this.#set({ status: "signed_out", reason, session: null });
     if (news) this.#say({ kind: "ended", reason, sid });
   }
 
@@ -307,7 +312,7 @@ class Session {
     let due = !acts && visible() ? PING : TICK;
     if (!this.#asking) {
       let ask = Infinity;
-      if (this.#failed && (acts || this.#state.status === "starting")) ask = this.#wait();
+      if (this.#failed) ask = this.#wait();
       else if (acts && this.#jwt) ask = this.#jwt.renew - elapsed(this.#jwt.at);
       if (ask <= 0) return void this.#ask({}).catch(ignore); // which ticks
       due = Math.min(due, ask);
@@ -376,8 +381,8 @@ class Session {
     if (this.#ended.has(session.session_id) || (status === "starting" && !this.#failed)) return;
     if (status !== "active" || session.session_id !== this.#sid) return this.#doubt();
     const at = before(jwt.at + Math.max(0, Date.now() - date));
-    if (this.#jwt && jwt.life - elapsed(at) < this.expiresIn) return; // overtaken by another
-    this.#took({ ...jwt, at }, session, false);
+    const better = !this.#jwt || jwt.life - elapsed(at) >= this.expiresIn; // else another was first
+    this.#took(better ? { ...jwt, at } : this.#jwt, session, false);
     this.#tick();
   }
 
