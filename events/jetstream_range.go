@@ -18,19 +18,19 @@ const readAgain = 100 * time.Millisecond
 // delivers an entry has delivered, before it, all it was asked for up to there, so
 // one at or after to proves that nothing is missing. Of a stream that is not
 // replicated the one server there is knows.
-func (j *JetStream) Read(ctx context.Context, from, to uint64, filters []string, fn func(Entry) bool) error {
+func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) error {
 	beats := Subject{Region: j.region, User: "*", ID: "*", Kind: KindBeat}.String()
-	along := append(slices.Clone(filters), beats)
-	for next := max(from, 1); next <= to; {
+	along := readConfig{from: r.From, since: r.Since, filters: append(slices.Clone(r.Filters), beats)}
+	for along.from <= r.To {
 		over := false
-		err := j.api.read(ctx, j.name, readConfig{from: next, filters: along}, func(d delivery, m *nats.Msg) (bool, error) {
-			next = d.seq + 1
-			if d.seq > to {
+		err := j.api.read(ctx, j.name, along, func(d delivery, m *nats.Msg) (bool, error) {
+			along.from, along.since = d.seq+1, time.Time{}
+			if d.seq > r.To {
 				over = true
 				return false, nil
 			}
 			e := deliveredEntry(m, d)
-			wanted := slices.ContainsFunc(filters, func(f string) bool { return within(e.Subject, f) })
+			wanted := slices.ContainsFunc(r.Filters, func(f string) bool { return within(e.Subject, f) })
 			over = wanted && !fn(e)
 			return !over, nil
 		})
@@ -39,7 +39,7 @@ func (j *JetStream) Read(ctx context.Context, from, to uint64, filters []string,
 			return fmt.Errorf("read %s: %w", j.name, err)
 		case over, !j.replicated:
 			return nil
-		case next <= to && !sleep(ctx, readAgain):
+		case along.from <= r.To && !sleep(ctx, readAgain):
 			return fmt.Errorf("read %s: %w", j.name, ctx.Err())
 		}
 	}

@@ -28,8 +28,9 @@ var errSilent = errors.New("consumer fell silent")
 
 // readConfig says what a bulk read delivers.
 type readConfig struct {
-	from    uint64   // first sequence
-	filters []string // subjects; none means all
+	from    uint64    // first sequence
+	since   time.Time // if set: in its place, the time of the first
+	filters []string  // subjects; none means all
 	// idle, if not nil, is called before the read waits for the next message.
 	idle func() error
 }
@@ -40,11 +41,15 @@ type readConfig struct {
 func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(delivery, *nats.Msg) (bool, error)) error {
 	setup, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	consumer, err := a.js.CreateConsumer(setup, stream, jetstream.ConsumerConfig{
+	config := jetstream.ConsumerConfig{
 		Name: "read_" + rand.Text(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1),
 		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: c.filters,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
-	})
+	}
+	if !c.since.IsZero() {
+		config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &c.since
+	}
+	consumer, err := a.js.CreateConsumer(setup, stream, config)
 	if err != nil {
 		return fmt.Errorf("create consumer: %w", explain(a.nc, a.prefix+"CONSUMER.CREATE."+stream, err))
 	}

@@ -89,16 +89,26 @@ type Log interface {
 	// leader knows it, or ErrNotFound.
 	Last(ctx context.Context, subject string) (Entry, error)
 
-	// Read gives fn, in ascending sequence, what the stream still holds of the
-	// sequences from and to and those between, on subjects that match one of the
-	// filters (NATS wildcards; no two of them may overlap), until fn returns
-	// false. It is for what was committed up to to: it MUST NOT end without an
-	// error before all of that was given, however far behind a replica is. The
-	// entry's bytes belong to fn.
-	Read(ctx context.Context, from, to uint64, filters []string, fn func(Entry) bool) error
+	// Read gives fn, in ascending sequence, what the stream still holds of the range,
+	// until fn returns false. It MUST NOT end without an error before all of that was
+	// given, however far behind a replica is. The entry's bytes belong to fn.
+	Read(ctx context.Context, r Range, fn func(Entry) bool) error
 
 	// Info returns the stream's state as its leader knows it.
 	Info(ctx context.Context) (Info, error)
+}
+
+// Range says what to read of a stream.
+type Range struct {
+	// From is the first sequence wanted; 0 and 1 are the beginning. If Since is set
+	// instead, it is the first that was stored then or later, by the stream's clock.
+	From  uint64
+	Since time.Time
+	// To is the last sequence wanted: one that was committed.
+	To uint64
+	// Filters are NATS wildcards, of which one must match the subject. No two may
+	// overlap.
+	Filters []string
 }
 
 // Follow says how to follow a stream.

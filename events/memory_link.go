@@ -122,8 +122,8 @@ func (l *MemoryLink) Last(ctx context.Context, subject string) (e Entry, err err
 }
 
 // Read implements [Log].
-func (l *MemoryLink) Read(ctx context.Context, from, to uint64, filters []string, fn func(Entry) bool) error {
-	for next := from; next <= to; {
+func (l *MemoryLink) Read(ctx context.Context, r Range, fn func(Entry) bool) error {
+	for next := r.From; next <= r.To; {
 		var e *Entry
 		err := l.reach(ctx, func() error {
 			if e = l.m.from(next); e != nil {
@@ -134,12 +134,12 @@ func (l *MemoryLink) Read(ctx context.Context, from, to uint64, filters []string
 		if err != nil {
 			return err
 		}
-		if e == nil || e.Seq > to {
+		if e == nil || e.Seq > r.To {
 			return nil
 		}
 		next = e.Seq + 1
 		match := func(filter string) bool { return matchSubject(filter, e.Subject) }
-		if slices.ContainsFunc(filters, match) && !fn(*e) {
+		if !e.Time.Before(r.Since) && slices.ContainsFunc(r.Filters, match) && !fn(*e) {
 			return nil
 		}
 	}

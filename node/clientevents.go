@@ -78,15 +78,10 @@ func (n *Node) clientEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.close()
+	n.metrics.feeds.Inc()
+	defer n.metrics.feeds.Dec()
 	s.out = newSSEWriter(w)
 	s.serve(r.Context())
-}
-
-// feedsFull reports whether this node serves as many feeds as it can.
-func (n *Node) feedsFull() bool {
-	n.feed.mu.Lock()
-	defer n.feed.mu.Unlock()
-	return n.feed.readers >= maxFeeds
 }
 
 // openClientEvents returns the stream of the session that is shown.
@@ -100,8 +95,8 @@ func (n *Node) openClientEvents(c *call) (*clientFeed, error) {
 	if err != nil {
 		return nil, cl.ended(err)
 	}
-	if n.feedsFull() {
-		return nil, fail(api.TooManyFeeds, "this node serves as many feeds as it can")
+	if err := n.feedRoom(); err != nil {
+		return nil, err
 	}
 	if !n.clientFeeds.add(f.SID) {
 		return nil, fail(api.TooManyFeeds, "the session has %d event streams", maxClientFeeds)

@@ -142,7 +142,7 @@ func TestClientEventsRefused(t *testing.T) {
 		const events = "/v1/client/events"
 		c := h.login("ada")
 		token := c.str("session_token")
-		h.do("", "GET", events, nil).wantNoSession("missing", "")
+		h.do("", "GET", events, nil, "Origin", page).wantNoSession("missing", "")
 		h.do(c.str("session_jwt"), "GET", events, nil).wantNoSession("token_needed", "")
 		h.do("junk", "GET", events, nil).wantNoSession("malformed", "")
 		h.do("", "GET", events, nil, "Cookie", "__Host-session="+token).wantError(403, api.OriginNotAllowed)

@@ -15,7 +15,7 @@ func (n *Node) confirms(ctx context.Context) error {
 	return n.conf.Mesh.Run(ctx, events.Answers{
 		Me: n.incarnation, Confirm: n.confirm,
 		Queries: map[string]func(context.Context, []byte) ([]byte, bool){
-			snapshotTopic: n.lend, statusTopic: n.tellStatus, vouchTopic: n.vouch, eraseTopic: n.eraseFor,
+			snapshotTopic: n.lend, statusTopic: n.tellStatus, vouchTopic: n.vouch, eraseTopic: n.eraseFor, pingTopic: n.pinged,
 		},
 	})
 }

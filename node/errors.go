@@ -59,6 +59,7 @@ var statusOf = map[string]int{
 	api.ClusterOutdated:         http.StatusServiceUnavailable,
 	api.NoSession:               http.StatusUnauthorized,
 	api.OriginNotAllowed:        http.StatusForbidden,
+	api.TooManyFeeds:            http.StatusTooManyRequests,
 	api.CursorGone:              http.StatusGone,
 	api.FeedNotFound:            http.StatusNotFound,
 }

@@ -92,6 +92,9 @@ var toldKinds = func() map[events.Kind]bool {
 // sequence counts as applied. Only the applier of the stream calls it.
 func (s *stream) publish(r *events.Record, overwrite bool) {
 	revokes := r.Subject.Kind == events.KindRevoke || r.Subject.Kind == events.KindAll
+	if revokes {
+		s.recall(r)
+	}
 	if !toldKinds[r.Subject.Kind] || overwrite && !revokes {
 		return
 	}
@@ -151,6 +154,10 @@ func (s *stream) joinFeed() {
 	s.node.feed.mu.Lock()
 	defer s.node.feed.mu.Unlock()
 	s.feeding = true
+	select {
+	case s.node.recent.look <- struct{}{}:
+	default:
+	}
 }
 
 // EndFeeds ends all feeds, those under way and those to come, so that a server

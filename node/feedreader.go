@@ -98,6 +98,8 @@ type feedReader struct {
 	topic *topic // nil once closed
 	next  uint64 // number of the entry of the ring that it reads next
 	at    map[*stream]*feedPlace
+	// passed is the cursor behind the events that after was called with.
+	passed events.Revision
 }
 
 // feedPlace is how far a reader is in a stream.
@@ -210,6 +212,26 @@ func (r *feedReader) cursor() events.Revision {
 	return all
 }
 
+// level returns cursor, once all that was given is dealt with.
+func (r *feedReader) level() events.Revision {
+	r.passed = r.cursor()
+	return r.passed
+}
+
+// after returns from where one goes on behind the event, which is called for each in
+// turn: cursor may be ahead of it.
+func (r *feedReader) after(e *feedEvent) events.Revision {
+	for i := range r.passed {
+		if r.passed[i].Stream == e.pos.Stream {
+			r.passed[i] = e.pos
+			return r.passed
+		}
+	}
+	r.passed = append(r.passed, e.pos)
+	slices.SortFunc(r.passed, func(a, b events.Position) int { return cmp.Compare(a.Stream, b.Stream) })
+	return r.passed
+}
+
 // read waits for events and returns them, at least one, or an error: that of ctx,
 // errFeedSlow, errFeedRewound, errFeedEnded, or one of the log, after which it may be
 // called again.
@@ -282,7 +304,7 @@ func (r *feedReader) readLog(ctx context.Context, s *stream, p *feedPlace) ([]*f
 	}
 	var all []*feedEvent
 	reached := p.until
-	err := s.log.Read(ctx, p.seq+1, p.until, filters, func(e events.Entry) bool {
+	err := s.log.Read(ctx, events.Range{From: p.seq + 1, To: p.until, Filters: filters}, func(e events.Entry) bool {
 		rec := r.n.conf.Keys.Decode(s.number, e)
 		if r.f.wants(&rec) {
 			if ev := s.feedEvent(&rec, p.since); r.f.takes(ev) {

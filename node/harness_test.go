@@ -178,7 +178,10 @@ func (h *harness) do(key, method, path string, body any, headers ...string) *rep
 		}
 		content = bytes.NewReader(text)
 	}
-	r := httptest.NewRequestWithContext(h.t.Context(), method, path, content)
+	// A feed goes on until its client goes away.
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	r := httptest.NewRequestWithContext(ctx, method, path, content)
 	if content != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}

@@ -24,6 +24,10 @@ type metrics struct {
 
 	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
 
+	feeds      prometheus.Gauge
+	feedEvents prometheus.Counter
+	feedEnds   *prometheus.CounterVec // by why
+
 	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
 }
 
@@ -53,6 +57,10 @@ func newMetrics(n *Node) *metrics {
 		resealed:         vec("resealed_total", "Events appended again to be sealed with another cluster key.", "stream"),
 		digestMismatches: vec("digest_mismatch_total", "Named positions at which nodes made different things of a stream.", "stream"),
 
+		feeds:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "revocast_feeds", Help: "Feeds of events that are served now."}),
+		feedEvents: counter("feed_events_total", "Events written to feeds."),
+		feedEnds:   vec("feed_ends_total", "Feeds that ended, by why.", "reason"),
+
 		touches:       counter("touches_total", "Uses of sessions written to the log."),
 		touchFailures: counter("touch_failures_total", "Uses of sessions that could not be written."),
 		revivals:      counter("log_revivals_total", "Restarts of the embedded log's server after its disk failed."),
@@ -70,7 +78,7 @@ func newMetrics(n *Node) *metrics {
 		m.lazyImports.WithLabelValues(r)
 	}
 	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
-		m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
+		m.feeds, m.feedEvents, m.feedEnds, m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "revocast_" + name, Help: help}, f))

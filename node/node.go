@@ -200,11 +200,13 @@ type Node struct {
 	memory   memory
 
 	feed        feed
+	feeds       feeds
 	clientFeeds clientFeeds
-	jwtLives   jwtLives
-	policies   policies
-	issuerKeys issuerKeys
-	reseal     resealing
+	recent      recent
+	jwtLives    jwtLives
+	policies    policies
+	issuerKeys  issuerKeys
+	reseal      resealing
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
@@ -276,6 +278,7 @@ func New(c Config) (*Node, error) {
 		proofs:      newProofs(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
 	n.rings.Store(&map[string]*signer.Ring{})
@@ -312,6 +315,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
 	g.Go(func() error { return n.spread(ctx) })
+	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -409,6 +413,9 @@ func (n *Node) sweep(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			n.sessions().Sweep(slice, n.wall())
+			if slice == 0 {
+				n.forgetRecent()
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -102,6 +102,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 			want["GET /v1/sessions/jwks/{app}"] = ""
 		case rt.Pattern == "GET /v1/receipts/{revision}":
 			want[rt.Pattern] = api.ScopeRevoke // or read
+		case rt.Pattern == "POST /v1/events/ping":
+			want[rt.Pattern] = api.ScopeRead // of an app; or that of the cluster
 		case strings.HasSuffix(rt.Pattern, "/"):
 			want[rt.Pattern+"{path}"] = rt.Scope
 		default:

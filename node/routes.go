@@ -50,6 +50,10 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
 		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
 		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
+		{pattern: "GET /v1/events", scope: api.ScopeRead, raw: n.events},
+		{pattern: "POST /v1/events/ping", handle: n.ping},
+		{pattern: "GET /v1/revocations", scope: api.ScopeRead, handle: n.revocations},
+
 		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
 		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
 

@@ -51,13 +51,40 @@ func testRead(r *run) {
 				want = append(want, e)
 			}
 		}
-		err := r.Log.Read(r.ctx, c.from, c.to, c.filters, func(e events.Entry) bool {
+		r.read(events.Range{From: c.from, To: c.to, Filters: c.filters}, func(e events.Entry) bool {
 			got = append(got, e)
 			return len(got) < c.most
 		})
-		if err != nil {
-			r.Fatalf("read %d to %d: %v", c.from, c.to, err)
-		}
 		r.sameEntries(got, want)
+	}
+	r.readSince(all[len(all)/2], last, both)
+}
+
+func (r *run) read(what events.Range, fn func(events.Entry) bool) {
+	r.Helper()
+	if err := r.Log.Read(r.ctx, what, fn); err != nil {
+		r.Fatalf("read %+v: %v", what, err)
+	}
+}
+
+// readSince: a time in the place of a sequence.
+func (r *run) readSince(from events.Entry, to uint64, filters []string) {
+	r.Helper()
+	var all []events.Entry
+	r.read(events.Range{From: from.Seq, To: to, Filters: filters}, func(e events.Entry) bool {
+		all = append(all, e)
+		return true
+	})
+	since := all[0].Time
+	n := 0
+	r.read(events.Range{Since: since, To: to, Filters: filters}, func(e events.Entry) bool {
+		if e.Time.Before(since) {
+			r.Errorf("entry %d of %v was read since %v", e.Seq, e.Time, since)
+		}
+		n++
+		return true
+	})
+	if n < len(all) {
+		r.Errorf("since %v there are %d entries, want at least %d", since, n, len(all))
 	}
 }
