@@ -38,9 +38,9 @@ const watch = `globalThis.outAt = 0; globalThis.states = []; demo.session.onChan
 	globalThis.wasIn = s.status === "active";
 }); globalThis.wasIn = demo.session.state.status === "active"; true`
 
-func (d *demo) open(name string, in *tab, scripts ...string) *tab {
+func (d *demo) open(name string, scripts ...string) *tab {
 	d.t.Helper()
-	p := d.b.open(d.t, name, d.road.url+"/demo/", in, scripts...)
+	p := d.b.open(d.t, name, d.road.url+"/demo/", scripts...)
 	p.await(10*time.Second, `globalThis.demo && demo.session.state.status !== "starting"`)
 	js[bool](p, watch)
 	return p
@@ -86,10 +86,10 @@ func (d *demo) allOut(begun time.Time, tabs []*tab, reason string) time.Duration
 func TestBrowserModule(t *testing.T) {
 	t.Parallel() // JWTs have to be renewed
 	d := newDemo(t)
-	a := d.open("a", nil)
+	a := d.open("a")
 	d.rows.row(unless(a.state() == "signed_out", "%s", a.state()), "nobody is logged in", "the page says so")
 	d.login(a, "ada")
-	tabs := []*tab{a, d.open("b", nil), d.open("c", nil)}
+	tabs := []*tab{a, d.open("b"), d.open("c")}
 	sids, jwts := map[string]bool{}, map[string]bool{}
 	for _, p := range tabs {
 		sids[js[string](p, "demo.session.state.session.session_id")] = true
@@ -114,23 +114,18 @@ func TestBrowserModule(t *testing.T) {
 // renewals waits for two: in the first the leader is hidden and the others are not, in
 // the second all are.
 func (d *demo) renewals(tabs []*tab) {
-	t := d.t
-	hide := func(p *tab) {
-		d.b.open(t, p.name+"-cover", "about:blank", p)
-		p.await(5*time.Second, `document.visibilityState === "hidden"`)
-	}
 	renewed := func(n int) {
 		for _, p := range tabs {
 			p.await(60*time.Second, fmt.Sprintf("demo.renewals >= %d", n))
 		}
 	}
 	before := len(d.road.asked(0))
-	hide(tabs[0])
+	tabs[0].minimize(true)
 	renewed(1)
 	first := d.road.asked(before)
 	d.rows.row(unless(len(first) == 1 && !first[0].background, "%+v", first), "renewed", "asked for once, by the hidden leader; tabs are looked at, so it is a use")
-	hide(tabs[1])
-	hide(tabs[2])
+	tabs[1].minimize(true)
+	tabs[2].minimize(true)
 	// What a hidden tab asks for by itself is no use either.
 	js[string](tabs[1], "demo.session.getToken({fresh: true})")
 	renewed(2)
@@ -139,8 +134,7 @@ func (d *demo) renewals(tabs []*tab) {
 	d.rows.row(unless(len(second) == 2 && hidden, "%+v", second), "renewed again", "all tabs are hidden: no use of the session")
 	for _, p := range tabs {
 		d.rows.row(unless(js[int](p, "demo.renewals") == 2 && p.state() == "active", "%d times, %s", js[int](p, "demo.renewals"), p.state()), "tab "+p.name, "has the new JWT")
-		p.front()
-		p.await(5*time.Second, `document.visibilityState === "visible"`)
+		p.minimize(false)
 		p.screenshot("renewed")
 	}
 }
@@ -154,7 +148,7 @@ func (d *demo) leaderCloses(tabs []*tab) []*tab {
 	}
 	n := len(d.leaders(tabs[1:]))
 	d.rows.row(unless(n == 1 && len(d.road.asked(before)) == 0, "%d leaders", n), "the leader's tab closes", fmt.Sprintf("another leads after %v", time.Since(begun).Round(time.Millisecond)))
-	return append(tabs[1:], d.open("d", nil))
+	return append(tabs[1:], d.open("d"))
 }
 
 // revocations revokes again and again, by session, by user, in the page, and measures.
@@ -196,9 +190,9 @@ func (d *demo) revocations(tabs []*tab) {
 func TestBrowserModuleTrouble(t *testing.T) {
 	t.Parallel()
 	d := newDemo(t)
-	a := d.open("a", nil)
+	a := d.open("a")
 	d.login(a, "ada")
-	tabs := []*tab{a, d.open("b", nil)}
+	tabs := []*tab{a, d.open("b")}
 	for mode, want := range map[string]string{fails: "unreachable 503", portal: "unreachable 0", foreign401: "refused 401"} {
 		d.road.set(mode)
 		for _, p := range tabs {
@@ -337,9 +331,9 @@ func TestBrowserModuleAlone(t *testing.T) {
 	for what, missing := range map[string]string{
 		"Web Locks": "Object.defineProperty(Navigator.prototype, 'locks', {value: undefined})", "BroadcastChannel": "delete globalThis.BroadcastChannel",
 	} {
-		a := d.open("a", nil, missing)
+		a := d.open("a", missing)
 		d.login(a, "ada")
-		b := d.open("b", nil, missing)
+		b := d.open("b", missing)
 		d.road.streams(t, 2)
 		d.rows.row(unless(len(d.leaders([]*tab{a, b})) == 0 && b.state() == "active", "%s", b.state()), "without "+what, "each tab has an event stream of its own")
 		begun := time.Now()
@@ -349,7 +343,7 @@ func TestBrowserModuleAlone(t *testing.T) {
 		a.end()
 		b.end()
 	}
-	a := d.open("a", nil)
+	a := d.open("a")
 	d.login(a, "ada")
 	d.twoApps(a)
 	d.elsewhere(a)
@@ -365,7 +359,7 @@ func TestBrowserModuleAlone(t *testing.T) {
 func (d *demo) twoApps(a *tab) {
 	other := d.node.newApp(d.t, "other", object{"origins": []string{d.road.url}})
 	token := other.create(d.t, "bob").SessionToken
-	b := d.open("b", nil)
+	b := d.open("b")
 	js[bool](a, `import("/browser/revocast.js").then((m) => { globalThis.other = m.createSession({app: "other"}); globalThis.bob = m.createSession({app: "other", token: "`+token+`"}); return bob.getToken() }).then(() => true)`)
 	got := js[string](a, `other.getToken().then(() => "taken", (e) => e.code + " " + e.reason).then((t) => t + " " + bob.state.session.user_id + " " + demo.session.state.session.user_id)`)
 	d.rows.row(unless(got == "signed_out unknown bob ada", "%s", got), "two apps, and two sessions of one", "each goes by itself")
@@ -383,7 +377,7 @@ func (d *demo) twoApps(a *tab) {
 func (d *demo) elsewhere(a *tab) {
 	token := d.node.app().create(d.t, "cyd").SessionToken
 	origin := "http://localhost:" + d.road.url[strings.LastIndex(d.road.url, ":")+1:]
-	p := d.b.open(d.t, "elsewhere", origin+"/healthz", nil)
+	p := d.b.open(d.t, "elsewhere", origin+"/healthz")
 	begin := `import("` + d.road.url + `/browser/revocast.js").then((m) => { globalThis.demo = {session: m.createSession({url: "` + d.road.url + `", token: "` + token + `"})}; return demo.session.getToken() }).then(() => "taken", (e) => e.code + " " + e.reason)`
 	got := js[string](p, begin)
 	d.rows.row(unless(got == "unreachable " || got == "refused origin_not_allowed", "%s", got), "an origin that is not listed", "gets nothing, and nobody is signed out: "+got)
@@ -417,7 +411,7 @@ func (d *demo) put(a *tab) {
 // stopped stops the leader's scripts, as a system does that saves power: it keeps its
 // lock and answers nothing.
 func (d *demo) stopped(a *tab) {
-	b := d.open("b", nil)
+	b := d.open("b")
 	go func() { // it never comes back
 		_, _ = chromedp.Run(a.ctx, chromedp.Evaluate[int]("for (;;);"))
 	}()

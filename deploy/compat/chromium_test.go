@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/network"
 	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
@@ -71,16 +71,11 @@ type tab struct {
 	end  context.CancelFunc
 }
 
-// open opens the URL in a window of its own, or behind nothing in that of another tab,
-// which is hidden from then on. Scripts run before those of the cdppage.
-func (b *chromium) open(t *testing.T, name, url string, in *tab, scripts ...string) *tab {
+// open opens the URL in a window of its own. Scripts run before those of the page.
+func (b *chromium) open(t *testing.T, name, url string, scripts ...string) *tab {
 	t.Helper()
-	from, options := b.ctx, []chromedp.ContextOption(nil)
-	if in != nil {
-		from, options = in.ctx, append(options, chromedp.WithNewWindow(false))
-	}
 	p := &tab{t: t, name: name, b: b}
-	p.ctx, p.end = chromedp.NewContext(from, options...)
+	p.ctx, p.end = chromedp.NewContext(b.ctx)
 	t.Cleanup(p.end)
 	if err := chromedp.Do(p.ctx); err != nil {
 		t.Fatalf("tab %s: %v", name, err)
@@ -96,12 +91,21 @@ func (b *chromium) open(t *testing.T, name, url string, in *tab, scripts ...stri
 	return p
 }
 
-// front shows the tab in its window.
-func (p *tab) front() {
+// minimize hides the tab's window from its user, or shows it again.
+func (p *tab) minimize(is bool) {
 	p.t.Helper()
-	if _, err := chromedp.Call(p.ctx, cdppage.BringToFront, cdp.Empty{}); err != nil {
-		p.t.Fatalf("tab %s: bring to front: %v", p.name, err)
+	bounds, want := &browser.Bounds{WindowState: browser.WindowStateNormal}, "visible"
+	if is {
+		bounds.WindowState, want = browser.WindowStateMinimized, "hidden"
 	}
+	w, err := chromedp.Call(p.ctx, browser.GetWindowForTarget, browser.GetWindowForTargetParams{})
+	if err == nil {
+		_, err = chromedp.Call(p.ctx, browser.SetWindowBounds, browser.SetWindowBoundsParams{WindowID: w.WindowID, Bounds: bounds})
+	}
+	if err != nil {
+		p.t.Fatalf("tab %s: minimize %v: %v", p.name, is, err)
+	}
+	p.await(5*time.Second, fmt.Sprintf("document.visibilityState === %q", want))
 }
 
 // js runs an expression, and awaits it if it is a promise.
