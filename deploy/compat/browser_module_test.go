@@ -3,6 +3,10 @@ package compat
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +100,13 @@ func TestBrowserModule(t *testing.T) {
 		jwts[js[string](p, "demo.session.getToken()")] = true
 		p.screenshot("signed-in")
 	}
+	missing := ""
+	for member := range strings.SplitSeq(js[string](a, `Object.getOwnPropertyNames(Object.getPrototypeOf(demo.session)).join()`), ",") {
+		if member != "constructor" && !regexp.MustCompile(`\n  (readonly )?`+member+`[:(]`).Match(moduleTypes(t)) {
+			missing += member + " "
+		}
+	}
+	d.rows.row(unless(missing == "", "%s", missing), "types", "have every member")
 	leaders := d.leaders(tabs)
 	d.rows.row(unless(len(leaders) == 1 && leaders[0] == a, "%d leaders", len(leaders)), "three tabs", "one leads: the first")
 	d.rows.row(unless(len(sids) == 1 && len(jwts) == 1, "%d sessions, %d JWTs", len(sids), len(jwts)), "three tabs", "one session, one JWT")
@@ -420,4 +431,35 @@ func (d *demo) stopped(a *tab) {
 	d.node.app().do(d.t, "POST", "/v1/sessions/revoke", object{"user_id": "ada"}).want(d.t, http.StatusOK)
 	out := d.allOut(begun, []*tab{b}, "revoked")
 	d.rows.row(unless(out < time.Second, "%v", out), "the leader is stopped", fmt.Sprintf("another leads after %v, and is told of a revocation in %v", took.Round(time.Millisecond), out))
+}
+
+// TestBrowserModuleTypes has tsc check the module's types, and that they are those of
+// what the module exports.
+func TestBrowserModuleTypes(t *testing.T) {
+	needPackages(t, "typescript")
+	tsc := exec.Command("node", "node_modules/typescript/bin/tsc", "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
+		"--moduleResolution", "nodenext", "--lib", "es2022,dom", "revocast_types.ts")
+	if out, err := tsc.CombinedOutput(); err != nil {
+		t.Errorf("tsc: %v\n%s", err, out)
+	}
+	script := exec.Command("node", "--input-type=module", "-e", `import("./revocast.js").then((m) => console.log(Object.keys(m).join()))`)
+	script.Dir = filepath.Join("..", "..", "node", "browser")
+	out, err := script.Output()
+	if err != nil {
+		t.Fatalf("import the module: %v", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSpace(string(out)), ",") {
+		if !regexp.MustCompile(`export (class|function) ` + name + `\b`).Match(moduleTypes(t)) {
+			t.Errorf("the types lack %s", name)
+		}
+	}
+}
+
+func moduleTypes(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "node", "browser", "revocast.d.ts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }

@@ -309,7 +309,7 @@ class Session {
     clearTimeout(this.#timer);
     if (!this.#life || this.#state.status === "signed_out") return;
     const acts = this.#state.leader || this.#alone;
-    let due = !acts && visible() ? PING : TICK;
+    let due = acts ? TICK : visible() ? PING : Infinity;
     if (!this.#asking) {
       let ask = Infinity;
       if (this.#failed) ask = this.#wait();
@@ -317,6 +317,7 @@ class Session {
       if (ask <= 0) return void this.#ask({}).catch(ignore); // which ticks
       due = Math.min(due, ask);
     }
+    if (due === Infinity) return; // a hidden tab that is led: it is told, or woken
     this.#timer = setTimeout(() => {
       this.#ping();
       this.#tick();
