@@ -111,9 +111,6 @@ func (c *serveCmd) Run(e *env) error {
 	// Last of all: until here the node may still append its farewell.
 	defer s.store.Close()
 	s.url = localURL(s.listener.Addr())
-	if s.dev = c.Dev; s.dev {
-		s.log.Warn("development mode: whoever reaches this address is logged in as anybody", "demo", s.url+"/demo/")
-	}
 	if !c.embedded() && c.PublicURL == "" {
 		s.log.Warn("--public-url is not given: the nodes of a cluster need one and the same, the issuer of its JWTs", "issuer", s.url)
 	}
@@ -123,6 +120,9 @@ func (c *serveCmd) Run(e *env) error {
 		Private: c.Private, Memory: memoryReader(limit), Outbound: outbound.New(allowed...), Demo: c.demo(), Log: s.log,
 	}); err != nil {
 		return err
+	}
+	if s.dev = c.Dev; s.dev {
+		s.log.Warn("development mode: whoever reaches this address is logged in as anybody", "address", s.url)
 	}
 	return s.run(e.ctx)
 }
