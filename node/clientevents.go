@@ -58,6 +58,8 @@ func (c *clientFeeds) remove(sid events.SID) {
 // told, and what only looks like it is not.
 type clientFeed struct {
 	n      *Node
+	from   *client    // who listens
+	key    events.SID // of the token that was shown
 	sid    events.SID
 	app    string
 	reader *feedReader
@@ -102,13 +104,36 @@ func (n *Node) openClientEvents(c *call) (*clientFeed, error) {
 		return nil, fail(api.TooManyFeeds, "the session has %d event streams", maxClientFeeds)
 	}
 	// The projection's own texts would keep more than themselves.
-	s := &clientFeed{n: n, sid: f.SID, app: strings.Clone(f.App)}
+	s := &clientFeed{n: n, from: cl, key: n.shownKey(cl, &f), sid: f.SID, app: strings.Clone(f.App)}
 	s.reader, err = n.readFeed(ctx, feedFilter{app: s.app, user: events.UserHash(f.App, f.User), sid: &s.sid, types: clientTypes}, nil)
 	if err != nil {
 		n.clientFeeds.remove(s.sid)
 		return nil, feedFailure(err)
 	}
 	return s, nil
+}
+
+// shownKey returns the key of the token by which the session was found.
+func (n *Node) shownKey(cl *client, f *found) events.SID {
+	key, native := events.Token(cl.text).Key()
+	if native {
+		if s, _, _ := n.sessions().LookupToken(key, n.judged()); s.SID == f.SID {
+			return key
+		}
+	}
+	key, _, _ = n.foreignKey(f.App, cl.text)
+	return key
+}
+
+// mayListen reports whether who listens would be let in again: its token has not been
+// replaced, and its app is not shut and lists its origin.
+func (s *clientFeed) mayListen() bool {
+	if _, v := s.n.sessions().Replaced(s.key, s.n.judged()); v != projection.Unknown {
+		return false // and must not be shown again by this node: that would be a reuse
+	}
+	app, ok := s.n.app(s.app)
+	return ok && app.State == events.AppActive &&
+		s.from.from.refused(s.from.cookie, func(origin string) bool { return s.n.mayCall(app, origin) }) == nil
 }
 
 func (s *clientFeed) close() {
@@ -169,7 +194,7 @@ func (s *clientFeed) tell(a *answer, news []*feedEvent) bool {
 	default: // erased, or not yet known again: what that means takes longer to find out
 		return false
 	}
-	if app, ok := s.n.app(s.app); !ok || app.State != events.AppActive {
+	if !s.mayListen() {
 		return false
 	}
 	for _, told := range news {

@@ -256,11 +256,35 @@ func TestClientEventsChanges(t *testing.T) {
 		if e := s.want(false, api.EventChanged); strings.Contains(e.data, "internal") {
 			t.Error(e.data)
 		}
-		h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": c.str("session_token")}).want(200)
+		h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": c.str("session_token"), "grace_seconds": 30}).want(200)
 		s.want(false, api.EventChanged, api.EventChanged)
+	})
+}
+
+// TestClientEventsUninvited: who would not be let in again hears no more, and nobody is
+// signed out by that.
+func TestClientEventsUninvited(t *testing.T) {
+	browserBubble(t, func(t *testing.T, h *harness) {
+		token := h.login("ada").str("session_token")
+		old := h.listen(token, "Origin", page)
+		next := h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": token, "grace_seconds": 20}).want(200).str("session_token")
+		now := h.listen(next, "Origin", page)
+		time.Sleep(15 * time.Second)
+		old.want(false, api.EventChanged)
+		time.Sleep(11 * time.Second)
+		old.want(true, api.EventChanged)
+		now.want(false)
+		h.verify(next).want(204) // it was not taken for a stolen one
+
+		own := h.listen(next, "Origin", publicURL)
+		h.do(h.key, "PATCH", "/v1/apps/acme", m{"origins": []string{}}).want(200)
+		time.Sleep(6 * time.Second)
+		now.want(true)
+		own.want(false)
 		h.do(h.admin, "POST", "/v1/apps/acme/suspend", nil).want(200)
-		// The app is shut and nobody signed out: the next question is answered 403.
-		s.want(true, api.EventChanged, api.EventChanged)
+		own.want(true)
+		h.do(h.admin, "POST", "/v1/apps/acme/resume", nil).want(200)
+		h.verify(next).want(204)
 	})
 }
 
