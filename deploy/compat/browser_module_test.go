@@ -111,15 +111,39 @@ func TestBrowserModule(t *testing.T) {
 	d.rows.row(unless(len(leaders) == 1 && leaders[0] == a, "%d leaders", len(leaders)), "three tabs", "one leads: the first")
 	d.rows.row(unless(len(sids) == 1 && len(jwts) == 1, "%d sessions, %d JWTs", len(sids), len(jwts)), "three tabs", "one session, one JWT")
 	d.rows.row(unless(js[int](a, "localStorage.length + sessionStorage.length + document.cookie.length") == 0, "something is kept"), "no secret", "in no storage, in no cookie that scripts read")
+	expires := time.Time{}
 	if testing.Short() {
-		t.Log("NOT TESTED: -short: renewals take 40 s")
+		t.Log("NOT TESTED: -short: renewals take 40 s, the shortest session a minute")
 	} else {
+		expires = d.brief(tabs[1])
 		d.renewals(tabs)
 	}
 	tabs = d.leaderCloses(tabs)
 	d.revocations(tabs)
+	if !testing.Short() {
+		d.expired(tabs[0], expires)
+	}
 	d.rows.row(unless(js[int](tabs[0], "localStorage.length + sessionStorage.length + document.cookie.length") == 0, "something is kept"), "no secret", "nor afterwards")
 	t.Logf("screenshots are in %s (kept with go test -artifacts)", d.b.dir)
+}
+
+// brief has the page use a session of a minute as well, and returns when that ends.
+func (d *demo) brief(p *tab) time.Time {
+	d.t.Helper()
+	r := d.node.app().do(d.t, "POST", "/v1/sessions", object{"user_id": "bob", "session_duration_minutes": 1}).want(d.t, http.StatusCreated)
+	js[bool](p, `import("/browser/revocast.js").then((m) => {
+		globalThis.brief = m.createSession({token: "`+r.SessionToken+`", onChange(s) { if (s.status === "signed_out") globalThis.briefAt ??= Date.now(); }});
+		return brief.getToken();
+	}).then(() => true)`)
+	return r.Session.ExpiresAt
+}
+
+func (d *demo) expired(p *tab, at time.Time) {
+	p.await(time.Until(at)+10*time.Second, `brief.state.status === "signed_out"`)
+	took := time.UnixMilli(int64(js[float64](p, "briefAt"))).Sub(at)
+	reason := js[string](p, "brief.state.reason")
+	d.rows.row(unless(reason == "expired" && took > -time.Second && took < time.Second, "%v, %s", took, reason), "a session expires",
+		fmt.Sprintf("its page is signed out %v after that; others stay: %s", took, p.state()))
 }
 
 // renewals waits for two: in the first the leader is hidden and the others are not, in
@@ -341,6 +365,7 @@ func TestBrowserModuleAlone(t *testing.T) {
 	d := newDemo(t)
 	for what, missing := range map[string]string{
 		"Web Locks": "Object.defineProperty(Navigator.prototype, 'locks', {value: undefined})", "BroadcastChannel": "delete globalThis.BroadcastChannel",
+		"leave to use locks": "LockManager.prototype.request = () => Promise.reject(new DOMException('no', 'SecurityError'))",
 	} {
 		a := d.open("a", missing)
 		d.login(a, "ada")

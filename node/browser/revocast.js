@@ -16,7 +16,7 @@
  *  - JWTs and tokens are in memory and in messages between tabs, and nowhere else.
  */
 
-import { before, elapsed, moment } from "./time.js";
+import { Pauses, before, elapsed, moment } from "./time.js";
 import { ENDED, SessionError, Wire, backoff, closed, refused, signedOut, unreachable } from "./wire.js";
 
 export { SessionError };
@@ -48,7 +48,7 @@ class Session {
   #state = Object.freeze({ status: "starting", reason: "", session: null, error: null, leader: false });
   #sid = ""; // of the session that this tab has, or had last
   #jwt = null; // {text, at, life, renew}: life and renew in ms since at
-  #ended = new Set(); // session ids
+  #ended = new Map(); // session ids, and why
   #asking = null; // the request for a JWT that is under way
   #askingNext = null; // the one that follows it
   #failed = null; // {at, wait}: when the last request failed, and how long to wait
@@ -65,7 +65,7 @@ class Session {
   #pings = 0; // that the leader has not answered
   #seen = ignore; // called when another tab is looked at
   #following = null; // {sid, control} of the event stream
-  #wakers = new Set(); // what waits for the network, or the user, to come back
+  #pauses = new Pauses(); // of what waits for the network, or the user, to come back
   #closed = false;
 
   constructor({ url = location.origin, app = "", token = "", origins = [], onChange } = {}) {
@@ -194,7 +194,7 @@ class Session {
     this.#channel = null;
     this.#follow();
     clearTimeout(this.#timer);
-    this.#wakeAll();
+    this.#pauses.end();
   };
 
   /**
@@ -237,19 +237,22 @@ class Session {
   async #askNode({ background, quiet = false }) {
     const life = this.#life;
     if (!life) throw closed();
+    let about = this.#sid;
     try {
       background ??= !(await this.#used());
       const at = moment();
       const { jwt, session } = await this.#wire.refresh(background, life.signal);
-      const sid = session.session_id;
-      if (this.#ended.has(sid)) { // by a node that is behind, or the answer was overtaken
-        this.#signedOut("revoked", sid, !quiet);
-        throw signedOut("revoked");
+      const over = this.#ended.get(session.session_id);
+      if (over) { // the node is behind, or the answer was overtaken
+        about = session.session_id;
+        throw signedOut(over);
       }
       this.#took({ ...jwt, at, renew: jwt.renew * (0.8 + 0.2 * Math.random()) }, session, !quiet);
     } catch (error) {
-      if (error.code === "signed_out" && this.#state.status !== "signed_out") this.#signedOut(error.reason, this.#sid, !quiet);
-      if (error.code !== "signed_out" && life === this.#life) {
+      if (error.code === "signed_out") {
+        if (this.#state.status === "signed_out") this.#reached(); // and the first reason stays
+        else this.#signedOut(error.reason, about, !quiet);
+      } else if (life === this.#life) {
         this.#failed = { at: moment(), wait: backoff(this.#failures++, error.retryAfter) };
         this.#set({ error });
       }
@@ -264,7 +267,7 @@ class Session {
 
   /** reached notes that the node answers. */
   #reached() {
-    if (this.#failed) this.#wakeAll();
+    if (this.#failed) this.#pauses.end();
     this.#failed = null;
     this.#failures = 0;
     this.#set({ error: null });
@@ -281,14 +284,14 @@ class Session {
   #signedOut(reason, sid, news) {
     this.#reached();
     this.#jwt = null;
-    if (ENDED.has(reason)) this.#end(sid);
+    if (ENDED.has(reason)) this.#end(sid, reason);
     this.#set({ status: "signed_out", reason, session: null });
     if (news) this.#say({ kind: "ended", reason, sid });
   }
 
-  #end(sid) {
-    if (sid) this.#ended.add(sid);
-    if (this.#ended.size > ENDED_KEPT) this.#ended.delete(this.#ended.values().next().value);
+  #end(sid, reason) {
+    if (sid && !this.#ended.has(sid)) this.#ended.set(sid, reason);
+    if (this.#ended.size > ENDED_KEPT) this.#ended.delete(this.#ended.keys().next().value);
   }
 
   #set(change) {
@@ -327,26 +330,9 @@ class Session {
   /** wake is called when the network or the user may have come back: nothing waits any longer. */
   #wake() {
     if (this.#failed) this.#failed.wait = 0;
-    this.#wakeAll();
+    this.#pauses.end();
     this.#follow();
     this.#tick();
-  }
-
-  #wakeAll() {
-    for (const waker of [...this.#wakers]) waker();
-  }
-
-  /** pause waits, until wake at the longest. */
-  #pause(ms) {
-    return new Promise((resolve) => {
-      const waker = () => {
-        clearTimeout(timer);
-        this.#wakers.delete(waker);
-        resolve();
-      };
-      const timer = setTimeout(waker, ms);
-      this.#wakers.add(waker);
-    });
   }
 
   // Among tabs.
@@ -479,7 +465,7 @@ class Session {
         if (error.code === "refused") failures = Math.max(failures, 5); // nothing will change soon
         ({ retryAfter } = error);
       }
-      if (!signal.aborted) await this.#pause(backoff(failures, retryAfter));
+      if (!signal.aborted) await this.#pauses.wait(backoff(failures, retryAfter));
     }
   }
 
@@ -499,7 +485,7 @@ class Session {
    */
   async #over(sid, reason) {
     this.#jwt = null;
-    if (reason === "revoked") this.#end(sid);
+    if (reason === "revoked") this.#end(sid, reason);
     const asked = this.#askAnew({ background: true }).catch(ignore);
     await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, CONFIRM))]);
     if (this.#state.status !== "active" || this.#sid !== sid) return;

@@ -1,4 +1,4 @@
-/** Time that has passed, for revocast.js: never the time of day. */
+/** Time that passes, for revocast.js: never the time of day. */
 
 /** moment is now, of which elapsed says how long ago it was. */
 export const moment = () => ({ ticks: performance.now(), date: Date.now() });
@@ -12,3 +12,25 @@ export const before = (ms) => ({ ticks: performance.now() - ms, date: Date.now()
  * younger than it is.
  */
 export const elapsed = (m) => Math.max(performance.now() - m.ticks, Date.now() - m.date, 0);
+
+/** Pauses are timers that can all be ended early. */
+export class Pauses {
+  #ends = new Set();
+
+  /** wait waits for ms, or until end is called. */
+  wait(ms) {
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.#ends.delete(end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      this.#ends.add(end);
+    });
+  }
+
+  end() {
+    for (const end of [...this.#ends]) end();
+  }
+}
