@@ -177,7 +177,7 @@ type road struct {
 	kept int // answers
 }
 
-// asked is a request of a page for its next JWT.
+// asked is a request of a page for its next JWT, with the cookie.
 type asked struct {
 	background bool
 	status     int
@@ -278,7 +278,7 @@ func (r *road) pass(w http.ResponseWriter, q *http.Request, to http.Handler) {
 		}
 		to.ServeHTTP(answer, q)
 	}
-	if refresh {
+	if refresh && q.Header.Get("Authorization") == "" {
 		r.mu.Lock()
 		r.seen = append(r.seen, asked{body.Background, answer.status})
 		r.mu.Unlock()
