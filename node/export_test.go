@@ -69,3 +69,6 @@ func (n *Node) FeedReaders() int {
 	defer n.feed.mu.Unlock()
 	return n.feed.readers
 }
+
+// FeedEntries is how many entries a feed holds.
+const FeedEntries = feedEntries

@@ -33,7 +33,7 @@ func TestProgram(t *testing.T) {
 	}
 	for name, test := range map[string]func(*testing.T, string){
 		"KillLosesNothingAcknowledged": testKill, "SignalsStopInOrder": testSignals,
-		"PrintedCurlLines": testCurlLines, "FullDisk": testFullDisk, "MemoryLimit": testMemoryLimit, "PowerCut": testPowerCut, "TwoNodesOneServer": testTwoNodes, "TwoRegions": testTwoRegions, "ThreeRegions": testThreeRegions, "Mirror": testMirror, "ImportSurvivesKills": testImportKill,
+		"PrintedCurlLines": testCurlLines, "FullDisk": testFullDisk, "MemoryLimit": testMemoryLimit, "PowerCut": testPowerCut, "TwoNodesOneServer": testTwoNodes, "TwoRegions": testTwoRegions, "ThreeRegions": testThreeRegions, "Mirror": testMirror, "ImportSurvivesKills": testImportKill, "FeedSurvivesKills": testFeedKill,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, bin) })
 	}
