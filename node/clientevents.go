@@ -83,7 +83,9 @@ func (n *Node) clientEvents(w http.ResponseWriter, r *http.Request) {
 	n.metrics.feeds.Inc()
 	defer n.metrics.feeds.Dec()
 	s.out = newSSEWriter(w)
-	s.serve(r.Context())
+	if r.Method != http.MethodHead { // which Go's mux takes for a GET
+		s.serve(r.Context())
+	}
 }
 
 // openClientEvents returns the stream of the session that is shown.

@@ -152,6 +152,7 @@ func TestClientEventsRefused(t *testing.T) {
 		}
 		h.do(token, "GET", events+"?app=other", nil).wantNoSession("unknown", "")
 		h.do("", "OPTIONS", events, nil, "Origin", page).want(204)
+		h.do(token, "HEAD", events, nil).want(200) // and does not wait for anything
 		h.do("", "OPTIONS", events, nil, "Origin", "https://evil.example").wantError(403, api.OriginNotAllowed)
 		h.do(h.key, "POST", "/v1/apps/acme/suspend", nil)
 		h.do(h.admin, "POST", "/v1/apps/acme/suspend", nil).want(200)
