@@ -250,10 +250,10 @@ func sameMessage(a, b Message) bool {
 }
 
 // archived reports whether the archive keeps messages of the subject: all but
-// what nodes say of themselves, and touches.
+// what nodes say of themselves, touches, and that sessions ran out.
 func archived(subject string) bool {
 	switch Kind(subject[strings.LastIndexByte(subject, '.')+1:]) {
-	case KindTouch, KindNode, KindBeat, KindMarker:
+	case KindTouch, KindExpire, KindNode, KindBeat, KindMarker:
 		return false
 	}
 	return true

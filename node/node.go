@@ -182,6 +182,8 @@ type Node struct {
 	touches  touches
 	proofs   proofs // of possession, that were used
 	limits   limits
+	expiries expiries
+	statuses statusLists
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
 	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
@@ -276,6 +278,7 @@ func New(c Config) (*Node, error) {
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
+		statuses:    newStatusLists(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
 		recent:      newRecent(),
@@ -301,6 +304,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
+	if at := n.sessions().LogTime(n.home.number); !at.IsZero() {
+		n.expiries.since = at.UnixMilli()
+	}
 	for _, s := range n.streams() {
 		s.live(ctx, g)
 	}
@@ -309,6 +315,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.recount(ctx) })
+	g.Go(func() error { return n.tellExpired(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
@@ -412,6 +419,7 @@ func (n *Node) sweep(ctx context.Context) error {
 	for slice := uint8(0); ; slice++ {
 		select {
 		case <-tick.C:
+			n.lookForEnded(slice)
 			n.sessions().Sweep(slice, n.wall())
 			if slice == 0 {
 				n.forgetRecent()

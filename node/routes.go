@@ -111,6 +111,7 @@ func (n *Node) routes() []route {
 		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
 		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
