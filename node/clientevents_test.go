@@ -14,8 +14,8 @@ import (
 	"github.com/revocast/revocast/node/api"
 )
 
-// told is what a page was told by its event stream, as it comes.
-type told struct {
+// pageFeed is what a page was told by its event stream, as it comes.
+type pageFeed struct {
 	t      *testing.T
 	end    context.CancelFunc
 	served sync.WaitGroup
@@ -29,9 +29,9 @@ type told struct {
 }
 
 // Header implements [http.ResponseWriter]; so do Write and WriteHeader.
-func (s *told) Header() http.Header    { return s.header }
-func (s *told) WriteHeader(status int) { s.status = status }
-func (s *told) Write(b []byte) (int, error) {
+func (s *pageFeed) Header() http.Header    { return s.header }
+func (s *pageFeed) WriteHeader(status int) { s.status = status }
+func (s *pageFeed) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.text.Write(b)
@@ -39,7 +39,7 @@ func (s *told) Write(b []byte) (int, error) {
 }
 
 // Flush implements [http.Flusher].
-func (s *told) Flush() {
+func (s *pageFeed) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n := strings.Count(s.text.String(), "\nevent: "); len(s.at) < n; {
@@ -47,11 +47,11 @@ func (s *told) Flush() {
 	}
 }
 
-// listen opens the event stream of the token as a page of the origin does.
-func (h *harness) listen(token string, headers ...string) *told {
+// listenAsPage opens the event stream of the token as a page of the origin does.
+func (h *harness) listenAsPage(token string, headers ...string) *pageFeed {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(h.t.Context())
-	s := &told{t: h.t, end: cancel, header: http.Header{}}
+	s := &pageFeed{t: h.t, end: cancel, header: http.Header{}}
 	r := httptest.NewRequestWithContext(ctx, "GET", "/v1/client/events", nil)
 	r.Header.Set("Cookie", "__Host-session="+token)
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
@@ -69,8 +69,8 @@ func (h *harness) listen(token string, headers ...string) *told {
 	return s
 }
 
-// toldEvent is one event of a stream.
-type toldEvent struct {
+// pageEvent is one event of a stream.
+type pageEvent struct {
 	kind string
 	at   time.Time
 	data string
@@ -78,7 +78,7 @@ type toldEvent struct {
 }
 
 // events returns what was told so far, without heartbeats, and whether it is over.
-func (s *told) events() (all []toldEvent, over bool) {
+func (s *pageFeed) events() (all []pageEvent, over bool) {
 	s.t.Helper()
 	synctest.Wait()
 	s.mu.Lock()
@@ -91,7 +91,7 @@ func (s *told) events() (all []toldEvent, over bool) {
 			continue
 		}
 		kind, _, _ = strings.Cut(kind, "\n")
-		e := toldEvent{kind: kind, at: s.at[n], data: data}
+		e := pageEvent{kind: kind, at: s.at[n], data: data}
 		if n++; kind == "heartbeat" {
 			continue
 		}
@@ -105,7 +105,7 @@ func (s *told) events() (all []toldEvent, over bool) {
 
 // want fails unless these kinds of events came after hello, and says whether the stream
 // is to be over. It returns the last.
-func (s *told) want(over bool, kinds ...string) (last toldEvent) {
+func (s *pageFeed) want(over bool, kinds ...string) (last pageEvent) {
 	s.t.Helper()
 	all, isOver := s.events()
 	var got []string
@@ -119,7 +119,7 @@ func (s *told) want(over bool, kinds ...string) (last toldEvent) {
 	return last
 }
 
-func (s *told) heartbeats() (all []api.FeedHeartbeat) {
+func (s *pageFeed) heartbeats() (all []api.FeedHeartbeat) {
 	s.t.Helper()
 	synctest.Wait()
 	s.mu.Lock()
@@ -174,12 +174,12 @@ func TestClientEventsRevoked(t *testing.T) {
 			"by a page": nil,
 		} {
 			c, bystander := h.login("ada"), h.login("eve")
-			s := h.listen(c.str("session_token"), "Origin", page)
+			s := h.listenAsPage(c.str("session_token"), "Origin", page)
 			if hello := s.want(false); hello.SessionID != c.str("session.session_id") || s.status != 200 ||
 				s.header.Get("Content-Type") != "text/event-stream" || s.header.Get("Access-Control-Allow-Origin") != page {
 				t.Errorf("%s: %v %v", name, hello, s.header)
 			}
-			other := h.listen(bystander.str("session_token"))
+			other := h.listenAsPage(bystander.str("session_token"))
 			time.Sleep(7 * time.Second)
 			// Of others, or of this user but not of this session.
 			h.do(h.key, "POST", "/v1/sessions/revoke", m{"user_id": "ada", "except_session_id": c.str("session.session_id")}).want(200)
@@ -218,19 +218,19 @@ func TestClientEventsEnd(t *testing.T) {
 			return h.do(h.key, "POST", "/v1/sessions", body).want(201).str("session_token")
 		}
 		begun := time.Now()
-		plain := h.listen(create(m{"user_id": "ada", "session_duration_minutes": 1}))
+		plain := h.listenAsPage(create(m{"user_id": "ada", "session_duration_minutes": 1}))
 		longer := create(m{"user_id": "ada", "session_duration_minutes": 1})
-		extended := h.listen(longer)
-		idle := h.listen(create(m{"user_id": "ada", "idle_timeout_minutes": 1}))
+		extended := h.listenAsPage(longer)
+		idle := h.listenAsPage(create(m{"user_id": "ada", "idle_timeout_minutes": 1}))
 		used := create(m{"user_id": "ada", "idle_timeout_minutes": 1})
-		touched := h.listen(used)
+		touched := h.listenAsPage(used)
 		time.Sleep(30 * time.Second)
 		h.do(h.key, "POST", "/v1/sessions/authenticate", m{"session_token": longer, "session_duration_minutes": 3}).want(200)
 		h.browse(refresh, page, used).want(200)
 		time.Sleep(29 * time.Second)
 		plain.want(false)
 		time.Sleep(2 * time.Second)
-		ends := func(s *told, reason string, after time.Duration, before ...string) {
+		ends := func(s *pageFeed, reason string, after time.Duration, before ...string) {
 			t.Helper()
 			e := s.want(true, append(before, api.EventExpired)...)
 			if took := e.at.Sub(begun); took < after || took > after+50*time.Millisecond || e.Reason != reason {
@@ -252,7 +252,7 @@ func TestClientEventsEnd(t *testing.T) {
 func TestClientEventsChanges(t *testing.T) {
 	browserBubble(t, func(t *testing.T, h *harness) {
 		c := h.login("ada")
-		s := h.listen(c.str("session_token"))
+		s := h.listenAsPage(c.str("session_token"))
 		h.do(h.key, "PATCH", "/v1/sessions/"+c.str("session.session_id"), m{"metadata": m{"internal": "yes"}}).want(200)
 		if e := s.want(false, api.EventChanged); strings.Contains(e.data, "internal") {
 			t.Error(e.data)
@@ -267,9 +267,9 @@ func TestClientEventsChanges(t *testing.T) {
 func TestClientEventsUninvited(t *testing.T) {
 	browserBubble(t, func(t *testing.T, h *harness) {
 		token := h.login("ada").str("session_token")
-		old := h.listen(token, "Origin", page)
+		old := h.listenAsPage(token, "Origin", page)
 		next := h.do(h.key, "POST", "/v1/sessions/rotate", m{"session_token": token, "grace_seconds": 20}).want(200).str("session_token")
-		now := h.listen(next, "Origin", page)
+		now := h.listenAsPage(next, "Origin", page)
 		time.Sleep(15 * time.Second)
 		old.want(false, api.EventChanged)
 		time.Sleep(11 * time.Second)
@@ -277,7 +277,7 @@ func TestClientEventsUninvited(t *testing.T) {
 		now.want(false)
 		h.verify(next).want(204) // it was not taken for a stolen one
 
-		own := h.listen(next, "Origin", publicURL)
+		own := h.listenAsPage(next, "Origin", publicURL)
 		h.do(h.key, "PATCH", "/v1/apps/acme", m{"origins": []string{}}).want(200)
 		time.Sleep(6 * time.Second)
 		now.want(true)
@@ -294,7 +294,7 @@ func TestClientEventsUninvited(t *testing.T) {
 func TestClientEventsStale(t *testing.T) {
 	browserBubble(t, func(t *testing.T, h *harness) {
 		short := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "session_duration_minutes": 1}).want(201)
-		s := h.listen(short.str("session_token"))
+		s := h.listenAsPage(short.str("session_token"))
 		time.Sleep(12 * time.Second)
 		beats := s.heartbeats()
 		if len(beats) != 2 || len(beats[1].Streams) != 1 || beats[1].Streams[0].Region != "eu" || beats[1].Streams[0].Stale != "" || beats[1].Streams[0].StalenessMS > 2000 || beats[1].Revision == "" {
@@ -319,19 +319,19 @@ func TestClientEventsStale(t *testing.T) {
 func TestClientEventsBounds(t *testing.T) {
 	browserBubble(t, func(t *testing.T, h *harness) {
 		token := h.login("ada").str("session_token")
-		var all []*told
+		var all []*pageFeed
 		for range 16 {
-			s := h.listen(token)
+			s := h.listenAsPage(token)
 			s.want(false)
 			all = append(all, s)
 		}
 		if r := h.do(token, "GET", "/v1/client/events", nil).wantError(429, api.TooManyFeeds); r.Header.Get("Retry-After") == "" {
 			t.Errorf("%v", r.Header)
 		}
-		h.listen(h.login("ada").str("session_token")).want(false)
+		h.listenAsPage(h.login("ada").str("session_token")).want(false)
 		all[3].end()
 		all[3].served.Wait()
-		h.listen(token).want(false)
+		h.listenAsPage(token).want(false)
 		if got := h.node.FeedReaders(); got != 17 {
 			t.Errorf("%d readers, want 17", got)
 		}
