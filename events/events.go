@@ -73,6 +73,7 @@ const (
 	KindKey     Kind = "key"
 	KindAPIKey  Kind = "apikey"
 	KindSetting Kind = "cfg"
+	KindWork    Kind = "work"
 	KindRegion  Kind = "region"
 	KindNode    Kind = "reg"
 	KindBeat    Kind = "hb"
@@ -345,6 +346,22 @@ type Setting struct {
 	Prev  uint64          `json:"prev,omitempty"`
 }
 
+// Work is kind work: who does something for all the nodes, or how far that is. It
+// changes all the time and is of no interest later, so the archive does not take
+// it, and a node that does not know the kind passes over it (Ignorable is true in
+// all that is written). A Work without Value is over.
+type Work struct {
+	V         int             `json:"v"`
+	Ignorable bool            `json:"ignorable"`
+	App       string          `json:"app,omitempty"`
+	Type      string          `json:"type"`
+	Name      string          `json:"name"`
+	Value     json.RawMessage `json:"value,omitempty"`
+	At        int64           `json:"at"`
+	By        string          `json:"by,omitempty"`
+	Prev      uint64          `json:"prev,omitempty"`
+}
+
 // Region is kind region: the number of a region's stream, assigned once. Domain
 // is the JetStream domain of the stream, if that is not named as the region is.
 type Region struct {
@@ -403,6 +420,7 @@ func (e *App) version() *int        { return &e.V }
 func (e *SigningKey) version() *int { return &e.V }
 func (e *APIKey) version() *int     { return &e.V }
 func (e *Setting) version() *int    { return &e.V }
+func (e *Work) version() *int       { return &e.V }
 func (e *Region) version() *int     { return &e.V }
 func (e *Node) version() *int       { return &e.V }
 func (e *Beat) version() *int       { return &e.V }
@@ -430,6 +448,8 @@ func newEvent(k Kind) Event {
 		return new(APIKey)
 	case KindSetting:
 		return new(Setting)
+	case KindWork:
+		return new(Work)
 	case KindRegion:
 		return new(Region)
 	case KindNode:

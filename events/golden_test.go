@@ -75,6 +75,9 @@ func goldens() []golden {
 		{"cfg", &events.Setting{
 			App: app, Type: "webhook", Name: "audit", Value: json.RawMessage(`{"url":"https://example.com/hook"}`), At: at, By: "admin", Prev: 15,
 		}},
+		{"work", &events.Work{
+			Ignorable: true, App: app, Type: "progress-eu", Name: "webhook-wh_1", Value: json.RawMessage(`{"position":"eu:0:1234"}`), At: at, By: "n1", Prev: 16,
+		}},
 		{"region", &events.Region{Region: "eu", Number: 2, Domain: "us", At: at}},
 		{"reg", &events.Node{
 			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true, At: at,

@@ -177,6 +177,11 @@ func (e *Setting) Subject(region string) Subject {
 }
 
 // Subject implements [Event].
+func (e *Work) Subject(region string) Subject {
+	return Subject{Region: region, App: e.App, User: e.Type, ID: e.Name, Kind: KindWork}
+}
+
+// Subject implements [Event].
 func (e *Region) Subject(region string) Subject {
 	return Subject{Region: region, ID: e.Region, Kind: KindRegion}
 }

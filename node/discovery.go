@@ -47,6 +47,9 @@ type providerMetadata struct {
 	GrantTypes     []string     `json:"grant_types_supported"`
 	SubjectTypes   []string     `json:"subject_types_supported"`
 	Claims         []string     `json:"claims_supported"`
+	// OpenID Connect Back-Channel Logout 1.0 section 2.1.
+	BackchannelLogout        bool `json:"backchannel_logout_supported"`
+	BackchannelLogoutSession bool `json:"backchannel_logout_session_supported"`
 }
 
 // clientAuth is how a client may authenticate at the OAuth endpoints. Bearer has
@@ -124,12 +127,13 @@ func (n *Node) metadata(c *call, t *events.App) (int, any, error) {
 		JWKSURI:       n.issuer + "/v1/apps/" + t.App + "/jwks",
 		Introspection: n.issuer + "/oauth2/introspect", IntrospectAuth: clientAuth,
 		Revocation: n.issuer + "/oauth2/revoke", RevocationAuth: clientAuth,
-		ProofAlgs:     signer.ProofAlgs(),
-		SigningAlgs:   []signer.Alg{},
-		ResponseTypes: []string{"none"},
-		GrantTypes:    []string{},
-		SubjectTypes:  []string{"public"},
-		Claims:        claimsOf(signer.Profile(t.Settings.JWTProfile)),
+		ProofAlgs:         signer.ProofAlgs(),
+		SigningAlgs:       []signer.Alg{},
+		ResponseTypes:     []string{"none"},
+		GrantTypes:        []string{},
+		SubjectTypes:      []string{"public"},
+		Claims:            claimsOf(signer.Profile(t.Settings.JWTProfile)),
+		BackchannelLogout: true, BackchannelLogoutSession: true,
 	}
 	for _, k := range n.ring(t.App).JWKS(n.conf.Clock.Wall()).Keys {
 		if !slices.Contains(m.SigningAlgs, k.Alg) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -245,13 +246,22 @@ func (n *Node) question(ctx context.Context, src *lazySource, app, url string, s
 
 // signWebhook signs a request as Standard Webhooks 1.0 has it.
 func signWebhook(h http.Header, secret, body []byte, now time.Time) {
-	id, at := "msg_"+rand.Text(), strconv.FormatInt(now.Unix(), 10)
-	mac := hmac.New(sha256.New, secret)
-	mac.Write([]byte(id + "." + at + "."))
-	mac.Write(body)
+	signMessage(h, "msg_"+rand.Text(), [][]byte{secret}, body, now)
+}
+
+// signMessage is signWebhook for a message of that id, with each of the secrets.
+func signMessage(h http.Header, id string, secrets [][]byte, body []byte, now time.Time) {
+	at := strconv.FormatInt(now.Unix(), 10)
+	signatures := make([]string, len(secrets))
+	for i, secret := range secrets {
+		mac := hmac.New(sha256.New, secret)
+		mac.Write([]byte(id + "." + at + "."))
+		mac.Write(body)
+		signatures[i] = "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	}
 	h.Set("Webhook-Id", id)
 	h.Set("Webhook-Timestamp", at)
-	h.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	h.Set("Webhook-Signature", strings.Join(signatures, " "))
 }
 
 // source returns what may be asked of the app's system.

@@ -20,6 +20,9 @@ type metrics struct {
 
 	transfers *prometheus.CounterVec // of snapshots between nodes, by result
 
+	deliveries   *prometheus.CounterVec // of events to endpoints: attempts, by type of endpoint and result
+	deliveryGaps prometheus.Counter
+
 	lazyImports *prometheus.CounterVec // questions to the systems that sessions come from, by result
 
 	beats, beatFailures, rebuilds, overwrites, repairs, unrepaired, resealed, digestMismatches *prometheus.CounterVec // by stream
@@ -46,6 +49,8 @@ func newMetrics(n *Node) *metrics {
 		}, []string{"route", "status"}),
 		transfers:        vec("snapshot_transfer_total", "Snapshots handed from node to node: lent by this one, loaded by it, or given up by it.", "result"),
 		lazyImports:      vec("lazy_imports_total", "Questions to other systems about foreign tokens, by result.", "result"),
+		deliveries:       vec("deliveries_total", "Attempts to tell endpoints of events, and events given up as dead letters, by type of endpoint and result.", "endpoint", "result"),
+		deliveryGaps:     counter("delivery_gaps_total", "Endpoints that were told again what the log says, because it went backwards."),
 		verdicts:         vec("verify_total", "Verifies, by verdict.", "verdict"),
 		applied:          vec("records_applied_total", "Records applied, by stream and trust.", "stream", "trust"),
 		beats:            vec("heartbeats_total", "Heartbeats committed.", "stream"),
@@ -96,7 +101,26 @@ func newMetrics(n *Node) *metrics {
 		}
 		return 0
 	})
+	m.countDeliveries(n, gauge)
 	return m
+}
+
+// countDeliveries adds the metrics of deliveries.
+func (m *metrics) countDeliveries(n *Node, gauge func(name, help string, f func() float64)) {
+	for _, k := range endpointKinds() {
+		for _, r := range []string{deliveryTaken, deliveryFailed, deliveryRefused, deliveryDead} {
+			m.deliveries.WithLabelValues(k.typ, r)
+		}
+	}
+	m.registry.MustRegister(m.deliveries, m.deliveryGaps)
+	gauge("delivery_endpoints", "Endpoints that this node tells of events.", func() float64 { return float64(n.deliveries.count().all) })
+	gauge("delivery_endpoints_halted", "Endpoints of those that are paused or disabled.", func() float64 { return float64(n.deliveries.count().halted) })
+	gauge("delivery_lag_seconds", "Age of the oldest event that this node has still to deliver.", func() float64 {
+		if oldest := n.deliveries.count().oldest; oldest != 0 {
+			return max(0, float64(n.wall()-oldest)/1000)
+		}
+		return 0
+	})
 }
 
 // follow adds the metrics of one more stream.

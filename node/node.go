@@ -118,6 +118,10 @@ type Config struct {
 	// own. PublicURL must then be http, on a loopback address.
 	Demo string
 
+	// Mute: this node tells no endpoint of events. That of a region that has no other
+	// node waits.
+	Mute bool
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -143,7 +147,8 @@ type Disk interface {
 type Outbound interface {
 	// Check says whether text may be the URL of a request at all.
 	Check(text string) error
-	// Do sends the request and reads the answer, of at most limit bytes.
+	// Do sends the request and reads the answer, of at most limit bytes. With the error
+	// about one that is longer it may return the answer without its body.
 	Do(ctx context.Context, r *http.Request, limit int64) (*outbound.Answer, error)
 }
 
@@ -202,6 +207,7 @@ type Node struct {
 	memory   memory
 
 	feed        feed
+	deliveries  deliveries
 	feeds       feeds
 	clientFeeds clientFeeds
 	recent      recent
@@ -281,6 +287,7 @@ func New(c Config) (*Node, error) {
 		statuses:    newStatusLists(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
+		deliveries:  newDeliveries(),
 		recent:      newRecent(),
 		reseal:      resealing{want: make(chan struct{}, 1)},
 	}
@@ -321,6 +328,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
+	if !n.conf.Mute {
+		g.Go(func() error { return n.delivers(ctx) })
+	}
 	g.Go(func() error { return n.spread(ctx) })
 	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()

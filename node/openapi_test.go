@@ -131,6 +131,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		api.StreamState{}, api.SwitchOrganization{}, api.Template{}, api.TemplateAnswer{}, api.TemplateList{}, api.User{}, api.VerifyAnswer{},
 		api.AuthorizationCheck{}, api.Verdict{}, api.Policy{}, api.PolicyRole{}, api.PolicyResource{}, api.PolicyScope{}, api.Permission{}, api.PutPolicy{}, api.PolicyAnswer{},
 		api.LoginAnswer{}, api.ImpersonationOrder{}, api.ImpersonationToken{}, api.AuthenticateImpersonation{}, api.Attest{}, api.ExchangeAccessToken{}, api.Migrate{},
+		api.WebhookPayload{}, api.WebhookTestEvent{}, api.CreateWebhook{}, api.PatchWebhook{}, api.Webhook{}, api.Delivery{}, api.DeliveryFailing{}, api.DeliveryGap{}, api.WebhookAnswer{}, api.WebhookList{}, api.RotateSecret{}, api.ReplayWebhook{}, api.DeadLetter{}, api.DeadLetterList{}, api.DeliveryAttempt{}, api.LogoutClient{}, api.LogoutClientAnswer{}, api.LogoutClientList{},
 		api.Issuer{}, api.IssuerFactor{}, api.IssuerAnswer{}, api.IssuerList{},
 	} {
 		typ := reflect.TypeOf(v)

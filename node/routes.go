@@ -110,6 +110,21 @@ func (n *Node) routes() []route {
 		{pattern: "PUT /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.putLazyImport},
 		{pattern: "DELETE /v1/apps/{app}/lazy-import", scope: api.ScopeAdmin, handle: n.deleteLazyImport},
 
+		{pattern: "GET /v1/apps/{app}/logout-clients", scope: api.ScopeAdmin, handle: n.listLogoutClients},
+		{pattern: "GET /v1/apps/{app}/logout-clients/{client_id}", scope: api.ScopeAdmin, handle: n.getLogoutClient},
+		{pattern: "PUT /v1/apps/{app}/logout-clients/{client_id}", scope: api.ScopeAdmin, handle: n.putLogoutClient},
+		{pattern: "DELETE /v1/apps/{app}/logout-clients/{client_id}", scope: api.ScopeAdmin, handle: n.deleteLogoutClient},
+
+		{pattern: "GET /v1/webhooks", scope: api.ScopeAdmin, handle: n.listWebhooks},
+		{pattern: "POST /v1/webhooks", scope: api.ScopeAdmin, handle: n.postWebhook},
+		{pattern: "GET /v1/webhooks/{id}", scope: api.ScopeAdmin, handle: n.getWebhook},
+		{pattern: "PATCH /v1/webhooks/{id}", scope: api.ScopeAdmin, handle: n.patchWebhook},
+		{pattern: "DELETE /v1/webhooks/{id}", scope: api.ScopeAdmin, handle: n.deleteWebhook},
+		{pattern: "POST /v1/webhooks/{id}/rotate-secret", scope: api.ScopeAdmin, handle: n.rotateSecret},
+		{pattern: "GET /v1/webhooks/{id}/dead-letters", scope: api.ScopeAdmin, handle: n.listDeadLetters},
+		{pattern: "POST /v1/webhooks/{id}/replay", scope: api.ScopeAdmin, handle: n.replayWebhook},
+		{pattern: "POST /v1/webhooks/{id}/test", scope: api.ScopeAdmin, handle: n.testWebhook},
+
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
 		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},

@@ -113,7 +113,7 @@ func (n *Snapshot) apply(r *events.Record) Effect {
 		return Skipped
 	}
 	switch r.Event.(type) {
-	case *events.App, *events.SigningKey, *events.APIKey, *events.Setting, *events.Region:
+	case *events.App, *events.SigningKey, *events.APIKey, *events.Setting, *events.Work, *events.Region:
 	case *events.Node, *events.Beat, *events.Marker:
 		return Applied
 	default:
@@ -153,7 +153,7 @@ func (n *Snapshot) apply(r *events.Record) Effect {
 // subject, if it is one of CONFIG's: that is what the next change must expect.
 func (n *Snapshot) noteLast(r *events.Record) {
 	switch r.Subject.Kind {
-	case events.KindApp, events.KindKey, events.KindAPIKey, events.KindSetting, events.KindRegion:
+	case events.KindApp, events.KindKey, events.KindAPIKey, events.KindSetting, events.KindWork, events.KindRegion:
 	default:
 		return
 	}
@@ -175,6 +175,8 @@ func prevOf(e events.Event) uint64 {
 	case *events.APIKey:
 		return e.Prev
 	case *events.Setting:
+		return e.Prev
+	case *events.Work:
 		return e.Prev
 	}
 	return 0
@@ -242,6 +244,10 @@ func withPrev(e events.Event, seq uint64) events.Event {
 		next.Prev = seq
 		return &next
 	case *events.Setting:
+		next := *e
+		next.Prev = seq
+		return &next
+	case *events.Work:
 		next := *e
 		next.Prev = seq
 		return &next

@@ -327,3 +327,46 @@ func TestSettingsCompactAnywhere(t *testing.T) {
 		}
 	})
 }
+
+// Work is held as settings are, apart from them, and so that who continues it can
+// tell an entry from the same one written again.
+func TestSettingsWork(t *testing.T) {
+	c := newConfig(t)
+	work := func(app, name, value string, prev uint64) *events.Work {
+		return &events.Work{Ignorable: true, App: app, Type: "progress-eu", Name: name, Value: []byte(value), Prev: prev}
+	}
+	c.add(work("app", "a", `1`, 0))
+	c.add(work("app", "a", `2`, 1))
+	c.add(work("", "b", `3`, 0))
+	c.add(work("app", "c", `4`, 0))
+	c.add(work("app", "c", ``, 4))  // it is over
+	c.add(work("app", "a", `5`, 1)) // computed from what was replaced: an overwrite
+	snap := c.s.Snapshot()
+	if w, seq := snap.Work("app", "progress-eu", "a"); seq != 2 || string(w.Value) != `2` {
+		t.Errorf("a: %+v at %d", w, seq)
+	}
+	if last := snap.Last(work("app", "a", ``, 0)); last != 6 {
+		t.Errorf("the next change of a expects %d, want 6", last)
+	}
+	if w, seq := snap.Work("app", "progress-eu", "c"); w != nil || seq != 0 {
+		t.Errorf("c, which is over: %+v at %d", w, seq)
+	}
+	if w, _ := snap.Work("app", "progress-us", "a"); w != nil {
+		t.Errorf("what was never begun: %+v", w)
+	}
+	var all []string
+	for w := range snap.Works() {
+		all = append(all, w.App+"/"+w.Name)
+	}
+	slices.Sort(all)
+	if !slices.Equal(all, []string{"/b", "app/a"}) {
+		t.Errorf("all: %v", all)
+	}
+	if fix, ok := c.s.Repair(work("app", "a", ``, 0).Subject(events.ConfigRegion), 6); !ok || string(fix.Event.(*events.Work).Value) != `2` || fix.Event.(*events.Work).Prev != 6 {
+		t.Errorf("repaired by %+v", fix.Event)
+	}
+	c.s.Rewind()
+	if w, seq := c.s.Snapshot().Work("app", "progress-eu", "a"); seq != 0 || string(w.Value) != `2` {
+		t.Errorf("after the log went backwards: %+v at %d", w, seq)
+	}
+}

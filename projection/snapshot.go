@@ -25,6 +25,7 @@ type Snapshot struct {
 	byApp    *table[string, []*object]      // signing keys, oldest first
 	byHash   *table[string, *events.APIKey] // API keys
 	byType   *table[typeKey, []*events.Setting]
+	byWork   *table[workKey, *events.Work]
 	regions  [256]*events.Region
 	byRegion *table[string, *events.Region]
 	apps     *table[string, *events.App]
@@ -32,6 +33,8 @@ type Snapshot struct {
 }
 
 type typeKey struct{ app, typ string }
+
+type workKey struct{ app, typ, name string }
 
 // Key is a signing key and its private half.
 type Key struct {
@@ -103,6 +106,28 @@ func (n *Snapshot) SettingsOfType(typ string) iter.Seq[*events.Setting] {
 	}
 }
 
+// Work returns what is done, and the sequence at which that stands; nil when it
+// was never begun or is over, and with 0 while the log, which went backwards, has
+// not said it again.
+func (n *Snapshot) Work(app, typ, name string) (*events.Work, uint64) {
+	e := n.byWork.get(workKey{app, typ, name})
+	if e == nil {
+		return nil, 0
+	}
+	return e, n.objects.get(e.Subject(events.ConfigRegion)).seq
+}
+
+// Works yields all work there is, in no order.
+func (n *Snapshot) Works() iter.Seq[*events.Work] {
+	return func(yield func(*events.Work) bool) {
+		for e := range n.byWork.values() {
+			if e != nil && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
 // Region returns the region with the name.
 func (n *Snapshot) Region(name string) (*events.Region, bool) { return found(n.byRegion.get(name)) }
 
@@ -151,6 +176,12 @@ func (n *Snapshot) index(held events.Event, o *object) {
 	case *events.Setting:
 		key := typeKey{e.App, e.Type}
 		n.byType = n.byType.with(key, withSetting(n.byType.get(key), e))
+	case *events.Work:
+		is := e
+		if len(e.Value) == 0 {
+			is = nil
+		}
+		n.byWork = n.byWork.with(workKey{e.App, e.Type, e.Name}, is)
 	case *events.Region:
 		n.regions[e.Number] = e
 		n.byRegion = n.byRegion.with(e.Region, e)
