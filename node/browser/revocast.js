@@ -49,6 +49,7 @@ class Session {
   #sid = ""; // of the session that this tab has, or had last
   #jwt = null; // {text, at, life, renew}: life and renew in ms since at
   #ended = new Map(); // session ids, and why
+  #ending = ""; // why the session ends, as an event says
   #asking = null; // the request for a JWT that is under way
   #askingNext = null; // the one that follows it
   #failed = null; // {at, wait}: when the last request failed, and how long to wait
@@ -251,7 +252,8 @@ class Session {
     } catch (error) {
       if (error.code === "signed_out") {
         if (this.#state.status === "signed_out") this.#reached(); // and the first reason stays
-        else this.#signedOut(error.reason, about, !quiet);
+        // Another tab's question may have taken the cookie away: "missing".
+        else this.#signedOut(ENDED.has(error.reason) ? error.reason : this.#ending || error.reason, about, !quiet);
       } else if (life === this.#life) {
         this.#failed = { at: moment(), wait: backoff(this.#failures++, error.retryAfter) };
         this.#set({ error });
@@ -485,9 +487,11 @@ class Session {
    */
   async #over(sid, reason) {
     this.#jwt = null;
+    this.#ending = reason;
     if (reason === "revoked") this.#end(sid, reason);
     const asked = this.#askAnew({ background: true }).catch(ignore);
     await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, CONFIRM))]);
+    this.#ending = "";
     if (this.#state.status !== "active" || this.#sid !== sid) return;
     // An end by time may have been put off meanwhile, and then there is a JWT.
     if (reason === "revoked" || !this.#jwt) this.#signedOut(reason, sid, true);
