@@ -29,6 +29,7 @@ var ours = map[string][]string{
 	"signer":                 {},
 	"node/api":               {},
 	"node/outbound":          {},
+	"node/browser":           {},
 	"node/client":            {"node/api", "signer", "events/bootclock"},
 	"node/client/scsstore":   {"node/api"},
 	"node/compat":            {"node/api"},
@@ -43,7 +44,7 @@ var ours = map[string][]string{
 
 // belowNode is what a node is made of.
 var belowNode = []string{
-	"events/bootclock", "events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
+	"events/bootclock", "events", "projection", "signer", "node/api", "node/outbound", "node/browser", "node/compat", "node/compat/streambird", "node/compat/clerk",
 }
 
 // overNode is what a package that uses nodes may import.

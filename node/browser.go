@@ -182,14 +182,19 @@ func (n *Node) clientRefresh(ctx context.Context, c *call) (int, any, error) {
 	return http.StatusOK, out, cl.ended(err)
 }
 
-func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) (*api.ClientRefreshAnswer, error) {
+// tokenSession is clientSession for who must show the token itself.
+func (n *Node) tokenSession(ctx context.Context, cl *client) (found, error) {
 	switch {
 	case cl.text == "":
-		return nil, noSession(reasonMissing)
+		return found{}, noSession(reasonMissing)
 	case cl.isJWT: // it would live for ever
-		return nil, noSession(reasonTokenNeeded)
+		return found{}, noSession(reasonTokenNeeded)
 	}
-	f, err := n.clientSession(ctx, cl)
+	return n.clientSession(ctx, cl)
+}
+
+func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) (*api.ClientRefreshAnswer, error) {
+	f, err := n.tokenSession(ctx, cl)
 	if err != nil {
 		return nil, err
 	}

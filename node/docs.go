@@ -60,6 +60,7 @@ var meaning = map[string]string{
 	api.NoSession:               "A page showed no session that is good; error_details.reason says whether it is missing, malformed, unknown, expired, idle or revoked, or whether a JWT came where the token is needed. The user must log in again. A cookie of a session that has ended is taken away.",
 	api.CursorGone:              "The feed cannot go on from this cursor: the log is another one, or it is too far ahead. Read GET /v1/revocations, and follow from the revision of that.",
 	api.FeedNotFound:            "No node serves a feed of that name any more. Open another one.",
+	api.TooManyFeeds:            "The session has as many event streams as it may have. Nobody was logged out. Go on without one, and ask again later.",
 	api.OriginNotAllowed:        "The page that asked is of an origin that the session's app does not list (its setting origins), or a cookie came without Origin and Sec-Fetch-Site. Nothing was done.",
 }
 
@@ -103,5 +104,7 @@ func document(w http.ResponseWriter, contentType string) {
 	h.Set("Cache-Control", "public, max-age=300")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Request-Id", newRequestID())
-	h.Set("Content-Security-Policy", "default-src 'none'")
+	if h.Get("Content-Security-Policy") == "" {
+		h.Set("Content-Security-Policy", "default-src 'none'")
+	}
 }

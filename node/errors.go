@@ -62,6 +62,7 @@ var statusOf = map[string]int{
 	api.ClusterOutdated:         http.StatusServiceUnavailable,
 	api.NoSession:               http.StatusUnauthorized,
 	api.OriginNotAllowed:        http.StatusForbidden,
+	api.TooManyFeeds:            http.StatusTooManyRequests,
 	api.CursorGone:              http.StatusGone,
 	api.FeedNotFound:            http.StatusNotFound,
 }
@@ -153,6 +154,8 @@ func (f *failure) headers(h http.Header) {
 	switch statusOf[f.kind] {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(1))
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", strconv.Itoa(10))
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", cmp.Or(f.challenge, `Bearer error="invalid_token"`))
 	}

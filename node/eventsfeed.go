@@ -77,14 +77,21 @@ func (n *Node) openEvents(c *call) (f feedFilter, reader *feedReader, err error)
 	if _, stale := n.fresh(n.home.number); stale != nil {
 		return f, nil, stale
 	}
-	n.feed.mu.Lock()
-	full := n.feed.readers >= maxFeeds
-	n.feed.mu.Unlock()
-	if full {
-		return f, nil, fail(api.MemoryFull, "this node serves as many feeds as it can; ask another")
+	if err := n.feedRoom(); err != nil {
+		return f, nil, err
 	}
 	reader, err = n.readFeed(c.r.Context(), f, from)
 	return f, reader, feedFailure(err)
+}
+
+// feedRoom says why there can be no further feed.
+func (n *Node) feedRoom() error {
+	n.feed.mu.Lock()
+	defer n.feed.mu.Unlock()
+	if n.feed.readers >= maxFeeds {
+		return fail(api.MemoryFull, "this node serves as many feeds as it can; ask another")
+	}
+	return nil
 }
 
 // feedFailure gives an error of a reader the type it is answered with.

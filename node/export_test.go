@@ -63,5 +63,12 @@ func (n *Node) FindCredential(ctx context.Context, app, token, jwt string, ever 
 	return err
 }
 
+// FeedReaders returns how many readers the feed has.
+func (n *Node) FeedReaders() int {
+	n.feed.mu.Lock()
+	defer n.feed.mu.Unlock()
+	return n.feed.readers
+}
+
 // FeedEntries is how many entries a feed holds.
 const FeedEntries = feedEntries

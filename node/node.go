@@ -112,6 +112,12 @@ type Config struct {
 	// outbound.Client, which reaches public ones only.
 	Outbound Outbound
 
+	// Demo is the app in which the demo of the module for browsers, at /demo/, makes
+	// sessions for whoever asks; empty: there is no demo. With it, whoever reaches
+	// the node is logged in as anybody: it is for development, on a machine of one's
+	// own. PublicURL must then be http, on a loopback address.
+	Demo string
+
 	// Mute: this node tells no endpoint of events. That of a region that has no other
 	// node waits.
 	Mute bool
@@ -200,16 +206,17 @@ type Node struct {
 	refusals refusals
 	memory   memory
 
-	feed       feed
-	ssfKeys    ssfKeys
-	ssfHeard   ssfHeard
-	deliveries deliveries
-	feeds      feeds
-	recent     recent
-	jwtLives   jwtLives
-	policies   policies
-	issuerKeys issuerKeys
-	reseal     resealing
+	feed        feed
+	ssfKeys     ssfKeys
+	ssfHeard    ssfHeard
+	deliveries  deliveries
+	feeds       feeds
+	recent      recent
+	jwtLives    jwtLives
+	policies    policies
+	issuerKeys  issuerKeys
+	reseal      resealing
+	clientFeeds clientFeeds
 	// sealNext is the cluster key that is to seal, once heartbeats have listed it
 	// first; nil: none but the one that seals.
 	sealNext atomic.Pointer[string]
@@ -237,6 +244,9 @@ func New(c Config) (*Node, error) {
 	base, err := url.Parse(c.PublicURL)
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") || base.RawQuery != "" || base.Fragment != "" {
 		return nil, fmt.Errorf("public url %q: want http(s)://host[:port][/path]", c.PublicURL)
+	}
+	if c.Demo != "" && (base.Scheme != "http" || !loopback(base.Hostname())) {
+		return nil, fmt.Errorf("public url %q: the demo needs http on a loopback address, such as http://127.0.0.1:8080", c.PublicURL)
 	}
 	if c.Lease == 0 {
 		c.Lease = DefaultLease

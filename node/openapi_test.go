@@ -123,7 +123,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	d := readDescription(t)
 	for _, v := range []any{
 		api.APIKey{}, api.APIKeyAnswer{}, api.APIKeyList{}, api.App{}, api.AppAnswer{}, api.AppList{}, api.AppSettings{},
-		api.Attributes{}, api.Authenticate{}, api.Bind{}, api.Confirmation{}, api.DPoPProof{}, api.ClientLogoutAnswer{}, api.ClientRefresh{}, api.ClientRefreshAnswer{}, api.ClientSession{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
+		api.Attributes{}, api.Authenticate{}, api.Bind{}, api.Confirmation{}, api.DPoPProof{}, api.ClientHello{}, api.ClientLogoutAnswer{}, api.ClientRefresh{}, api.ClientRefreshAnswer{}, api.ClientSession{}, api.CreateAPIKey{}, api.CreateApp{}, api.CreateSession{},
 		api.Error{}, api.Impersonate{}, api.Introspection{}, api.MintAnswer{}, api.MintToken{}, api.Node{}, api.NodeList{}, api.NodeStatus{}, api.PatchSession{}, api.Problem{}, api.Ready{}, api.Receipt{}, api.ReceiptAnswer{}, api.ReceiptApplied{},
 		api.Require{}, api.Revoke{}, api.RevokeAnswer{}, api.Rotate{}, api.RotateKeys{}, api.Session{}, api.SessionAnswer{},
 		api.ImportSession{}, api.ImportError{}, api.ImportProgress{}, api.ImportSummary{}, api.EraseAnswer{}, api.EraseUser{}, api.PendingErasure{}, api.Remains{}, api.LazyImport{}, api.LazyImportAnswer{}, api.LazyImportQuestion{},

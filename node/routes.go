@@ -74,6 +74,7 @@ func (n *Node) routes() []route {
 
 		{pattern: "POST /v1/client/refresh", handle: n.clientRefresh, cors: corsApp},
 		{pattern: "POST /v1/client/logout", handle: n.clientLogout, cors: corsApp},
+		{pattern: "GET /v1/client/events", raw: n.clientEvents, cors: corsApp},
 
 		{pattern: "POST /v1/apps", scope: api.ScopeCluster, handle: n.postApp},
 		{pattern: "GET /v1/apps", scope: api.ScopeCluster, handle: n.listApps},
@@ -144,8 +145,10 @@ func (n *Node) routes() []route {
 		{pattern: "GET /readyz", handle: n.readyz},
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
+		{pattern: "GET /browser/{file}", raw: n.moduleFile, cors: corsAny},
 	}...)
 	native = append(native, n.ssfRoutes()...)
+	native = append(native, n.demoRoutes()...)
 	return append(native, n.facadeRoutes(native)...)
 }
 
@@ -270,6 +273,8 @@ func notAllowed(c *call, allow string) error {
 	c.h.Set("Allow", allow)
 	return fail(api.MethodNotAllowed, "%s is not allowed here, but %s", c.r.Method, allow)
 }
+
+func unknownRoute(_ context.Context, c *call) (int, any, error) { return 0, nil, noRoute(c) }
 
 func noRoute(c *call) error {
 	return fail(api.NotFound, "no such route; %s/openapi.yaml has them all", c.n.issuer)

@@ -100,6 +100,9 @@ func (s *service) welcome(w io.Writer, b *bootstrap, first bool) {
 	if s.verify != nil {
 		fmt.Fprintf(w, "  verify   %s\n", verifyAddr(s.verify.Addr()))
 	}
+	if s.dev {
+		fmt.Fprintf(w, "  demo     %s/demo/\n", s.url)
+	}
 	if nats := s.store.natsURL(); nats != "" {
 		fmt.Fprintf(w, "  nats     %s\n", nats)
 	}

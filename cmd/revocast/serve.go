@@ -41,6 +41,7 @@ type serveCmd struct {
 	Private        string   `enum:"memory,home,log" default:"memory" help:"Where the sealed private part of sessions (token, device, factors, claims, metadata) is kept: memory, on this node; home, on this node only for sessions of its own region; log, nowhere but in the log. What is not kept is read from the session's region when an answer needs it (default: memory)."`
 	MemoryLimit    byteSize `placeholder:"SIZE" help:"Memory that the process may take, such as 2GiB; above 85 % of it no sessions are created (default: the least of GOMEMLIMIT, its cgroups and what the machine has)."`
 	Init           bool     `help:"Begin a new cluster in the data directory if it holds none, although it is not empty. Implied when it is empty, but never with --nats or --nats-config: there it makes the streams, on the first node of a cluster or of a region only."`
+	Dev            bool     `help:"Serve the demo of the browser module at /demo/, which logs in whoever asks, as anybody, in the app \"app\". For development: --listen must be a loopback address, and no proxy may stand before it."`
 	logFlags       `embed:""`
 
 	OutboundAllow []string      `placeholder:"PREFIX" help:"Networks, such as 10.1.0.0/16, that requests to addresses chosen by apps (keys of issuers, import sources) may reach besides the public ones, on any port and without TLS (default: none)."`
@@ -116,9 +117,12 @@ func (c *serveCmd) Run(e *env) error {
 	if s.node, err = s.store.newNode(node.Config{
 		Name: name, PublicURL: cmp.Or(c.PublicURL, s.url), Solo: c.NatsListen == "" && c.embedded(),
 		SnapshotDir: s.dir.snapshotDir(), SnapshotEvery: c.SnapshotEvery,
-		Private: c.Private, Memory: memoryReader(limit), Outbound: outbound.New(allowed...), Log: s.log,
+		Private: c.Private, Memory: memoryReader(limit), Outbound: outbound.New(allowed...), Demo: c.demo(), Log: s.log,
 	}); err != nil {
 		return err
+	}
+	if s.dev = c.Dev; s.dev {
+		s.log.Warn("development mode: whoever reaches this address is logged in as anybody", "address", s.url)
 	}
 	return s.run(e.ctx)
 }
@@ -159,12 +163,29 @@ func (c *serveCmd) check() error {
 		return &usageError{errors.New("--join with --init adds a region: name it with --region")}
 	case c.embedded() && c.Replicas != 0:
 		return &usageError{errors.New("--replicas needs --nats or --nats-config: an embedded log is one copy")}
+	case c.Dev && (!c.embedded() || !loopbackOnly(c.Listen)):
+		return &usageError{fmt.Errorf("--dev with --listen %s: it lets anybody in, so it wants a loopback address, and a log of its own", c.Listen)}
 	case c.SnapshotEvery < time.Second:
 		return &usageError{fmt.Errorf("--snapshot-every %s: want at least 1s", c.SnapshotEvery)}
 	case c.Replicas < 0 || c.Replicas > 5:
 		return &usageError{fmt.Errorf("--replicas %d: want 1 to 5", c.Replicas)}
 	}
 	return nil
+}
+
+// loopbackOnly reports whether only this machine reaches a listener on the address.
+func loopbackOnly(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip, bad := netip.ParseAddr(host)
+	return err == nil && (host == "localhost" || bad == nil && ip.IsLoopback())
+}
+
+// demo is the app that the demo makes sessions in, empty without one.
+func (c *serveCmd) demo() string {
+	if c.Dev {
+		return firstApp
+	}
+	return ""
 }
 
 // nodeName returns the node's name: the flag, or the host's name made to fit.
@@ -266,6 +287,7 @@ type service struct {
 	metrics  net.Listener // nil: none
 	verify   net.Listener // nil: none
 	url      string       // under which this machine reaches the node
+	dev      bool         // there is a demo
 	store    *store
 	node     *node.Node
 }

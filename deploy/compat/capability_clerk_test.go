@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"bufio"
 	"net/http"
 	"strings"
 	"testing"
@@ -89,8 +90,26 @@ var clerkRows = []capability{
 			t.Error(err)
 		}
 	}},
-	{id: "C12", text: "renewal in the background, without the user", shown: "later: issue 6 (browser SDK)", notYet: true},
-	{id: "C13", text: "a revoked session signs the page out", shown: "later: issue 6 (browser SDK)", notYet: true},
+	{id: "C12", text: "renewal in the background, without the user", shown: "TestBrowserModule (in Chromium)", check: func(t *testing.T, w *world) {
+		cookie, _, _ := strings.Cut(w.cookie(t), ";")
+		r := w.anonymous(t, "POST", "/v1/client/refresh", "Cookie", cookie, "Sec-Fetch-Site", "same-origin", "X-Session-Background", "1").want(t, 200)
+		after, _ := r.at("refresh_after").(float64)
+		life, _ := r.at("expires_in").(float64)
+		if _, err := verifies(w.keys["plain"], r.SessionJWT); err != nil || after <= 0 || after >= life {
+			t.Errorf("%v: %s", err, r.raw)
+		}
+	}},
+	{id: "C13", text: "a revoked session signs the page out", shown: "TestBrowserModule (in Chromium)", check: func(t *testing.T, w *world) {
+		s := w.login(t, w.plain, nil)
+		page := w.listen(t, s.SessionToken)
+		page.await(t, "hello", time.Second)
+		w.plain.do(t, "DELETE", "/v1/sessions/"+s.Session.SessionID, nil).want(t, 200)
+		page.await(t, "session.revoked", time.Second)
+		r := w.anonymous(t, "POST", "/v1/client/refresh", "Authorization", "Bearer "+s.SessionToken).want(t, http.StatusUnauthorized)
+		if r.ErrorDetails["reason"] != "revoked" {
+			t.Errorf("%s", r.raw)
+		}
+	}},
 	{id: "C14", text: "no JWT lives long: a life above an hour is refused", check: func(t *testing.T, w *world) {
 		w.n.admin().do(t, "POST", "/v1/apps", object{"app_id": "long-lived", "jwt_ttl_seconds": 3601}).want(t, 400)
 		s := w.login(t, w.clerk, nil)
@@ -105,6 +124,53 @@ var clerkRows = []capability{
 			t.Errorf("JWT %v, session %v", life, s.Session.ExpiresAt.Sub(s.Session.StartedAt))
 		}
 	}},
+}
+
+// pageEvents is the event stream of a page.
+type pageEvents struct {
+	lines chan string
+}
+
+// listen opens the event stream of the session.
+func (w *world) listen(t *testing.T, token string) *pageEvents {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.n.base+"/v1/client/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = answer.Body.Close() })
+	p := &pageEvents{lines: make(chan string, 64)}
+	go func() {
+		defer close(p.lines)
+		for s := bufio.NewScanner(answer.Body); s.Scan(); {
+			p.lines <- s.Text()
+		}
+	}()
+	return p
+}
+
+// await waits for an event.
+func (p *pageEvents) await(t *testing.T, event string, within time.Duration) {
+	t.Helper()
+	late := time.After(within)
+	for {
+		select {
+		case line, ok := <-p.lines:
+			if line == "event: "+event {
+				return
+			}
+			if !ok {
+				t.Fatalf("the stream ended before %s", event)
+			}
+		case <-late:
+			t.Fatalf("no %s within %v", event, within)
+		}
+	}
 }
 
 // cookie is what a backend is given to set in the browser at log-in.

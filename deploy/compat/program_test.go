@@ -308,3 +308,6 @@ func TestAnyPort(t *testing.T) {
 		t.Errorf("bootstrap.json has mode %v (%v), want 0600", info.Mode(), err)
 	}
 }
+
+// listenAt listens on an address of freeAddr.
+func listenAt(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }

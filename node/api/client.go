@@ -42,3 +42,12 @@ type ClientLogoutAnswer struct {
 	Revision string   `json:"revision,omitempty"`
 	Pending  []string `json:"pending,omitempty"`
 }
+
+// ClientHello begins the event stream of GET /v1/client/events, which is about the
+// one session.
+type ClientHello struct {
+	SessionID        string       `json:"session_id"`
+	Revision         string       `json:"revision"`
+	HeartbeatSeconds int64        `json:"heartbeat_seconds"`
+	Streams          []FeedStream `json:"streams"` // that of the session
+}

@@ -62,6 +62,7 @@ const (
 	MemoryFull         = "memory_full"                  // 503: the node has no memory for another session
 	ClusterOutdated    = "cluster_outdated"             // 503: some node runs a version that does not know what is asked for
 	IssuerUnreachable  = "issuer_unreachable"           // 503: the keys of an issuer could not be fetched
+	TooManyFeeds       = "too_many_feeds"               // 429: the session has as many event streams as it may have
 	HomeUnreachable    = "home_unreachable"             // 503
 	HomeReauth         = "session_home_unreachable"     // 401: the app wants a new log-in instead
 	ConsistencyTimeout = "consistency_timeout"          // 503: not as far as demanded in time, or as "not found" needs
