@@ -202,3 +202,25 @@ func TestLogoutClients(t *testing.T) {
 		}
 	})
 }
+
+// That a session ran out is told too.
+func TestDeliveryOfExpiry(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		h.do(h.key, "PUT", rp+"shop", m{"backchannel_logout_uri": "https://shop.example.com/logout"}).want(http.StatusOK)
+		h.webhook(m{"url": hook, "types": []string{"session.expired"}})
+		login := h.do(h.key, "POST", "/v1/sessions", m{"user_id": "ada", "session_duration_minutes": 5}).want(http.StatusCreated)
+		time.Sleep(8 * time.Minute)
+		var told []string
+		for _, g := range r.all() {
+			if g.host == "shop.example.com" {
+				told = append(told, "logout "+h.readLogout(g).Session)
+			} else {
+				told = append(told, g.typ)
+			}
+		}
+		slices.Sort(told)
+		if want := []string{"logout " + login.str("session.session_id"), "session.expired"}; !slices.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
+	})
+}
