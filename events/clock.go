@@ -1,6 +1,10 @@
 package events
 
-import "time"
+import (
+	"time"
+
+	"github.com/revocast/revocast/events/bootclock"
+)
 
 // Clock is the seam through which all time enters a node.
 type Clock interface {
@@ -16,8 +20,8 @@ type Clock interface {
 // SystemClock is the machine's clock.
 type SystemClock struct{}
 
-// Boot implements [Clock] by CLOCK_BOOTTIME.
-func (SystemClock) Boot() time.Duration { return boot() }
+// Boot implements [Clock] by [bootclock.Now].
+func (SystemClock) Boot() time.Duration { return bootclock.Now() }
 
 // Wall implements [Clock].
 func (SystemClock) Wall() time.Time { return time.Now() }

@@ -50,6 +50,9 @@ func (t Trust) String() string {
 // good). It sets the event's version.
 func (ks *ClusterKeys) Encode(region string, e Event, private []byte, ttl time.Duration) (Message, error) {
 	*e.version() = versionOf(e)
+	if x, ok := e.(*Expire); ok {
+		x.Ignorable = true // or nodes of before the kind would answer nothing
+	}
 	payload, err := json.Marshal(e)
 	if err != nil {
 		return Message{}, fmt.Errorf("encode event: %w", err)

@@ -34,6 +34,10 @@ func scanPayload(at Subject, payload []byte) Event {
 		if e := new(RevokeAll); s.revokeAll(e, at.App) {
 			return e
 		}
+	case KindExpire:
+		if e := new(Expire); s.expire(e, at.App) {
+			return e
+		}
 	case KindBeat:
 		if e := new(Beat); s.beat(e, at.User) {
 			return e
@@ -146,6 +150,17 @@ func (s *scanner) revokeAll(e *RevokeAll, app string) bool {
 	return s.done()
 }
 
+func (s *scanner) expire(e *Expire, app string) bool {
+	e.V = 1
+	s.known(`,"app":`, &e.App, app)
+	s.text(`,"user":`, &e.User)
+	s.sid(`,"sid":`, &e.SID)
+	s.integer(`,"at":`, &e.At)
+	s.known(`,"reason":`, &e.Reason, ReasonExpired, ReasonIdle)
+	e.Ignorable = s.next(`,"ignorable":true`)
+	return s.done()
+}
+
 func (s *scanner) beat(e *Beat, node string) bool {
 	e.V = 1
 	s.known(`,"node":`, &e.Node, node)
@@ -153,6 +168,7 @@ func (s *scanner) beat(e *Beat, node string) bool {
 		e.Incarnation = s.id()
 	}
 	s.seq(`,"n":`, &e.N)
+	s.text(`,"region":`, &e.Region)
 	var format int64
 	s.integer(`,"format":`, &format)
 	e.Format = int(format)
@@ -173,6 +189,8 @@ func isAt(ev Event, at Subject) bool {
 	case *Touch:
 		return isSessionAt(at, e.App, e.User, e.SID)
 	case *Revoke:
+		return isSessionAt(at, e.App, e.User, e.SID)
+	case *Expire:
 		return isSessionAt(at, e.App, e.User, e.SID)
 	case *Node:
 		return isNodeAt(at, e.Node, e.Incarnation, e.N)

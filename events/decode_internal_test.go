@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var hotKinds = []Kind{KindState, KindTouch, KindRevoke, KindAll, KindBeat}
+var hotKinds = []Kind{KindState, KindTouch, KindRevoke, KindAll, KindBeat, KindExpire}
 
 func goldenPayload(t testing.TB, k Kind) []byte {
 	t.Helper()
@@ -59,6 +59,7 @@ func TestScanAccepts(t *testing.T) {
 		{KindState, &State{V: 1, App: "a", User: "u", SID: sid, Reason: "another", Aliases: []Alias{{Key: sid}}, Prev: 999_999_999_999_999_999}},
 		{KindRevoke, &Revoke{V: 1, App: "a", User: "u", SID: sid}},
 		{KindAll, &RevokeAll{V: 1, App: "a"}},
+		{KindExpire, &Expire{V: 1, App: "a", User: "u", SID: sid, At: 1, Reason: "expired", Ignorable: true}},
 		{KindBeat, &Beat{V: 1, Node: "n", Keys: []string{"k1", "k2"}}},
 	} {
 		text, err := json.Marshal(e.event)
@@ -117,6 +118,9 @@ func TestScanLeavesToJSON(t *testing.T) {
 		`{"v":1,"app":"demo","except":["AAAAAAAAAAAAAAAAAAAAAA"`:  KindAll,
 		`{"v":1,"app":"demo","except":["AAAAAAAAAAAAAAAAAAAAAA",`: KindAll,
 		`{"v":1,"app":"demo","at":1,"home":256}`:                  KindAll,
+		`{"v":1,"app":"demo","at":1,"ignorable":false}`:           KindExpire,
+		`{"v":1,"app":"demo","at":1,"ignorable":1}`:               KindExpire,
+		`{"v":1,"app":"demo","ignorable":true,"reason":"idle"}`:   KindExpire,
 		`{"v":1,"node":"n1","keys":null}`:                         KindBeat,
 		`{"v":1,"node":"n1","keys":["a",]}`:                       KindBeat,
 		`{"v":1,"node":"n1","positions":{}}`:                      KindBeat,
@@ -194,6 +198,7 @@ func TestIsAt(t *testing.T) {
 		&State{App: "b", User: "u", SID: SID{1}}, &State{App: "a", User: "v", SID: SID{1}},
 		&State{App: "a", SID: SID{1}}, &State{User: "u", SID: SID{1}}, &State{App: "-", User: "u"},
 		&Touch{App: "a", User: "u", SID: SID{1}}, &Revoke{App: "a", User: "u", SID: SID{1}},
+		&Expire{App: "a", User: "u", SID: SID{1}}, &Expire{App: "a", User: "v", SID: SID{1}},
 		&RevokeAll{App: "a", User: "u"}, &RevokeAll{App: "a"},
 		&Node{Node: "n", Incarnation: inc, N: 1}, &Beat{Node: "n", Incarnation: inc, N: 1},
 		&Marker{Node: "n", Incarnation: inc, N: 1}, &Marker{Node: "n", Incarnation: inc, N: 10},

@@ -246,7 +246,7 @@ func TestRoles(t *testing.T) {
 	// A subscriber hears the revocations of its app, and nothing else.
 	denied := make(chan error, 16)
 	subscriber := as(t, "subscriber", denied, addrs...)
-	for _, subject := range []string{"live.>", "live.eu.other.*.*.rev", "live.eu.app.*.*.st", "_INBOX.>", "confirm.>", "query.>"} {
+	for _, subject := range []string{"live.>", "live.eu.other.*.*.rev", "live.eu.app.*.*.st", "ev.>", "confirm.>", "query.>"} {
 		if _, err := subscriber.SubscribeSync(subject); err != nil {
 			t.Fatal(err)
 		}

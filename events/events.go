@@ -68,6 +68,7 @@ const (
 	KindTouch   Kind = "tch"
 	KindRevoke  Kind = "rev"
 	KindAll     Kind = "all"
+	KindExpire  Kind = "exp"
 	KindApp     Kind = "app"
 	KindKey     Kind = "key"
 	KindAPIKey  Kind = "apikey"
@@ -240,6 +241,28 @@ type RevokeAll struct {
 // Spares reports whether the event leaves sid alone.
 func (e *RevokeAll) Spares(sid SID) bool { return slices.Contains(e.Except, sid) }
 
+// ExpiredEventTTL is how long the log keeps an Expire.
+const ExpiredEventTTL = 24 * time.Hour
+
+// Reasons of an Expire.
+const (
+	ReasonExpired = "expired"
+	ReasonIdle    = "idle"
+)
+
+// Expire is kind exp: a session ran out at At, unix ms. It is for subscribers:
+// verdicts come from the times of the session, and are the same without it. So
+// Ignorable is always set, by Encode.
+type Expire struct {
+	V         int    `json:"v"`
+	App       string `json:"app"`
+	User      string `json:"user"`
+	SID       SID    `json:"sid"`
+	At        int64  `json:"at"`
+	Reason    string `json:"reason"`
+	Ignorable bool   `json:"ignorable"`
+}
+
 // States of an App.
 const (
 	AppActive    = "active"
@@ -281,6 +304,10 @@ type AppSettings struct {
 	IntrospectionMax int64 `json:"introspection_max_exp,omitempty"`
 	// DPoPNonce: a proof of a bound session must have a nonce of a node.
 	DPoPNonce bool `json:"dpop_nonce,omitempty"`
+	// NoExpired: no Expire is written of sessions of the app.
+	NoExpired bool `json:"no_expired_events,omitempty"`
+	// StatusList: JWTs name their place in a Token Status List.
+	StatusList bool `json:"status_list,omitempty"`
 	// MaxSessions is how many sessions a user may have at a time, 0: any number;
 	// SessionLimit what is done with one more; TokenReuse what with a token that was replaced.
 	MaxSessions  int64  `json:"max_sessions,omitempty"`
@@ -381,12 +408,13 @@ type Node struct {
 }
 
 // Beat is kind hb: a heartbeat. Seen again by its sender, it proves that the
-// sender has applied everything committed before it was sent.
+// sender has applied everything committed before it was sent. Region is the sender's.
 type Beat struct {
 	V           int               `json:"v"`
 	Node        string            `json:"node"`
 	Incarnation Incarnation       `json:"incarnation"`
 	N           uint64            `json:"n"`
+	Region      string            `json:"region,omitempty"`
 	Format      int               `json:"format"`
 	Keys        []string          `json:"keys"`
 	Positions   map[string]string `json:"positions,omitempty"`
@@ -409,6 +437,7 @@ func (e *State) version() *int      { return &e.V }
 func (e *Touch) version() *int      { return &e.V }
 func (e *Revoke) version() *int     { return &e.V }
 func (e *RevokeAll) version() *int  { return &e.V }
+func (e *Expire) version() *int     { return &e.V }
 func (e *App) version() *int        { return &e.V }
 func (e *SigningKey) version() *int { return &e.V }
 func (e *APIKey) version() *int     { return &e.V }
@@ -431,6 +460,8 @@ func newEvent(k Kind) Event {
 		return new(Revoke)
 	case KindAll:
 		return new(RevokeAll)
+	case KindExpire:
+		return new(Expire)
 	case KindApp:
 		return new(App)
 	case KindKey:

@@ -55,11 +55,12 @@ func goldens() []golden {
 			App: app, User: user, Except: []events.SID{sid, alias}, Reason: "password changed", By: by,
 			At: at, Prev: 17, Before: 1200, Home: 3, Request: "request-id-7Qm2",
 		}},
+		{"exp", &events.Expire{App: app, User: user, SID: sid, At: at, Reason: events.ReasonIdle, Ignorable: true}},
 		{"app", &events.App{
 			App: app, State: events.AppActive, CreatedAt: at, ChangedAt: at + 1, By: "admin", Prev: 12, ServedUntil: at - 5,
 			Settings: events.AppSettings{
 				JWTProfile: "native", JWTAlg: "ES256", JWTTTL: 300, SessionDuration: 3600, AbsoluteMax: 2_592_000,
-				Idle: 1800, WhenStale: "refuse", ReturnToken: true, IntrospectionMax: 60, DPoPNonce: true,
+				Idle: 1800, WhenStale: "refuse", ReturnToken: true, IntrospectionMax: 60, DPoPNonce: true, NoExpired: true, StatusList: true,
 				MaxSessions: 5, SessionLimit: "reject", TokenReuse: "revoke", ImportRegion: "eu", Compat: []string{"streambird", "clerk"},
 				Origins: []string{"https://app.example.com"}, ClientJWTTTL: 60, ClearSiteData: true,
 			},
@@ -84,7 +85,7 @@ func goldens() []golden {
 			Node: "n1", Incarnation: inc, N: 1, Region: "eu", Format: 1, Keys: testKeys.IDs(), Left: true, At: at,
 		}},
 		{"hb", &events.Beat{
-			Node: "n1", Incarnation: inc, N: 42, Format: 1, Keys: testKeys.IDs(),
+			Node: "n1", Incarnation: inc, N: 42, Region: "eu", Format: 1, Keys: testKeys.IDs(),
 			Positions: map[string]string{"eu": "eu:1:1234", "us": "us:0:99"},
 			Digests:   map[string]string{"eu": "1:1200:q83v"}, At: at,
 			Trails: map[string]string{"eu": "1200-1234-33-00f1e2d3c4b5a697"},

@@ -250,10 +250,11 @@ func sameMessage(a, b Message) bool {
 }
 
 // archived reports whether the archive keeps messages of the subject: all but
-// what nodes say of themselves and do for each other, and touches.
+// what nodes say of themselves and do for each other, touches, and that sessions
+// ran out.
 func archived(subject string) bool {
 	switch Kind(subject[strings.LastIndexByte(subject, '.')+1:]) {
-	case KindTouch, KindNode, KindBeat, KindMarker, KindWork:
+	case KindTouch, KindExpire, KindNode, KindBeat, KindMarker, KindWork:
 		return false
 	}
 	return true

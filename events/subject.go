@@ -128,6 +128,11 @@ func (e *Revoke) Subject(region string) Subject {
 	return SessionSubject(region, e.App, e.User, e.SID, KindRevoke)
 }
 
+// Subject implements [Event].
+func (e *Expire) Subject(region string) Subject {
+	return SessionSubject(region, e.App, e.User, e.SID, KindExpire)
+}
+
 // Subject implements [Event]. Each home that was out of reach has a subject of
 // its own, or one would take the place of another.
 func (e *RevokeAll) Subject(region string) Subject {

@@ -23,7 +23,7 @@ func TestCreateApp(t *testing.T) {
 			"session_duration_minutes": 43200.0, "absolute_lifetime_minutes": 527040.0, "idle_timeout_minutes": 0.0,
 			"when_stale": "refuse", "return_token": false, "compat": []any{}, "issuer": publicURL + "/v1/apps/shop",
 			"max_sessions_per_user": 0.0, "session_limit_policy": "evict_oldest", "token_reuse": "refuse",
-			"introspection_max_exp_seconds": 60.0, "dpop_nonce": false,
+			"introspection_max_exp_seconds": 60.0, "dpop_nonce": false, "expired_events": true, "status_list": false,
 			"origins": []any{}, "client_jwt_ttl_seconds": 60.0, "clear_site_data": false,
 		}
 		if diff := cmp.Diff(want, r.at("app")); diff != "" {

@@ -12,7 +12,7 @@ import (
 
 // announced is what an incarnation says of itself in a stream.
 type announced struct {
-	node, region string // region "": only heartbeats were read
+	node, region string // region "": only heartbeats of an older version were read
 	incarnation  events.Incarnation
 	keys         []string      // ids of the cluster keys it holds; the first seals
 	format       int           // newest payload version it reads
@@ -44,7 +44,7 @@ func (a *announcements) note(r events.Record, life, now time.Duration) (said ann
 	}
 	switch e := r.Event.(type) {
 	case *events.Beat:
-		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format}
+		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region}
 	case *events.Node:
 		said = announced{node: e.Node, incarnation: e.Incarnation, keys: e.Keys, format: e.Format, region: e.Region, left: e.Left}
 	}

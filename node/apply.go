@@ -79,7 +79,7 @@ func (s *stream) flush() error {
 // sessions.
 func isBarrier(r *events.Record) bool {
 	switch r.Event.(type) {
-	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll:
+	case *events.State, *events.Touch, *events.Revoke, *events.RevokeAll, *events.Expire:
 		return r.Trust != events.Authentic
 	}
 	return true
@@ -154,6 +154,9 @@ func (s *stream) folded(e *events.Entry, r *events.Record, effect projection.Eff
 	concerns := s.members.concerns(*r)
 	if concerns {
 		s.announced(*r, e.TTL)
+	}
+	if x, ok := r.Event.(*events.Expire); ok && s == s.node.home {
+		s.node.expiries.heard(x)
 	}
 	beat, ok := r.Event.(*events.Beat)
 	if ok {

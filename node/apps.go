@@ -63,10 +63,14 @@ func mergeSettings(s events.AppSettings, in *api.AppSettings) (events.AppSetting
 	}
 	for _, flag := range []struct{ in, to *bool }{
 		{in.DPoPNonce, &s.DPoPNonce}, {in.ReturnToken, &s.ReturnToken}, {in.ClearSiteData, &s.ClearSiteData},
+		{in.StatusList, &s.StatusList},
 	} {
 		if flag.in != nil {
 			*flag.to = *flag.in
 		}
+	}
+	if in.ExpiredEvents != nil {
+		s.NoExpired = !*in.ExpiredEvents
 	}
 	if in.Compat != nil {
 		for i, name := range in.Compat {
@@ -201,6 +205,7 @@ func (n *Node) showApp(e *events.App) api.App {
 			MaxSessionsPerUser: &s.MaxSessions, SessionLimitPolicy: new(cmp.Or(s.SessionLimit, limitEvict)),
 			TokenReuse: new(cmp.Or(s.TokenReuse, reuseRefuse)), Compat: compatOf(&s),
 			Origins: new(append([]string{}, s.Origins...)), ClientJWTTTLSeconds: new(clientJWTTTL(&s)), ClearSiteData: &s.ClearSiteData,
+			ExpiredEvents: new(!s.NoExpired), StatusList: &s.StatusList,
 			DPoPNonce: &s.DPoPNonce, IntrospectionMaxExpSeconds: new(cmp.Or(s.IntrospectionMax, defaultIntrospectionMax)),
 		},
 		ImportRegion: s.ImportRegion,

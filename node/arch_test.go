@@ -20,14 +20,16 @@ const module = "github.com/revocast/revocast"
 // ours says which of our packages each may import, directly or not. It is the
 // architecture: a package that is not here has no place in it.
 var ours = map[string][]string{
-	"events":                 {},
-	"events/broker":          {"events"},
-	"events/eventstest":      {"events"},
-	"projection":             {"events"},
+	"events/bootclock":       {},
+	"events":                 {"events/bootclock"},
+	"events/broker":          {"events", "events/bootclock"},
+	"events/subscribe":       {"events", "events/bootclock"},
+	"events/eventstest":      {"events", "events/bootclock"},
+	"projection":             {"events", "events/bootclock"},
 	"signer":                 {},
 	"node/api":               {},
 	"node/outbound":          {},
-	"node/client":            {"node/api"},
+	"node/client":            {"node/api", "signer", "events/bootclock"},
 	"node/client/scsstore":   {"node/api"},
 	"node/compat":            {"node/api"},
 	"node/compat/streambird": {"node/compat", "node/api"},
@@ -41,7 +43,7 @@ var ours = map[string][]string{
 
 // belowNode is what a node is made of.
 var belowNode = []string{
-	"events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
+	"events/bootclock", "events", "projection", "signer", "node/api", "node/outbound", "node/compat", "node/compat/streambird", "node/compat/clerk",
 }
 
 // overNode is what a package that uses nodes may import.
@@ -50,7 +52,7 @@ func overNode(more ...string) []string { return slices.Concat(belowNode, []strin
 // theirs says where each module of others may be imported.
 var theirs = map[string]func(pkg, file string) bool{
 	"github.com/nats-io/nats-server/": in("events/broker"),
-	"github.com/nats-io/":             in("events", "events/broker"),
+	"github.com/nats-io/":             in("events", "events/broker", "events/subscribe"),
 	"github.com/golang-jwt/":          in("signer", "node/client"),
 	"github.com/prometheus/":          func(_, file string) bool { return file == "metrics.go" },
 	"github.com/valyala/fasthttp":     func(pkg, file string) bool { return pkg == "node" && file == "lean.go" },

@@ -23,6 +23,8 @@ func kindsOf(eventType string) []events.Kind {
 		return []events.Kind{events.KindState}
 	case api.EventRevoked:
 		return []events.Kind{events.KindRevoke}
+	case api.EventExpired:
+		return []events.Kind{events.KindExpire}
 	case api.EventUserRevoked, api.EventAppRevoked:
 		return []events.Kind{events.KindAll}
 	case api.EventAppSuspended, api.EventAppResumed, api.EventAppDeleted:
@@ -74,6 +76,10 @@ func (s *stream) changeOf(r *events.Record, since uint64) *api.Event {
 		for _, sid := range e.Except {
 			out.Except = append(out.Except, sid.String())
 		}
+	case *events.Expire:
+		out.Type = api.EventExpired
+		s.node.about(out, e.SID.Stream(), e.SID.String(), e.User)
+		out.Reason, out.ExpiredAt = e.Reason, moment(e.At)
 	case *events.App:
 		out.UserHash = ""
 		out.Type, out.By = appChange[e.State], e.By

@@ -142,8 +142,8 @@ func ephemeral(k events.Kind) bool {
 }
 
 // outlived reports whether the entry, which is not believed, needs no repair and
-// is no sign of trouble: what a node said of itself, sealed with a key that was
-// retired since. Of other entries it notes the key that they name.
+// is no sign of trouble: what a node said of itself, or that a session ran out,
+// sealed with a key that was retired since. Of other entries it notes the key that they name.
 func (s *stream) outlived(e *events.Entry, r *events.Record) bool {
 	id, keys := e.SealKey(), s.node.conf.Keys
 	if id == "" {
@@ -153,7 +153,7 @@ func (s *stream) outlived(e *events.Entry, r *events.Record) bool {
 	if keys.Holds(id) && (r.Trust == events.Authentic || keys.Decode(s.number, *e).Trust != events.Authentic) {
 		return false
 	}
-	if ephemeral(r.Subject.Kind) {
+	if ephemeral(r.Subject.Kind) || r.Subject.Kind == events.KindExpire {
 		return true
 	}
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -121,6 +122,8 @@ type deliveries struct {
 	// place of those that answer.
 	fresh, retrying chan struct{}
 
+	endpoints atomic.Int64 // how many there are to be told
+
 	mu      sync.Mutex // guards workers
 	workers map[endpointID]*worker
 }
@@ -199,6 +202,7 @@ func (d *deliveries) employ(ctx context.Context, n *Node, snap *projection.Snaps
 	if !holds {
 		return
 	}
+	d.endpoints.Store(int64(len(wanted)))
 	for id, held := range wanted {
 		w, ok := d.workers[id]
 		switch {
@@ -233,6 +237,17 @@ func (n *Node) openEndpoint(life context.Context, snap *projection.Snapshot, id 
 		n.conf.Log.Error("endpoint cannot be read, and is told nothing", "app", id.app, "type", id.typ, "endpoint", id.name, "error", err)
 	}
 	return c
+}
+
+// left returns how much of the lease is left at the time now of Clock.Boot.
+func (d *deliveries) left(now time.Duration) time.Duration {
+	return time.Duration(d.lease.until.Load()) - now
+}
+
+// savePause is the least time between two writes of one endpoint's progress: all of
+// them together write about a hundred in a second.
+func (d *deliveries) savePause() time.Duration {
+	return busySave * max(1, time.Duration(d.endpoints.Load()/100))
 }
 
 // employed says how the workers of a node fare.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/broker"
 	"github.com/revocast/revocast/node"
 	"github.com/revocast/revocast/node/outbound"
 )
@@ -406,4 +409,80 @@ func TestDeliveryHandover(t *testing.T) {
 			t.Errorf("shown: %s %v", status, region)
 		}
 	})
+}
+
+// What happens to the sessions of a region is told by a node of that region, and of
+// a region that is younger than the webhook all of it is.
+func TestDeliveryOfRegions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(receiver)
+		h := newHarness(t, func(c *node.Config) { c.Solo, c.Outbound = false, via{r, "eu"} })
+		h.injectRegion("eu", 2)
+		id, _ := h.webhook(revoked)
+		us := events.NewMemory("us", 3, events.MemoryConfig{Clock: h.clock})
+		h.injectRegion("us", 3)
+		n, _ := h.another(func(c *node.Config) { c.Name, c.Home, c.Archive, c.Outbound = "us1", us.Link(), us, via{r, "us"} })
+		n.start()
+		there := n.ended("ada", 2)
+		here := h.ended("bob", 2)
+		time.Sleep(2 * fullWait)
+		told := map[string][]string{}
+		for _, g := range r.taken() {
+			told[g.header.Get("X-Via")] = append(told[g.header.Get("X-Via")], g.revision)
+		}
+		if !slices.Equal(told["us"], there) || !slices.Equal(told["eu"], here) || len(told) != 2 {
+			t.Errorf("told %v, want of eu %v, of us %v", told, here, there)
+		}
+		shown := h.do(h.key, "GET", "/v1/webhooks/"+id, nil).want(http.StatusOK)
+		if all, _ := shown.at("webhook.delivery").([]any); len(all) != 2 {
+			t.Errorf("shown: %s", shown.Raw)
+		}
+		// A webhook that is made while there is a region hears of it from then on.
+		r.forget()
+		late, _ := n.webhook(m{"url": "https://late.example.com", "types": []string{"session.revoked"}})
+		time.Sleep(3 * time.Second)
+		there = n.ended("eve", 1)
+		time.Sleep(time.Second)
+		n.do(n.key, "DELETE", "/v1/webhooks/"+id, nil).want(http.StatusOK)
+		var heard []string
+		for _, g := range r.taken() {
+			if g.host == "late.example.com" {
+				heard = append(heard, g.revision)
+			}
+		}
+		if !slices.Equal(heard, there) {
+			t.Errorf("%s heard %v, want %v", late, heard, there)
+		}
+	})
+}
+
+// On a real log, with a node that stops and another that goes on.
+func TestDeliveryOnJetStream(t *testing.T) {
+	r := new(receiver)
+	server := httptest.NewServer(r)
+	defer server.Close()
+	l := newRealLog(t, broker.Config{}, events.ClusterConfig{})
+	out := func(c *node.Config) { c.Outbound = outbound.New(netip.MustParsePrefix("127.0.0.1/32")) }
+	n := l.start(t, fast, out)
+	id, secret := n.webhook(m{"url": server.URL, "types": []string{"session.revoked"}})
+	var want []string
+	for range 20 {
+		want = append(want, n.revoke(n.login("ada").str("session.session_id")))
+	}
+	told := func(what string) {
+		t.Helper()
+		eventually(t, 20*time.Second, what, func() bool { return len(r.taken()) >= len(want) })
+		r.wantTold(t, what, want)
+	}
+	told("delivered")
+	n.stop()
+	n = l.start(t, fast, out)
+	want = append(want, n.revoke(n.login("bob").str("session.session_id")))
+	told("after a restart")
+	if all := r.all(); !all[0].signedBy(t, secret) {
+		t.Errorf("signature %v", all[0].signature)
+	}
+	n.do(n.key, "POST", "/v1/webhooks/"+id+"/replay", m{"from": want[17]}).want(http.StatusOK)
+	want = append(want, want[18:]...)
+	told("replayed")
 }

@@ -200,7 +200,7 @@ func TestDeliveryWithoutConfig(t *testing.T) {
 // Without an endpoint nothing is written of deliveries, and nothing of them is in
 // the archive.
 func TestDeliveryNotes(t *testing.T) {
-	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+	hooked(t, func(t *testing.T, h *harness, _ *receiver) {
 		time.Sleep(time.Minute)
 		if w := h.works(); len(w) != 0 {
 			t.Errorf("without an endpoint: %v", w)
@@ -234,7 +234,6 @@ func TestDeliveryNotes(t *testing.T) {
 				t.Errorf("metrics lack %s", line)
 			}
 		}
-		_ = r
 	})
 }
 
@@ -340,7 +339,7 @@ func TestWebhookOverHTTP(t *testing.T) {
 		c.Outbound = outbound.New(netip.MustParsePrefix("127.0.0.1/32"))
 		c.Beat, c.Lease = 20*time.Millisecond, 5*time.Second
 	})
-	id, secret := h.webhook(m{"url": server.URL + "/in", "types": []string{"session.revoked"}})
+	_, secret := h.webhook(m{"url": server.URL + "/in", "types": []string{"session.revoked"}})
 	for path, want := range map[string]m{"/redirect": {"delivered": false, "reason": "redirect", "receiver_status": 307.0}, "/endless": {"delivered": true, "receiver_status": 200.0}} {
 		other, _ := h.webhook(m{"url": server.URL + path, "types": []string{"session.expired"}})
 		a := h.do(h.key, "POST", "/v1/webhooks/"+other+"/test", nil).want(http.StatusOK)
@@ -362,7 +361,6 @@ func TestWebhookOverHTTP(t *testing.T) {
 	if inside.Load() != 0 {
 		t.Error("a redirect was followed")
 	}
-	_ = id
 	strict := newHarness(t)
 	for _, url := range []string{server.URL, "https://127.0.0.1/", "https://169.254.169.254/latest", "https://[::1]/", "https://10.0.0.1", "https://localhost:22/", "ftp://example.com/", "https://user:pass@example.com/"} {
 		strict.do(strict.key, "POST", "/v1/webhooks", m{"url": url}).wantError(http.StatusBadRequest, "invalid_argument")

@@ -261,7 +261,7 @@ func (w *worker) merge() {
 func (w *worker) due() time.Duration {
 	every := idleSave
 	if w.dirty {
-		every = busySave
+		every = w.n.deliveries.savePause()
 	}
 	return max(0, w.written+every-w.n.conf.Clock.Boot())
 }

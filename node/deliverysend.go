@@ -74,8 +74,9 @@ func judgeAnswer(a *outbound.Answer) attempted {
 	return out
 }
 
-// send sends all that tells the endpoint of the event.
-func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent) attempted {
+// send sends all that tells the endpoint of the event. Each request may take what is
+// left at the time (Clock.Boot) it is sent.
+func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent, left func(now time.Duration) time.Duration) attempted {
 	all, err := to.requests(e)
 	if err != nil {
 		n.conf.Log.Error("a delivery cannot be written", "app", e.AppID, "error", err)
@@ -83,7 +84,7 @@ func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent) attempted {
 	}
 	done := attempted{verdict: taken}
 	for _, r := range all {
-		out := n.sendOne(ctx, to, r)
+		out := n.sendOne(ctx, to, r, left(n.conf.Clock.Boot()))
 		out.sent += done.sent
 		if out.verdict != taken {
 			return out
@@ -93,17 +94,23 @@ func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent) attempted {
 	return done
 }
 
-func (n *Node) sendOne(ctx context.Context, to endpoint, r *http.Request) attempted {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	a, err := n.conf.Outbound.Do(ctx, r, maxAnswer)
-	if a == nil {
-		return attempted{verdict: failedToSend, reason: unreachable(err)}
+func (n *Node) sendOne(ctx context.Context, to endpoint, r *http.Request, left time.Duration) attempted {
+	if left <= 0 {
+		return attempted{}
 	}
-	out := to.judge(a)
-	out.sent = 1
-	out.after = retryAfter(a.Header.Get("Retry-After"), n.conf.Clock.Wall())
-	return out
+	within, cancel := context.WithTimeout(ctx, min(sendTimeout, left))
+	defer cancel()
+	a, err := n.conf.Outbound.Do(within, r, maxAnswer)
+	switch {
+	case a != nil:
+		out := to.judge(a)
+		out.sent = 1
+		out.after = retryAfter(a.Header.Get("Retry-After"), n.conf.Clock.Wall())
+		return out
+	case ctx.Err() != nil, left < sendTimeout && within.Err() != nil: // nobody waited for it to the end
+		return attempted{}
+	}
+	return attempted{verdict: failedToSend, reason: unreachable(err)}
 }
 
 // unreachable says in a word why there was no answer.

@@ -384,18 +384,11 @@ func (w *worker) attempt(conf *endpointConf, e *feedEvent) (out attempted) {
 	case <-conf.current.Done():
 		return attempted{}
 	}
-	left := time.Duration(w.n.deliveries.lease.until.Load()) - w.n.conf.Clock.Boot()
-	if left <= 0 || !w.inForce(conf) {
+	if !w.inForce(conf) || w.n.deliveries.left(w.n.conf.Clock.Boot()) <= 0 {
 		// The next round says what is so instead: another setting, or a lease that was
 		// renewed, or neither, and the worker is dismissed.
 		pause(conf.current, w.n.conf.Beat)
 		return attempted{}
 	}
-	ctx, cancel := context.WithTimeout(w.life, left)
-	defer cancel()
-	out = w.n.send(ctx, conf.to, e)
-	if out.verdict != taken && ctx.Err() != nil {
-		return attempted{}
-	}
-	return out
+	return w.n.send(w.life, conf.to, e, w.n.deliveries.left)
 }

@@ -81,7 +81,7 @@ func (s *stream) sendBeat(ctx context.Context) (seq, event uint64, err error) {
 	// one renews nothing in the next: see follow.
 	s.lease.sending(n, c.Clock.Boot())
 	e := &events.Beat{
-		Node: c.Name, Incarnation: s.node.incarnation, N: n, Format: events.Version, Keys: s.node.announcedKeys(),
+		Node: c.Name, Incarnation: s.node.incarnation, N: n, Region: s.node.home.region, Format: events.Version, Keys: s.node.announcedKeys(),
 		Positions: map[string]string{s.region: s.position().String()},
 		Digests:   *s.digest.Load(), At: s.node.wall(),
 	}

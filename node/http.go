@@ -42,6 +42,9 @@ type call struct {
 // pointer to a type of package api.
 type handler func(ctx context.Context, c *call) (status int, body any, err error)
 
+// rawBody is a body that is no JSON. Its handler sets Content-Type.
+type rawBody []byte
+
 // filler is what api.Meta gives a body.
 type filler interface {
 	Fill(requestID string, status int)
@@ -94,7 +97,7 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 func (n *Node) failed(c *call, rt route, err error) (status int, body any) {
 	f := classify(err)
 	status = statusOf[f.kind]
-	if status >= http.StatusInternalServerError && (status != http.StatusServiceUnavailable || n.refusals.first(f.kind, n.conf.Clock.Boot())) {
+	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && (status != http.StatusServiceUnavailable || n.refusals.first(f.kind, n.conf.Clock.Boot())) {
 		n.conf.Log.Error("request failed", "request_id", c.id, "route", c.r.Pattern, "error_type", f.kind, "error", err)
 	}
 	if rt.oauth {
@@ -129,6 +132,12 @@ func (r *refusals) first(kind string, now time.Duration) bool {
 func respond(w http.ResponseWriter, c *call, status int, body any) {
 	if body == nil {
 		w.WriteHeader(status)
+		return
+	}
+	if b, ok := body.(rawBody); ok {
+		c.h.Set("Content-Length", strconv.Itoa(len(b)))
+		w.WriteHeader(status)
+		_, _ = w.Write(b) // a client that went away reads nothing
 		return
 	}
 	if f, ok := body.(filler); ok {

@@ -29,9 +29,6 @@ const (
 	// logoutTokenLife is how long a logout token is valid. Two minutes are the most
 	// that section 2.4 recommends.
 	logoutTokenLife = 2 * time.Minute
-	// maxLogoutTokens is how many sessions are named to a client one by one when all of
-	// a user's are revoked.
-	maxLogoutTokens = 1000
 	logoutTokenType = "logout+jwt"
 	logoutEvent     = "http://schemas.openid.net/event/backchannel-logout"
 )
@@ -118,8 +115,13 @@ func (t *toldClient) about(e *feedEvent) []whose {
 		return []whose{{user, ""}}
 	}
 	var all []whose
+	from := int64(0)
+	if e.RevokedAt != nil {
+		from = e.RevokedAt.UnixMilli()
+	}
 	for s, v := range t.n.sessions().User(t.app, user, t.n.judged()) {
-		if v == projection.Revoked && s.SID.Stream() == e.Stream && len(all) < maxLogoutTokens {
+		// Of those that were revoked before it was told already.
+		if v == projection.Revoked && s.SID.Stream() == e.Stream && s.RevokedAt >= from {
 			all = append(all, whose{user, s.SID.String()})
 		}
 	}

@@ -31,7 +31,7 @@ type metrics struct {
 	feedEvents prometheus.Counter
 	feedEnds   *prometheus.CounterVec // by why
 
-	touches, touchFailures, revivals, minted, mintReused prometheus.Counter
+	touches, touchFailures, expired, revivals, minted, mintReused prometheus.Counter
 }
 
 func newMetrics(n *Node) *metrics {
@@ -68,6 +68,7 @@ func newMetrics(n *Node) *metrics {
 
 		touches:       counter("touches_total", "Uses of sessions written to the log."),
 		touchFailures: counter("touch_failures_total", "Uses of sessions that could not be written."),
+		expired:       counter("expired_events_total", "Ends of sessions that ran out, written for subscribers."),
 		revivals:      counter("log_revivals_total", "Restarts of the embedded log's server after its disk failed."),
 		minted:        counter("jwts_minted_total", "JWTs signed."),
 		mintReused:    counter("jwts_reused_total", "JWTs handed out again."),
@@ -83,7 +84,7 @@ func newMetrics(n *Node) *metrics {
 		m.lazyImports.WithLabelValues(r)
 	}
 	m.registry.MustRegister(m.requests, m.verdicts, m.applied, m.transfers, m.lazyImports, m.beats, m.beatFailures, m.rebuilds, m.overwrites, m.repairs, m.unrepaired, m.resealed, m.digestMismatches,
-		m.feeds, m.feedEvents, m.feedEnds, m.touches, m.touchFailures, m.revivals, m.minted, m.mintReused,
+		m.feeds, m.feedEvents, m.feedEnds, m.touches, m.touchFailures, m.expired, m.revivals, m.minted, m.mintReused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "revocast_" + name, Help: help}, f))
@@ -91,6 +92,7 @@ func newMetrics(n *Node) *metrics {
 	gauge("sessions", "Sessions held in memory.", func() float64 { s, _ := n.sessions().Len(); return float64(s) })
 	gauge("tombstones", "Revocations held in memory whose session is not.", func() float64 { _, t := n.sessions().Len(); return float64(t) })
 	gauge("pending_revocations", "Revocations that wait for the home of their sessions to be reached.", func() float64 { return float64(n.countPending()) })
+	gauge("expired_events_waiting", "Sessions that ran out and of which nobody has written that yet.", func() float64 { return float64(n.expiries.waiting()) })
 	gauge("memory_used_bytes", "Memory that no collection of garbage gives back.", func() float64 { return float64(n.memory.used.Load()) })
 	gauge("memory_limit_bytes", "Memory that the process may take; 0: not known.", func() float64 { return float64(n.memory.limit.Load()) })
 	gauge("memory_full", "1 while creates are refused for want of memory.", func() float64 {

@@ -101,10 +101,11 @@ type jwtShape struct {
 	audience string
 	party    string
 	ttl      time.Duration
+	status   bool // it names its place in a status list
 }
 
 func shapeOf(s *events.AppSettings, o jwtOrder) jwtShape {
-	shape := jwtShape{profile: signer.Profile(s.JWTProfile), audience: o.template.Audience, party: o.party, ttl: jwtLimit(s, o.template)}
+	shape := jwtShape{profile: signer.Profile(s.JWTProfile), audience: o.template.Audience, party: o.party, ttl: jwtLimit(s, o.template), status: s.StatusList}
 	if o.template.JWTProfile != "" {
 		shape.profile = signer.Profile(o.template.JWTProfile)
 	}
@@ -143,7 +144,7 @@ func (n *Node) fingerprint(f found, key *signer.Key, s jwtShape, o jwtOrder) sig
 	return signer.NewFingerprint(
 		f.App, f.SID.String(), n.stream(f.SID.Stream()).at(f.StateSeq).String(), key.ID, n.issuerOf(f.App, s.profile),
 		string(s.profile), s.audience, s.party, strconv.FormatInt(int64(s.ttl), 10), o.template.Name, string(o.template.Claims),
-		strings.Join(n.rolesOf(f.App, nil), " "), n.policyMark(f.App, s.profile))
+		strings.Join(n.rolesOf(f.App, nil), " "), n.policyMark(f.App, s.profile), strconv.FormatBool(s.status))
 }
 
 func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMessage) (signer.Claims, error) {
@@ -177,7 +178,13 @@ func (n *Node) claims(f found, p *events.Private, s jwtShape, extra json.RawMess
 	if s.profile == signer.Clerk && p.Organization.ID != "" {
 		permissions = n.permissionsOf(f.App, roles)
 	}
+	var status string
+	var index uint64
+	if s.status {
+		status, index = n.statusURI(f.App, n.stream(f.SID.Stream()).region, f.CreatedSeq)
+	}
 	return signer.Claims{
+		StatusURI: status, StatusIndex: index,
 		Issuer: n.issuerOf(f.App, s.profile), App: f.App, Audience: s.audience,
 		Subject: f.User, SessionID: f.SID.String(),
 		SessionStarted: date(f.CreatedAt), SessionLastAccessed: date(max(f.SeenAt, f.CreatedAt)), SessionExpires: date(f.ExpiresAt),

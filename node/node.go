@@ -112,6 +112,10 @@ type Config struct {
 	// outbound.Client, which reaches public ones only.
 	Outbound Outbound
 
+	// Mute: this node tells no endpoint of events. That of a region that has no other
+	// node waits.
+	Mute bool
+
 	// Clock is where time comes from; nil: events.SystemClock.
 	Clock events.Clock
 	// Log receives what happens at the edge of the node; nil discards it.
@@ -177,6 +181,8 @@ type Node struct {
 	touches  touches
 	proofs   proofs // of possession, that were used
 	limits   limits
+	expiries expiries
+	statuses statusLists
 	creates  singleflight.Group // creates of a sid that is known before: under an Idempotency-Key
 	creating turns              // creates of sessions of foreign tokens
 	storing  turns              // writes of stored sessions
@@ -270,6 +276,7 @@ func New(c Config) (*Node, error) {
 		met:         make(chan struct{}, 1),
 		asks:        pace{every: askPace},
 		proofs:      newProofs(),
+		statuses:    newStatusLists(),
 		importing:   make(chan struct{}, importChunks),
 		feed:        newFeed(),
 		deliveries:  newDeliveries(),
@@ -296,6 +303,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.confirms(ctx) })
 	n.borrow(ctx)
+	if at := n.sessions().LogTime(n.home.number); !at.IsZero() {
+		n.expiries.since = at.UnixMilli()
+	}
 	for _, s := range n.streams() {
 		s.live(ctx, g)
 	}
@@ -304,13 +314,16 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.writeTouches(ctx) })
 	g.Go(func() error { return n.sweep(ctx) })
 	g.Go(func() error { return n.recount(ctx) })
+	g.Go(func() error { return n.tellExpired(ctx) })
 	g.Go(func() error { return n.revive(ctx) })
 	g.Go(func() error { return n.keepSnapshots(ctx) })
 	g.Go(func() error { return n.keepKeys(ctx) })
 	g.Go(func() error { return n.watchMemory(ctx) })
 	g.Go(func() error { return n.reseals(ctx) })
-	g.Go(func() error { return n.delivers(ctx) })
-	g.Go(func() error { return n.tellSSFControls(ctx) })
+	if !n.conf.Mute {
+		g.Go(func() error { return n.delivers(ctx) })
+		g.Go(func() error { return n.tellSSFControls(ctx) })
+	}
 	g.Go(func() error { return n.spread(ctx) })
 	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
@@ -409,6 +422,7 @@ func (n *Node) sweep(ctx context.Context) error {
 	for slice := uint8(0); ; slice++ {
 		select {
 		case <-tick.C:
+			n.lookForEnded(slice)
 			n.sessions().Sweep(slice, n.wall())
 			if slice == 0 {
 				n.forgetRecent()

@@ -266,7 +266,12 @@ func (r *resealer) scan(ctx context.Context, from uint64) (subjects []string, ne
 			if id == r.key || !keys.Holds(id) {
 				return nil // right, or an overwrite, which is repaired
 			}
-			if at, err := events.ParseSubject(e.Subject); err != nil || ephemeral(at.Kind) {
+			at, err := events.ParseSubject(e.Subject)
+			if err != nil || ephemeral(at.Kind) {
+				return nil
+			}
+			if at.Kind == events.KindExpire {
+				r.leave(&e) // appended again, it would tell subscribers twice
 				return nil
 			}
 			if subjects = append(subjects, e.Subject); len(subjects) < resealBatch {

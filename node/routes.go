@@ -125,6 +125,7 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/webhooks/{id}/test", scope: api.ScopeAdmin, handle: n.testWebhook},
 
 		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny},
 		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
 		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
 		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},

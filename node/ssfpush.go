@@ -211,7 +211,7 @@ func (n *Node) pushControl(ctx context.Context, snap *projection.Snapshot, held 
 		n.conf.Log.Error("an event about a stream cannot be written", "app", t.s.App, "error", err)
 		return
 	}
-	out := n.sendOne(ctx, t, r)
+	out := n.sendOne(ctx, t, r, sendTimeout)
 	if out.verdict != taken && out.verdict != refused && !last {
 		return
 	}

@@ -21,8 +21,8 @@ type fixedClock struct{}
 func (fixedClock) Boot() time.Duration { return time.Hour }
 func (fixedClock) Wall() time.Time     { return time.Unix(1_760_000_000, 0) }
 
-// TestWebhookGolden holds what webhooks look like, each type in a file of its own.
-func TestWebhookGolden(t *testing.T) {
+// goldenEvents returns one event of each type that webhooks are told of.
+func goldenEvents() []api.Event {
 	at := time.UnixMilli(1_760_000_000_123).UTC()
 	begun, ends := at.Add(-time.Hour), at.Add(time.Hour)
 	about := api.Event{AppID: "demo", At: at, Region: "eu", Stream: 2, UserID: "ada@example.com", UserHash: "Zm9yIHRoZSBnb2xkZW4gb25l"[:22]}
@@ -43,13 +43,18 @@ func TestWebhookGolden(t *testing.T) {
 	user := about
 	user.Type, user.Reason, user.RevokedAt, user.Except = api.EventUserRevoked, "password changed", &at, []string{"AqlThbjeq_NU3SigpGjzwA"}
 	all := api.Event{Type: api.EventAppRevoked, AppID: "demo", At: at, Region: "eu", Stream: 2, RevokedAt: &at}
+	return []api.Event{
+		state(api.EventCreated, "created"), state(api.EventExtended, "extended"), state(api.EventChanged, "rotated"), revoked, expired, user, all,
+	}
+}
+
+// TestWebhookGolden holds what webhooks look like, each type in a file of its own.
+func TestWebhookGolden(t *testing.T) {
 	to := &toldWebhook{
 		n: &Node{conf: Config{Clock: fixedClock{}}}, id: "wh_1", url: "https://example.com/hook",
 		secrets: []webhookSecret{{Key: []byte("new")}, {Key: []byte("old"), Until: 1_760_000_000_001}, {Key: []byte("over"), Until: 1_760_000_000_000}},
 	}
-	for i, e := range []api.Event{
-		state(api.EventCreated, "created"), state(api.EventExtended, "extended"), state(api.EventChanged, "rotated"), revoked, expired, user, all,
-	} {
+	for i, e := range goldenEvents() {
 		pos := events.Position{Stream: "eu", Gen: 1, Seq: uint64(1234 + i)}
 		e.Revision = pos.String()
 		var data bytes.Buffer

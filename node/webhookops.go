@@ -182,7 +182,7 @@ func (n *Node) attemptNow(ctx context.Context, snap *projection.Snapshot, app, i
 		return nil, errors.New("the caller went away")
 	}
 	began := n.conf.Clock.Boot()
-	out := n.send(ctx, to, e)
+	out := n.send(ctx, to, e, func(time.Duration) time.Duration { return sendTimeout })
 	return &api.DeliveryAttempt{
 		Delivered: out.verdict == taken, Status: out.status, Reason: out.reason, TookMS: (n.conf.Clock.Boot() - began).Milliseconds(),
 	}, nil

@@ -208,8 +208,8 @@ func (m *Map) apply(r *events.Record) Effect {
 		return m.applyRevoke(r, e)
 	case *events.RevokeAll:
 		return m.applyAll(r, e)
-	case *events.Node, *events.Beat, *events.Marker:
-		return Applied
+	case *events.Node, *events.Beat, *events.Marker, *events.Expire:
+		return Applied // an Expire says what the times of its session say
 	}
 	return Skipped
 }

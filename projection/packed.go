@@ -196,6 +196,11 @@ func (p *packed) dropAlias(key, sid events.SID) {
 func (b block) aliasOf() events.SID { return key{*b.word(3), *b.word(4)}.sid() }
 
 func (p *packed) list(slice int) iter.Seq[*record] {
+	return p.those(slice, func(block) bool { return true })
+}
+
+// those is list of the blocks that are wanted.
+func (p *packed) those(slice int, wanted func(block) bool) iter.Seq[*record] {
 	sh := &p.shards[slice]
 	sh.mu.Lock()
 	blocks := sh.records.blocks(&p.arena)
@@ -203,6 +208,9 @@ func (p *packed) list(slice int) iter.Seq[*record] {
 	return func(yield func(*record) bool) {
 		var r record
 		for _, b := range blocks {
+			if !wanted(b) {
+				continue
+			}
 			r = record{}
 			if b.record(&r, &p.names); !yield(&r) {
 				return

@@ -35,10 +35,11 @@ import (
 type block struct{ first *uint64 }
 
 const (
-	atSID    = 1
-	atSeen   = 3
-	atNext   = 4
-	atBefore = 5
+	atSID     = 1
+	atSeen    = 3
+	atNext    = 4
+	atBefore  = 5
+	atExpires = 6
 
 	stateWords = 11
 	graveWords = 5

@@ -85,6 +85,10 @@ func (p *pair) alike(keys []events.SID, now int64) {
 			p.t.Fatalf("digest of %d on maps %s, in pages %s", stream, a, b)
 		}
 		a, b := slices.Collect(p.maps.Pending(stream, now)), slices.Collect(p.pages.Pending(stream, now))
+		bySID := cmpopts.SortSlices(func(x, y projection.Ended) bool { return x.SID.String() < y.SID.String() })
+		if diff := gocmp.Diff(ended(p.maps, stream, base, now+hour), ended(p.pages, stream, base, now+hour), bySID); diff != "" {
+			p.t.Fatalf("ended in %d, maps, pages: %s", stream, diff)
+		}
 		byText := cmpopts.SortSlices(func(x, y projection.Repair) bool { return fmt.Sprint(x.Event) < fmt.Sprint(y.Event) })
 		if diff := gocmp.Diff(a, b, byText, cmpopts.EquateEmpty()); diff != "" {
 			p.t.Fatalf("pending for %d, maps, pages: %s", stream, diff)

@@ -66,6 +66,8 @@ func one(r *events.Record) (events.SID, bool) {
 		return e.SID, true
 	case *events.Revoke:
 		return e.SID, true
+	case *events.Expire:
+		return e.SID, true
 	}
 	return events.SID{}, false
 }

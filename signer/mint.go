@@ -62,6 +62,12 @@ type Claims struct {
 	// section 6.1): cnf.jkt, in every profile. Empty: the JWT is a bearer token.
 	Thumbprint string
 
+	// StatusURI and StatusIndex are the place of the session in a Token Status List
+	// (draft-ietf-oauth-status-list section 6.2): status, in every profile. No URI:
+	// there is none.
+	StatusURI   string
+	StatusIndex uint64
+
 	// Attributes are the address and device of the log-in; stytch and streambird.
 	Attributes Attributes
 	// Factors is a JSON array of authentication factors; stytch and streambird,
@@ -115,7 +121,7 @@ func mint(k *Key, s shape, c Claims) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
 	}
-	token, err := assemble(k, s.typ, claims)
+	token, err := assemble(k, s.typ, claims, MaxJWT)
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
 	}
@@ -156,6 +162,13 @@ func payload(s shape, c *Claims) ([]byte, error) {
 		cnf := object{buf: []byte{'{'}}
 		cnf.text("jkt", c.Thumbprint)
 		o.nested("cnf", &cnf)
+	}
+	if c.StatusURI != "" {
+		list, status := object{buf: []byte{'{'}}, object{buf: []byte{'{'}}
+		list.number("idx", strconv.FormatUint(c.StatusIndex, 10))
+		list.text("uri", c.StatusURI)
+		status.nested("status_list", &list)
+		o.nested("status", &status)
 	}
 	if err := o.custom(c.Custom); err != nil {
 		return nil, err

@@ -18,24 +18,29 @@ import (
 // claims are not JSON that all readers understand alike, and with [ErrTooLarge].
 // It adds no claim: iss, aud, iat, exp and jti are the caller's to write.
 func SignTyped(k *Key, typ string, claims json.RawMessage, now time.Time) (string, error) {
-	if !plainType(typ) || isSessionType(typ) {
-		return "", errors.New("sign statement: a typ of its own is required")
-	}
-	if k == nil || !k.signs(now) {
-		return "", fmt.Errorf("sign statement: %w", ErrNoKey)
-	}
-	var body bytes.Buffer
-	if err := json.Compact(&body, claims); err != nil {
-		return "", fmt.Errorf("sign statement: %w", refuse(ErrBadClaims, "not JSON"))
-	}
-	if _, err := members(body.Bytes()); err != nil {
-		return "", fmt.Errorf("sign statement: %w", refuse(ErrBadClaims, err.Error()))
-	}
-	token, err := assemble(k, typ, body.Bytes())
+	token, err := signStatement(k, typ, claims, now, MaxJWT)
 	if err != nil {
 		return "", fmt.Errorf("sign statement: %w", err)
 	}
 	return token, nil
+}
+
+// signStatement is SignTyped for a JWT of so many bytes at most.
+func signStatement(k *Key, typ string, claims json.RawMessage, now time.Time, most int) (string, error) {
+	if !plainType(typ) || isSessionType(typ) {
+		return "", errors.New("a typ of its own is required")
+	}
+	if k == nil || !k.signs(now) {
+		return "", ErrNoKey
+	}
+	var body bytes.Buffer
+	if err := json.Compact(&body, claims); err != nil {
+		return "", refuse(ErrBadClaims, "not JSON")
+	}
+	if _, err := members(body.Bytes()); err != nil {
+		return "", refuse(ErrBadClaims, err.Error())
+	}
+	return assemble(k, typ, body.Bytes(), most)
 }
 
 // plainType reports whether typ is one that says what the JWT is for, in the
@@ -51,8 +56,9 @@ func plainType(typ string) bool {
 	return ok && kind != ""
 }
 
-// assemble returns the JWT of the header of k and typ and the claims.
-func assemble(k *Key, typ string, claims []byte) (string, error) {
+// assemble returns the JWT of the header of k and typ and the claims, of so many
+// bytes at most.
+func assemble(k *Key, typ string, claims []byte, most int) (string, error) {
 	header := `{"alg":"` + string(k.Alg) + `","kid":"` + k.ID + `","typ":"` + typ + `"}`
 	token := make([]byte, 0, 512+2*len(claims))
 	token = b64.AppendEncode(token, []byte(header))
@@ -64,7 +70,7 @@ func assemble(k *Key, typ string, claims []byte) (string, error) {
 	}
 	token = append(token, '.')
 	token = b64.AppendEncode(token, sig)
-	if len(token) > MaxJWT {
+	if len(token) > most {
 		return "", fmt.Errorf("%w: %d bytes", ErrTooLarge, len(token))
 	}
 	return string(token), nil

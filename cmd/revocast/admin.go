@@ -46,6 +46,8 @@ type appSettings struct {
 	ClearSiteData    *bool          `env:"-" negatable:"" help:"A log-out in a browser wipes what the origin stored there."`
 	IntrospectionMax *time.Duration `env:"-" name:"introspection-max-exp" placeholder:"TIME" help:"How far ahead the exp of an introspection lies at most, 1s to 1h."`
 	DPoPNonce        *bool          `env:"-" name:"dpop-nonce" negatable:"" help:"Demand a nonce in the proofs of bound sessions."`
+	ExpiredEvents    *bool          `env:"-" negatable:"" help:"Write an event for subscribers when a session runs out."`
+	StatusList       *bool          `env:"-" negatable:"" help:"JWTs name their place in a Token Status List."`
 	Compat           *string        `env:"-" placeholder:"NAMES" help:"Vendors whose API it answers as well: streambird, clerk, both with a comma, or none."`
 }
 
@@ -66,7 +68,7 @@ func (s *appSettings) settings() (api.AppSettings, error) {
 			out.Origins = &[]string{}
 		}
 	}
-	out.ClearSiteData = s.ClearSiteData
+	out.ClearSiteData, out.ExpiredEvents, out.StatusList = s.ClearSiteData, s.ExpiredEvents, s.StatusList
 	for _, f := range []struct {
 		flag string
 		from *time.Duration
@@ -215,6 +217,8 @@ func appCall(e *env, r *remote, method, path string, in any) error {
 		}
 		row(w, "introspection", "exp at most "+seconds(a.IntrospectionMaxExpSeconds, 1)+" ahead")
 		row(w, "dpop nonce", onOff(a.DPoPNonce))
+		row(w, "expired events", onOff(a.ExpiredEvents))
+		row(w, "status list", onOff(a.StatusList))
 		if len(a.Compat) > 0 {
 			row(w, "compat", strings.Join(a.Compat, ", "))
 		}

@@ -115,7 +115,7 @@ func (a *apikeyCreate) offline(e *env) error {
 	} else if len(scopes) == 0 {
 		scopes = []string{api.ScopeCreate, api.ScopeVerify, api.ScopeRead, api.ScopeRevoke, api.ScopeAdmin}
 	}
-	n, err := s.newNode(node.Config{Name: "offline", PublicURL: defaultURL, Solo: true})
+	n, err := s.newNode(node.Config{Name: "offline", PublicURL: defaultURL, Solo: true, Mute: true})
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,9 @@ type cli struct {
 	Key        keyCmd        `cmd:"" help:"Keys that sign JWTs."`
 	ClusterKey clusterKeyCmd `cmd:"" name:"cluster-key" help:"Keys that seal the log."`
 	Template   templateCmd   `cmd:"" help:"Named shapes of JWTs."`
+	Webhook    webhookCmd    `cmd:"" help:"Addresses that are told of events."`
 	Events     eventsCmd     `cmd:"" help:"What the log holds."`
+	Subscriber subscriberCmd `cmd:"" help:"Services that hear the revocations of an app from NATS."`
 	Node       nodeCmd       `cmd:"" help:"The nodes of the cluster."`
 	Status     statusCmd     `cmd:"" help:"How a node is."`
 	Bench      benchCmd      `cmd:"" help:"Measure a node, beside a bare handler and what others use."`
@@ -92,7 +94,7 @@ func helpFor(args []string) string {
 	}
 	// Only the command's own words: a mistyped one has no help.
 	known := map[string]bool{"serve": true, "broker": true, "migrate": true, "region": true, "session": true, "import": true, "user": true, "app": true, "apikey": true, "key": true,
-		"cluster-key": true, "template": true, "events": true, "status": true, "bench": true, "version": true}
+		"cluster-key": true, "template": true, "webhook": true, "events": true, "subscriber": true, "status": true, "bench": true, "version": true}
 	if len(words) == 0 || !known[words[0]] {
 		return "--help"
 	}

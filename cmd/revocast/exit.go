@@ -26,6 +26,11 @@ func (e *usageError) Unwrap() error { return e.error }
 // notGoodError says that a session was verified and is not good.
 type notGoodError struct{ reason string }
 
+// missingError says that what a command is about is not there.
+type missingError struct{ error }
+
+func (e *missingError) Unwrap() error { return e.error }
+
 func (e *notGoodError) Error() string { return "the session is not good: " + e.reason }
 
 var (
@@ -53,6 +58,9 @@ func exitCode(err error) int {
 		return exitUsage
 	}
 	if _, ok := errors.AsType[*notGoodError](err); ok {
+		return exitNotFound
+	}
+	if _, ok := errors.AsType[*missingError](err); ok {
 		return exitNotFound
 	}
 	if a, ok := errors.AsType[*api.Error](err); ok {

@@ -70,7 +70,7 @@ func (t *eventsTail) Run(e *env) error {
 
 // allKinds are the kinds that can be asked for.
 var allKinds = []events.Kind{
-	events.KindState, events.KindTouch, events.KindRevoke, events.KindAll, events.KindApp, events.KindKey, events.KindAPIKey,
+	events.KindState, events.KindTouch, events.KindRevoke, events.KindAll, events.KindExpire, events.KindApp, events.KindKey, events.KindAPIKey,
 	events.KindSetting, events.KindWork, events.KindRegion, events.KindNode, events.KindBeat, events.KindMarker,
 }
 

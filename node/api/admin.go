@@ -59,6 +59,10 @@ type AppSettings struct {
 	IntrospectionMaxExpSeconds *int64 `json:"introspection_max_exp_seconds,omitempty"`
 	// DPoPNonce demands a nonce of the node in proofs of bound sessions; default: false.
 	DPoPNonce *bool `json:"dpop_nonce,omitempty"`
+	// ExpiredEvents has the end of each session that runs out written as an event for subscribers; default: true.
+	ExpiredEvents *bool `json:"expired_events,omitempty"`
+	// StatusList has each JWT of a session name its place in a Token Status List, for verifiers without an SDK; default: false.
+	StatusList *bool `json:"status_list,omitempty"`
 	// Compat lists the vendors whose API the app answers as well: streambird, clerk; default: that of jwt_profile.
 	Compat []string `json:"compat,omitzero"`
 }

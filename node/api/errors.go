@@ -39,6 +39,7 @@ const (
 	NotFound           = "not_found"                    // 404: a route, an app, a key, a template
 	AppNotFound        = "app_not_found"                // 404
 	MethodNotAllowed   = "method_not_allowed"           // 405
+	NotAcceptable      = "not_acceptable"               // 406: a document of another form than there is
 	Conflict           = "conflict"                     // 409: changed meanwhile
 	AlreadyExists      = "already_exists"               // 409
 	RevokedMeanwhile   = "revoked_since_authentication" // 409: auth_revision
@@ -54,6 +55,7 @@ const (
 	IdempotencyReused  = "idempotency_key_reused"       // 422: another body
 	HeaderTooLarge     = "header_too_large"             // 431
 	Internal           = "internal_server_error"        // 500
+	NotImplemented     = "not_implemented"              // 501: a status list of the past
 	NodeStale          = "node_stale"                   // 503: no lease
 	LogUnavailable     = "log_unavailable"              // 503: could not be made durable
 	LogFull            = "log_full"                     // 503

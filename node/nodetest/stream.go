@@ -20,7 +20,7 @@ func (s *stream) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := link.Follow(ctx, events.Follow{Apply: func(e events.Entry) error {
 			k := kindOf(e.Subject)
-			own := k == events.KindBeat || k == events.KindMarker || k == events.KindNode || k == events.KindTouch
+			own := k == events.KindBeat || k == events.KindMarker || k == events.KindNode || k == events.KindTouch || k == events.KindExpire
 			s.tail.mu.Lock()
 			defer s.tail.mu.Unlock()
 			for uint64(len(s.tail.kinds)) < e.Seq {

@@ -1,4 +1,4 @@
-package events
+package bootclock
 
 import (
 	"time"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boot reads CLOCK_MONOTONIC_RAW's neighbour that counts on in sleep: on macOS
+// now reads CLOCK_MONOTONIC_RAW's neighbour that counts on in sleep: on macOS
 // CLOCK_MONOTONIC is mach_continuous_time (clock_gettime(3)).
-func boot() time.Duration {
+func now() time.Duration {
 	const monotonic = 6
 	var ts unix.Timespec
 	if err := unix.ClockGettime(monotonic, &ts); err != nil {

@@ -1,4 +1,4 @@
-package events
+package bootclock
 
 import (
 	"syscall"
@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boot reads the clock on every call. It never blocks, so the scheduler need not
-// hear of it, which a verify would pay for; and it is a system call, because the
-// runtime lends out its way around one only for clocks that stop in suspend.
-func boot() time.Duration {
+// now reads CLOCK_BOOTTIME on every call. It never blocks, so the scheduler need
+// not hear of it, which a verify would pay for; and it is a system call, because
+// the runtime lends out its way around one only for clocks that stop in suspend.
+func now() time.Duration {
 	var ts unix.Timespec
 	if _, _, errno := syscall.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&ts)), 0); errno != 0 {
 		panic(errno) // the clock id is a constant every supported kernel has

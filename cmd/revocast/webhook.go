@@ -1,0 +1,180 @@
+package main
+
+import (
+	"cmp"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/revocast/revocast/node/api"
+)
+
+type webhookCmd struct {
+	Add    webhookAdd    `cmd:"" help:"Have an address told of events; prints the secret that signs, once."`
+	List   webhookList   `cmd:"" help:"List webhooks, and how their deliveries fare."`
+	Enable webhookEnable `cmd:"" help:"Go on with a webhook that was paused or disabled."`
+	Remove webhookRemove `cmd:"" help:"Delete a webhook."`
+	Test   webhookTest   `cmd:"" help:"Send a webhook.test now, and say what became of it."`
+	Replay webhookReplay `cmd:"" help:"Deliver events again."`
+}
+
+// hooks calls the API of webhooks of the app.
+func (r *remote) hooks(e *env, app, method, path string, in, out any) (*client, []byte, error) {
+	c, err := r.connect(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	if app, err = c.appOr(app); err != nil {
+		return nil, nil, err
+	}
+	raw, err := c.asAdmin().call(e, method, "/v1/webhooks"+path+"?app="+url.QueryEscape(app), in, out)
+	return c, raw, err
+}
+
+// showHook prints one webhook.
+func showHook(c *client, raw []byte, out *api.WebhookAnswer) error {
+	return c.show(raw, func(w io.Writer) {
+		row(w, "webhook", out.Webhook.ID)
+		row(w, "url", out.Webhook.URL)
+		row(w, "types", strings.Join(out.Webhook.Types, ","))
+		row(w, "status", strings.TrimSpace(out.Webhook.Status+" "+out.Webhook.Reason))
+		if out.Secret != "" {
+			row(w, "secret", out.Secret)
+		}
+	})
+}
+
+type webhookAdd struct {
+	remote
+	inApp
+	URL         string   `arg:"" help:"Where events are POSTed: https, or in a network that serve --outbound-allow names."`
+	Types       []string `env:"-" placeholder:"TYPE,…" help:"Of which events (default: all), such as session.revoked,user.revoked."`
+	Description string   `env:"-" placeholder:"TEXT" help:"What it is for."`
+}
+
+// Run implements the command.
+func (a *webhookAdd) Run(e *env) error {
+	var out api.WebhookAnswer
+	c, raw, err := a.hooks(e, a.App, http.MethodPost, "", &api.CreateWebhook{URL: a.URL, Types: a.Types, Description: a.Description}, &out)
+	if err != nil {
+		return err
+	}
+	return showHook(c, raw, &out)
+}
+
+type webhookList struct {
+	remote
+	inApp
+}
+
+// Run implements the command.
+func (l *webhookList) Run(e *env) error {
+	var out api.WebhookList
+	c, raw, err := l.hooks(e, l.App, http.MethodGet, "", nil, &out)
+	if err != nil {
+		return err
+	}
+	return c.show(raw, func(w io.Writer) {
+		row(w, "ID", "URL", "REGION", "STATUS", "LAG", "DEAD", "LAST SUCCESS", "TROUBLE")
+		for _, h := range out.Webhooks {
+			for _, d := range h.Delivery {
+				trouble := d.Reason
+				if d.Failing != nil {
+					trouble = cmp.Or(trouble, d.Failing.Reason) + " since " + stamp(d.Failing.Since)
+				}
+				row(w, h.ID, h.URL, d.Region, d.Status, strconv.FormatInt(d.LagSeconds, 10)+"s", strconv.FormatUint(d.DeadLetters, 10),
+					stampOr(d.LastSuccessAt, "never"), cmp.Or(trouble, "-"))
+			}
+		}
+	})
+}
+
+type webhookEnable struct {
+	remote
+	inApp
+	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
+}
+
+// Run implements the command.
+func (b *webhookEnable) Run(e *env) error {
+	var out api.WebhookAnswer
+	c, raw, err := b.hooks(e, b.App, http.MethodPatch, "/"+url.PathEscape(b.ID), &api.PatchWebhook{Enabled: new(true)}, &out)
+	if err != nil {
+		return err
+	}
+	return showHook(c, raw, &out)
+}
+
+type webhookRemove struct {
+	remote
+	inApp
+	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
+}
+
+// Run implements the command.
+func (r *webhookRemove) Run(e *env) error {
+	var out api.WebhookAnswer
+	c, raw, err := r.hooks(e, r.App, http.MethodDelete, "/"+url.PathEscape(r.ID), nil, &out)
+	if err != nil {
+		return err
+	}
+	return c.show(raw, func(w io.Writer) { row(w, "removed", out.Webhook.ID) })
+}
+
+type webhookTest struct {
+	remote
+	inApp
+	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
+}
+
+// Run implements the command.
+func (t *webhookTest) Run(e *env) error {
+	var out api.DeliveryAttempt
+	c, raw, err := t.hooks(e, t.App, http.MethodPost, "/"+url.PathEscape(t.ID)+"/test", nil, &out)
+	if err != nil {
+		return err
+	}
+	return showAttempt(c, raw, &out)
+}
+
+// showAttempt prints what became of a delivery that was asked for.
+func showAttempt(c *client, raw []byte, out *api.DeliveryAttempt) error {
+	return c.show(raw, func(w io.Writer) {
+		row(w, "delivered", strconv.FormatBool(out.Delivered))
+		if out.Status != 0 {
+			row(w, "receiver's status", strconv.Itoa(out.Status))
+		}
+		if out.Reason != "" {
+			row(w, "reason", out.Reason)
+		}
+	})
+}
+
+type webhookReplay struct {
+	remote
+	inApp
+	ID         string `arg:"" help:"The webhook's id, as webhook list shows it."`
+	From       string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"All that came after this revision, in order."`
+	DeadLetter string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"This one dead letter, now."`
+}
+
+// Run implements the command.
+func (r *webhookReplay) Run(e *env) error {
+	path, in := "/"+url.PathEscape(r.ID)+"/replay", &api.ReplayWebhook{From: r.From, DeadLetter: r.DeadLetter}
+	if r.DeadLetter != "" {
+		var out api.DeliveryAttempt
+		c, raw, err := r.hooks(e, r.App, http.MethodPost, path, in, &out)
+		if err != nil {
+			return err
+		}
+		return showAttempt(c, raw, &out)
+	}
+	var out api.WebhookAnswer
+	c, raw, err := r.hooks(e, r.App, http.MethodPost, path, in, &out)
+	if err != nil {
+		return err
+	}
+	return showHook(c, raw, &out)
+}

@@ -1,0 +1,305 @@
+import { randomBytes } from 'node:crypto'
+import { elapsed } from './clock.js'
+import { RevocastError } from './errors.js'
+import { refusal } from './api.js'
+import { EventStream } from './sse.js'
+
+// What decides about JWTs. The other states of sessions are not asked for.
+const TYPES = ['session.revoked', 'user.revoked', 'app.revoked', 'app.suspended', 'app.resumed', 'app.deleted', 'key.compromised']
+
+const MAX_WAIT = 5000 // ms between two attempts to connect, at most
+const MAX_PINGS = 8 // outstanding on one connection
+
+/**
+ * Follows the revocations of the app, and holds a lease per stream: the proof
+ * that everything that was revoked up to some seconds ago was heard. A ping with
+ * a nonce goes to the node, and comes back through the feed, behind everything
+ * that was sent before it; the lease runs from the moment the ping was *sent*, less
+ * what the node itself lags. No two clocks are compared. A feed that is black-holed
+ * lets no ping come back, so the leases end, whether TCP notices or not.
+ */
+export class Feed {
+  #api
+  #revoked
+  #keys
+  #clock
+  #leaseMs
+  #onEvent
+  #onProblem
+  #leases = new Map() // stream → {sent, staleness}
+  #regions = new Map() // region → stream, of those that the feed has told of
+  #cursor // everything up to here was heard; undefined: /v1/revocations is needed
+  #newest = '' // the last cursor there was
+  #covered = new Set() // regions whose revocations were heard from the beginning on
+  #stopping
+  #running
+  #live // settles the promise of start
+  #connection // the one that is open
+
+  constructor ({ api, revoked, keys, clock, leaseMs, onEvent, onProblem }) {
+    this.#api = api
+    this.#revoked = revoked
+    this.#keys = keys
+    this.#clock = clock
+    this.#leaseMs = leaseMs
+    this.#onEvent = onEvent
+    this.#onProblem = onProblem
+  }
+
+  /** Whether there is a lease on the stream at that reading of the clocks. */
+  holds (stream, now) { return this.#left(stream, now) > 0 }
+
+  #left (stream, now) {
+    const lease = this.#leases.get(stream)
+    return lease === undefined ? 0 : this.#leaseMs - lease.staleness - elapsed(lease.sent, now)
+  }
+
+  /** Something up to here was heard of each stream; undefined: nothing. */
+  get cursor () { return this.#newest || undefined }
+
+  /** The newest position that was heard of the stream, undefined when none is known. */
+  position (stream) {
+    for (const part of this.#newest.split(',')) {
+      if (this.#regions.get(part.split(':')[0]) === stream) return part
+    }
+    return undefined
+  }
+
+  status () {
+    const now = this.#clock.now()
+    return {
+      connected: this.#connection?.feed !== undefined,
+      node: this.#connection?.node,
+      revision: this.cursor,
+      streams: [...this.#regions].map(([region, stream]) => ({ region, stream, leaseMs: Math.max(0, Math.round(this.#left(stream, now))) })),
+      revocations: this.#revoked.size
+    }
+  }
+
+  /** Begins to follow. The promise is for the first lease. */
+  start () {
+    if (this.#running === undefined) {
+      this.#stopping = new AbortController()
+      this.started = new Promise((resolve, reject) => { this.#live = { resolve, reject } })
+      this.started.catch(() => {}) // who does not wait for it has onProblem
+      this.#running = this.#run(this.#stopping.signal).finally(() => { this.#running = undefined })
+    }
+    return this.started
+  }
+
+  /** Ends the feed. Leases are void at once: what is revoked from now on is not heard. */
+  async stop () {
+    this.#stopping?.abort()
+    this.#leases.clear()
+    await this.#running
+  }
+
+  async #run (signal) {
+    let wait = 0
+    while (!signal.aborted) {
+      let heard = false
+      try {
+        if (this.#cursor === undefined) await this.#catchUp()
+        heard = await this.#follow(signal)
+      } catch (err) {
+        if (!signal.aborted && !this.#report(err)) break
+      }
+      this.#connection = undefined
+      // Processes that lost the same node do not come back together.
+      wait = heard ? 100 : Math.min(MAX_WAIT, Math.max(200, wait * 2))
+      await pause(wait * (0.5 + Math.random() / 2), signal)
+    }
+    this.#leases.clear()
+    this.#cursor = undefined
+    this.#live?.reject(new RevocastError('unavailable', 'the feed was stopped', { type: 'stopped' }))
+    this.#live = undefined
+  }
+
+  /** Tells of what went wrong. false: it will not go better, and nobody has been told yet that the feed is there. */
+  #report (err) {
+    this.#onProblem(err)
+    if (err.code !== 'refused' || this.#live === undefined) {
+      if (this.#connection !== undefined) this.#api.leave(this.#connection.url)
+      return true
+    }
+    this.#live.reject(err)
+    this.#live = undefined
+    return false
+  }
+
+  async #catchUp () {
+    const { body, headers } = await this.#api.call('GET', '/v1/revocations')
+    for (const name of ['sessions', 'users', 'all', 'compromised_keys', 'streams']) {
+      if (!Array.isArray(body[name])) throw new Error(`the revocations have no ${name}`)
+    }
+    if (typeof body.revision !== 'string' || !(body.jwt_life_seconds > 0)) throw new Error('the revocations have no revision or no jwt_life_seconds')
+    const at = Date.parse(headers.get('date') ?? '') || this.#clock.wall()
+    this.#revoked.load(body, at / 1000, performance.now())
+    this.#keys.compromise(body.compromised_keys)
+    // The answer may be of a node that lags: then the feed tells the rest.
+    if (!behind(body.revision, this.#newest)) this.#revoked.become(body.app_state)
+    this.#covered = new Set(parts(body.revision).keys())
+    this.#cursor = body.revision
+    if (!covers(this.#newest, this.#cursor)) this.#newest = this.#cursor
+  }
+
+  /** One connection, until it ends. Whether it ever gave a lease. */
+  async #follow (signal) {
+    const url = this.#api.url
+    const query = new URLSearchParams({ since: this.#cursor, types: TYPES.join() })
+    const abort = new AbortController()
+    const c = this.#connection = { url, pings: new Map(), answered: this.#clock.now(), ended: false, leased: false }
+    c.end = (why) => {
+      c.ended = true
+      abort.abort(new Error(why))
+    }
+    const stop = () => c.end('stopped')
+    signal.addEventListener('abort', stop)
+    // A connection on which nothing comes back is given up while the leases still
+    // hold, so that another node can take over before they end.
+    c.watch = setInterval(() => {
+      const most = c.feed === undefined ? Math.min(5000, this.#leaseMs / 2) : this.#leaseMs * 0.75
+      if (elapsed(c.answered, this.#clock.now()) > most) c.end('the feed is silent')
+    }, Math.min(500, this.#leaseMs / 8))
+    try {
+      const res = await this.#api.fetch(`${url}/v1/events?${query}`, {
+        headers: { ...this.#api.headers, accept: 'text/event-stream' }, redirect: 'error', signal: abort.signal
+      })
+      if (!res.ok) await this.#refused(res)
+      if (!/^text\/event-stream\b/.test(res.headers.get('content-type') ?? '')) throw new Error('the feed is no text/event-stream')
+      const stream = new EventStream((e) => this.#handle(c, e))
+      for await (const bytes of res.body) {
+        stream.push(bytes)
+        if (abort.signal.aborted) throw abort.signal.reason
+      }
+      throw new Error('the feed ended')
+    } catch (err) {
+      if (c.feed === undefined) throw err.code ? err : unavailable(abort.signal.reason ?? err)
+      if (!signal.aborted) this.#report(unavailable(abort.signal.reason ?? err))
+      return c.leased
+    } finally {
+      abort.abort()
+      signal.removeEventListener('abort', stop)
+      clearInterval(c.watch)
+      clearTimeout(c.timer)
+    }
+  }
+
+  async #refused (res) {
+    let json
+    try { json = JSON.parse(await res.text()) } catch { /* a page of some proxy */ }
+    if (res.status === 410) this.#restart()
+    throw res.status === 410 ? unavailable(new Error('the cursor is gone')) : refusal('GET', '/v1/events', res, json)
+  }
+
+  /** Begins anew with /v1/revocations, without leases: something may be missing. What was heard stays heard. */
+  #restart () {
+    this.#cursor = undefined
+    this.#leases.clear()
+  }
+
+  #handle (c, { type, data, id }) {
+    if (c.ended) return // what came in one piece with the reason
+    const value = JSON.parse(data)
+    if (type === 'hello') {
+      if (!(value.jwt_life_seconds > 0)) throw new Error('the feed names no jwt_life_seconds')
+      c.feed = value.feed
+      c.node = value.node
+      this.#revoked.life = value.jwt_life_seconds
+      this.#ping(c)
+    } else if (type === 'heartbeat') {
+      this.#heartbeat(c, value)
+    } else if (type === 'resync') {
+      if (value.reason !== 'slow') this.#restart()
+      c.end(`the feed wants a resync: ${value.reason}`)
+    } else {
+      this.#apply(value)
+    }
+    if (c.ended) return
+    if (id !== undefined) this.#cursor = this.#newest = id
+    this.#revoked.forget(performance.now())
+  }
+
+  /** An event that cannot be read throws: the connection ends, and with it the leases. */
+  #apply (event) {
+    if (event.app_id === undefined || event.app_id === this.#api.app) {
+      this.#revoked.apply(event, performance.now())
+      if (event.type === 'key.compromised') this.#keys.compromise([event.kid])
+    }
+    try { this.#onEvent?.(event) } catch (err) { this.#onProblem(err) }
+  }
+
+  #heartbeat (c, { nonce, streams }) {
+    for (const s of streams) this.#regions.set(s.region, s.stream)
+    const sent = c.pings.get(nonce)
+    if (sent === undefined) return
+    for (const [older] of c.pings) { // the answers come in order, so those before it are lost
+      c.pings.delete(older)
+      if (older === nonce) break
+    }
+    c.answered = sent
+    const now = this.#clock.now()
+    let fresh = 0
+    for (const s of streams) {
+      if (s.stale !== undefined || !(s.staleness_ms >= 0)) continue
+      // Of a stream that began after this feed, or was out of reach when it did, the
+      // first revocations were not heard.
+      if (!this.#covered.has(s.region)) {
+        this.#cursor = undefined
+        return c.end(`the revocations of region ${s.region} are to be read first`)
+      }
+      if (this.#leaseMs - s.staleness_ms - elapsed(sent, now) > this.#left(s.stream, now)) {
+        this.#leases.set(s.stream, { sent, staleness: s.staleness_ms })
+      }
+      if (s.region !== '_config') fresh++
+    }
+    if (fresh > 0) {
+      c.leased = true
+      this.#live?.resolve()
+      this.#live = undefined
+    } else if (this.#api.urls.length > 1) {
+      c.end('the node is fenced') // another one may not be
+    }
+  }
+
+  #ping (c) {
+    clearTimeout(c.timer)
+    const nonce = randomBytes(12).toString('base64url')
+    c.pings.set(nonce, this.#clock.now()) // before it is sent: later would be a promise too much
+    if (c.pings.size > MAX_PINGS) c.pings.delete(c.pings.keys().next().value)
+    this.#api.at(c.url, 'POST', '/v1/events/ping', { body: { feed: c.feed, nonce } }).catch((err) => {
+      if (this.#connection !== c) return
+      if (err.type === 'feed_not_found') c.end('the node has ended the feed')
+      else this.#onProblem(err) // the watch ends what stays silent
+    })
+    c.timer = setTimeout(() => this.#ping(c), this.#leaseMs / 3 * (0.85 + Math.random() * 0.15))
+  }
+}
+
+const unavailable = (err) => new RevocastError('unavailable', `the feed: ${err.message}`, { type: 'feed_lost', cause: err })
+
+const parts = (cursor) => new Map((cursor ?? '').split(',').map((part) => {
+  const [region, generation, sequence] = part.split(':')
+  return [region, { generation, sequence: Number(sequence) }]
+}))
+
+/** Whether who knows the cursor knows the revision too. */
+export function covers (cursor, revision) {
+  const known = parts(cursor)
+  for (const [region, { generation, sequence }] of parts(revision)) {
+    const at = known.get(region)
+    if (at === undefined || at.generation !== generation || !(at.sequence >= sequence)) return false
+  }
+  return true
+}
+
+/** Whether CONFIG, in which the states of apps are, is less far in a than in b. */
+function behind (a, b) {
+  const [x, y] = [parts(a).get('_config'), parts(b).get('_config')]
+  return x !== undefined && y !== undefined && x.generation === y.generation && x.sequence < y.sequence
+}
+
+const pause = (ms, signal) => new Promise((resolve) => {
+  const timer = setTimeout(resolve, ms)
+  signal.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
+})
