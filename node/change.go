@@ -35,14 +35,14 @@ func kindsOf(eventType string) []events.Kind {
 	return nil
 }
 
-// changeOf returns what an entry of the stream says to a subscriber who was told
-// everything up to the sequence since, nil if nothing.
+// changeOf returns what an entry of the stream, which stands at that position, says to
+// a subscriber who was told everything up to the sequence since, nil if nothing.
 //
 // A revocation that is not authentic takes away all the same, and so is told; of
 // anything else only what is authentic is.
-func (s *stream) changeOf(r *events.Record, since uint64) *api.Event {
+func (s *stream) changeOf(r *events.Record, at events.Position, since uint64) *api.Event {
 	out := &api.Event{
-		Revision: s.at(r.Seq).String(), At: r.Time.UTC().Truncate(time.Millisecond), AppID: r.Subject.App, UserHash: r.Subject.User,
+		Revision: at.String(), At: r.Time.UTC().Truncate(time.Millisecond), AppID: r.Subject.App, UserHash: r.Subject.User,
 	}
 	if r.Trust == events.Forged {
 		return s.forgedChange(out, r)

@@ -182,6 +182,7 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 		return feedFailed
 	}
 	due, nonce := false, ""
+	beat := func() bool { due = true; return still() }
 	for {
 		// Before the events: what the heartbeat says of each stream was so when
 		// nothing that it covers could still be missing.
@@ -195,6 +196,7 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 		}
 		n.metrics.feedEvents.Add(float64(len(all)))
 		if changed != nil && due {
+			reader.join()
 			at := reader.level().String()
 			if err := out.value(sseHeartbeat, at, &api.FeedHeartbeat{Revision: at, Streams: streams, Nonce: nonce}); err != nil {
 				return feedFailed
@@ -205,6 +207,13 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 			return feedGone
 		}
 		if changed == nil {
+			select {
+			case <-tick.C: // who may not read any more is not to read on to the end
+				if !beat() {
+					return feedRefused
+				}
+			default:
+			}
 			continue
 		}
 		select {
@@ -212,10 +221,9 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 		case nonce = <-pings:
 			due = true
 		case <-tick.C:
-			if !still() {
+			if !beat() {
 				return feedRefused
 			}
-			due = true
 		case <-ctx.Done():
 			return feedGone
 		}

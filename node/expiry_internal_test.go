@@ -32,7 +32,7 @@ func TestExpiredIsToldInFeeds(t *testing.T) {
 		Type: "session.expired", Revision: "eu:0:12", At: logged, AppID: "acme", Region: "eu", Stream: n.home.number,
 		SessionID: sid.String(), UserID: "ada", UserHash: events.UserHash("acme", "ada"), Reason: "idle", ExpiredAt: &at,
 	}
-	if diff := cmp.Diff(want, n.home.changeOf(&r, 11)); diff != "" {
+	if diff := cmp.Diff(want, n.home.changeOf(&r, n.home.at(r.Seq), 11)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	f := feedFilter{app: "acme", types: map[string]bool{api.EventExpired: true}}
@@ -42,7 +42,7 @@ func TestExpiredIsToldInFeeds(t *testing.T) {
 	msg.Payload = append([]byte(nil), msg.Payload...)
 	msg.Payload[len(msg.Payload)-2] = 'f'
 	r = keys.Decode(n.home.number, events.Entry{Seq: 13, Time: logged, Message: msg})
-	if got := n.home.changeOf(&r, 12); r.Trust != events.Forged || got != nil {
+	if got := n.home.changeOf(&r, n.home.at(r.Seq), 12); r.Trust != events.Forged || got != nil {
 		t.Errorf("%v, told as %+v", r.Trust, got)
 	}
 }

@@ -46,6 +46,7 @@ type feedEntry struct {
 	stream *stream
 	lives  uint64 // of the stream
 	record *events.Record
+	at     events.Position // in the generation in which it was applied
 	told   *told
 }
 
@@ -106,7 +107,7 @@ func (s *stream) publish(r *events.Record, overwrite bool) {
 		return
 	}
 	kept := *r // the applier uses its own again
-	f.ring[f.tail%feedEntries] = feedEntry{stream: s, lives: s.lives, record: &kept, told: new(told)}
+	f.ring[f.tail%feedEntries] = feedEntry{stream: s, lives: s.lives, record: &kept, at: s.at(r.Seq), told: new(told)}
 	f.tail++
 	f.mark(f.topics[""][""])
 	of := f.topics[r.Subject.App]
@@ -252,13 +253,13 @@ var (
 
 // event returns what the entry says, nil if nothing.
 func (e *feedEntry) event() *feedEvent {
-	e.told.once.Do(func() { e.told.event = e.stream.feedEvent(e.record, e.record.Seq-1) })
+	e.told.once.Do(func() { e.told.event = e.stream.feedEvent(e.record, e.at, e.record.Seq-1) })
 	return e.told.event
 }
 
 // feedEvent is changeOf, encoded.
-func (s *stream) feedEvent(r *events.Record, since uint64) *feedEvent {
-	e := s.changeOf(r, since)
+func (s *stream) feedEvent(r *events.Record, at events.Position, since uint64) *feedEvent {
+	e := s.changeOf(r, at, since)
 	if e == nil {
 		return nil
 	}
@@ -268,5 +269,5 @@ func (s *stream) feedEvent(r *events.Record, since uint64) *feedEvent {
 	if err := enc.Encode(e); err != nil {
 		panic(err) // its types always encode
 	}
-	return &feedEvent{Event: e, pos: s.at(r.Seq), json: bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+	return &feedEvent{Event: e, pos: at, json: bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
 }

@@ -130,14 +130,17 @@ func (n *Node) readFeed(ctx context.Context, f feedFilter, from events.Revision)
 		return nil, errFeedEnded
 	}
 	for _, s := range streams {
-		if !s.feeding {
+		p, named := from.In(s.region)
+		switch {
+		case s.feeding:
+		case named: // it was left since: what comes next is not what follows the cursor
+			return nil, &staleError{stream: s.region, reason: reasonStarting}
+		default:
 			continue // not applied up to date: its entries are no news
 		}
-		// Whatever is published from here on is higher than both.
-		now := s.position()
-		now.Seq = max(s.toldSeq, s.applied.Load())
-		place := &feedPlace{lives: s.lives, gen: now.Gen, seq: now.Seq, until: now.Seq}
-		if p, ok := from.In(s.region); ok {
+		place := s.feedPlace()
+		now := events.Position{Stream: s.region, Gen: place.gen, Seq: place.seq}
+		if named {
 			switch {
 			case p.Gen != now.Gen:
 				return nil, n.cursorGone("the log of stream %s is another one than that of the cursor", s.region)
@@ -154,7 +157,20 @@ func (n *Node) readFeed(ctx context.Context, f feedFilter, from events.Revision)
 	return r, nil
 }
 
+// feedPlace returns where the stream is now: what is published from here on is higher.
+// The lock of the feed is held.
+func (s *stream) feedPlace() *feedPlace {
+	gen, _ := s.fold.Position()
+	seq := max(s.toldSeq, s.applied.Load())
+	return &feedPlace{lives: s.lives, gen: gen, seq: seq, until: seq, since: seq}
+}
+
 // reachCursor returns once this node has come as far as the position.
+//
+// Whoever gave the cursor out had applied what stands there. So a heartbeat that was
+// sent later stands behind it, unless the log is another one: brought back from a
+// backup, say. Then nobody will ever come as far, or what stands there is other than
+// what was told.
 func (n *Node) reachCursor(ctx context.Context, p events.Position) error {
 	s := n.streamOf(p.Stream)
 	if s == nil {
@@ -165,15 +181,20 @@ func (n *Node) reachCursor(ctx context.Context, p events.Position) error {
 		}
 		return n.cursorGone("there is no stream %s", p.Stream)
 	}
-	if p.Gen > s.position().Gen {
-		return fail(api.ConsistencyTimeout, "this node has not heard of generation %d of stream %s", p.Gen, p.Stream)
+	asked := n.conf.Clock.Boot()
+	if p.Gen > s.position().Gen { // it may be about to hear of it
+		pause(ctx, feedWait)
 	}
-	if p.Gen < s.position().Gen {
-		return n.cursorGone("the log of stream %s is another one than that of the cursor", s.region)
+	another := n.cursorGone("the log of stream %s is another one than that of the cursor", s.region)
+	if p.Gen != s.position().Gen {
+		return another
 	}
 	ctx, cancel := context.WithTimeout(ctx, feedWait)
 	defer cancel()
 	if err := s.wait(ctx, p.Seq); err != nil {
+		if s.lease.provenSince(asked) && s.begun.Load() < p.Seq { // in this order
+			return another
+		}
 		return fail(api.ConsistencyTimeout, "this node has not come as far as %s; ask again", p).because(err)
 	}
 	n.feed.mu.Lock()
@@ -307,7 +328,7 @@ func (r *feedReader) readLog(ctx context.Context, s *stream, p *feedPlace) ([]*f
 	err := s.log.Read(ctx, events.Range{From: p.seq + 1, To: p.until, Filters: filters}, func(e events.Entry) bool {
 		rec := r.n.conf.Keys.Decode(s.number, e)
 		if r.f.wants(&rec) {
-			if ev := s.feedEvent(&rec, p.since); r.f.takes(ev) {
+			if ev := s.feedEvent(&rec, s.at(rec.Seq), p.since); r.f.takes(ev) {
 				all = append(all, ev)
 			}
 		}
@@ -336,13 +357,16 @@ func (r *feedReader) check(s *stream, p *feedPlace) error {
 }
 
 func (r *feedReader) checkLocked(s *stream, p *feedPlace) error {
+	gen, _ := s.fold.Position()
 	switch {
 	case r.n.feed.ended:
 		return errFeedEnded
+	case gen != p.gen:
+		// Also if it was another node that met this: the cursor that the reader began
+		// with may be from there, of what the log has lost.
+		return errFeedRewound
 	case s.lives == p.lives:
 		return nil
-	case s.rebuilt.Load() > p.gen:
-		return errFeedRewound
 	}
 	return errFeedSlow // read again for a key that came since: nothing is undone
 }
@@ -367,8 +391,7 @@ func (r *feedReader) readRing() ([]*feedEvent, <-chan struct{}, error) {
 		if p := r.at[e.stream]; p != nil {
 			p.seq, p.until = e.record.Seq, e.record.Seq
 		} else {
-			gen := e.stream.position().Gen
-			r.at[e.stream] = &feedPlace{lives: e.lives, gen: gen, seq: e.record.Seq, until: e.record.Seq}
+			r.at[e.stream] = &feedPlace{lives: e.lives, gen: e.at.Gen, seq: e.at.Seq, until: e.at.Seq, since: e.at.Seq}
 		}
 	}
 	if changed != nil {
@@ -412,6 +435,25 @@ func (r *feedReader) scan() (entries []feedEntry, changed <-chan struct{}, err e
 		changed = r.topic.changed
 	}
 	return entries, changed, nil
+}
+
+// join takes up the streams that are fed since the reader began, of which it may hear
+// nothing for a long time. It does nothing while there is something to read.
+func (r *feedReader) join() {
+	if r.f.streams != nil {
+		return
+	}
+	all := r.n.streams()
+	r.n.feed.mu.Lock()
+	defer r.n.feed.mu.Unlock()
+	if r.next != r.n.feed.tail {
+		return
+	}
+	for _, s := range all {
+		if r.at[s] == nil && s.feeding {
+			r.at[s] = s.feedPlace()
+		}
+	}
 }
 
 // carries reports whether the reader reads the stream.

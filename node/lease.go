@@ -64,6 +64,12 @@ func (l *lease) staleness(now time.Duration) (time.Duration, bool) {
 	return now - time.Duration(p), p != 0
 }
 
+// provenSince reports whether a heartbeat that was sent then or later has come back.
+func (l *lease) provenSince(then time.Duration) bool {
+	p := l.proven.Load()
+	return p != 0 && time.Duration(p) >= then
+}
+
 // blind reports whether the node never knew all that was committed since the
 // stream was last read from its beginning, or is barred: what it has read may
 // lack any revocation.

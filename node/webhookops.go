@@ -132,7 +132,7 @@ func (n *Node) eventAt(ctx context.Context, app string, at events.Position) (*fe
 	var found *feedEvent
 	err := s.log.Read(ctx, events.Range{From: at.Seq, To: at.Seq, Filters: f.subjects(at.Stream)}, func(e events.Entry) bool {
 		r := n.conf.Keys.Decode(s.number, e)
-		found = s.feedEvent(&r, at.Seq-1)
+		found = s.feedEvent(&r, at, at.Seq-1)
 		return false
 	})
 	switch {

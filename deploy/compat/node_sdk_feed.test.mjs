@@ -98,6 +98,20 @@ describe('the lease', () => {
     assert.deepEqual(client.status().streams.map((s) => [s.region, s.leaseMs > 0]), [['_config', true], ['eu', true], ['us', false]])
   })
 
+  test('is of JWTs no longer than what was caught up with: of others, revocations are read again first', async (t) => {
+    const clock = newClock()
+    const { fake, key, client } = await setup(t, { clock, leaseMs: 15_000, whenStale: 'refuse' })
+    await client.start()
+    const sid = newSID()
+    fake.snapshot = { ...fake.snapshot, jwt_life_seconds: 3600, sessions: [sid] } // and its revocation is not told
+    const before = fake.snapshots
+    clock.pass(600_000) // the connection is silent
+    const [other, gone] = await Promise.all([undefined, sid].map((sid) => mint(fake, key, { sid, life: 3600, iat: Math.floor(clock.wall() / 1000) })))
+    await until(async () => await outcome(client, other) === 'good local')
+    assert.match(await outcome(client, gone), /^revoked/)
+    assert.equal(fake.snapshots, before + 1)
+  })
+
   test('of a stream that is new, only after its revocations were read', async (t) => {
     const { fake, key, client } = await setup(t, { whenStale: 'refuse' })
     await client.start()

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/revocast/revocast/signer"
@@ -69,8 +71,14 @@ type book struct {
 	clock clock
 	app   string
 
-	mu      sync.RWMutex // guards all that follows
+	// outlived: a JWT was shown that lives longer than life.
+	outlived atomic.Bool
+
+	mu sync.RWMutex // guards all that follows
+	// life is how long JWTs live of which every revocation is here: what the newest
+	// catch-up said. longest is what any node ever said; 0: none has.
 	life    time.Duration
+	longest time.Duration
 	leases  [256]time.Duration // by number of the stream: the boot time at which it ends
 	revoked map[sid]time.Duration
 	queue   []ended // of revoked, in the order in which they were put there
@@ -140,6 +148,11 @@ func (b *book) judge(s *subject, lease time.Duration) judgement {
 	case v.verdict == isDoubtful:
 	case boot >= ends:
 		v.verdict = isStale
+	case !s.exp.IsZero() && s.exp.Sub(time.UnixMilli(s.iat)) > b.life:
+		// The app's setting was changed. Its revocation may be forgotten, or never
+		// have been told, while it lives.
+		v.verdict = isDoubtful
+		b.outlived.Store(true)
 	default:
 		v.staleness = boot - (ends - lease)
 	}
@@ -217,11 +230,8 @@ func (b *book) over(s *subject, do func(*mark)) {
 
 // keep returns until when a revocation that came now is remembered.
 func (b *book) keep() time.Duration {
-	life := b.life
-	if life == 0 {
-		life = signer.DefaultMaxLife // until a node has said how long
-	}
-	return b.clock.Boot() + life + keepMargin
+	// Until a node has said how long: as long as any.
+	return b.clock.Boot() + cmp.Or(b.longest, signer.DefaultMaxLife) + keepMargin
 }
 
 // revoke takes away one session.
@@ -254,6 +264,11 @@ func (b *book) addMark(p place, m mark) {
 	for i := range held {
 		if h := &held[i]; h.at == m.at && h.known >= m.known && within(h.except, m.except) && within(m.except, h.except) {
 			h.until = m.until // told once more
+			if h.revision != m.revision {
+				// At another place of a log it may take sessions that it did not take at
+				// the first, so who said that they are good must know both.
+				h.revision, h.asked = together([]string{h.revision, m.revision}), nil
+			}
 			return
 		}
 	}
@@ -307,11 +322,32 @@ func (b *book) heard(date time.Time) {
 	b.nodeWall, b.nodeBoot = date, b.clock.Boot()
 }
 
-// lives notes how long a JWT of the app can live.
+// lives notes how long a JWT of the app can live. What is held is held for longer if
+// that is longer than was known.
 func (b *book) lives(seconds int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.life = max(b.life, time.Duration(seconds)*time.Second)
+	b.livesLocked(seconds)
+}
+
+func (b *book) livesLocked(seconds int64) {
+	before := cmp.Or(b.longest, signer.DefaultMaxLife)
+	b.longest = max(b.longest, time.Duration(seconds)*time.Second)
+	more := b.longest - before
+	if more <= 0 {
+		return
+	}
+	for i := range b.queue {
+		b.queue[i].until += more
+	}
+	for id := range b.revoked {
+		b.revoked[id] += more
+	}
+	for _, held := range b.marks {
+		for i := range held {
+			held[i].until += more
+		}
+	}
 }
 
 // forget drops what can no longer matter, because every JWT from before is over.

@@ -22,7 +22,7 @@ func (c *handClock) pass(d time.Duration) { c.boot += d; c.wall = c.wall.Add(d) 
 
 func newBook() (*book, *handClock) {
 	c := &handClock{boot: time.Hour, wall: time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)}
-	return &book{clock: c, app: "acme"}, c
+	return &book{clock: c, app: "acme", life: 24 * time.Hour}, c
 }
 
 // TestUserHash: it is that of the log.
@@ -152,6 +152,41 @@ func TestPending(t *testing.T) {
 	}
 	expect("before a catch-up", asked.Add(-2*time.Minute), isRevoked)
 	expect("of a catch-up, which does not say when it was delivered", heard.Add(time.Hour), isDoubtful)
+}
+
+// TestToldAgain: a log-out that was recorded elsewhere takes more sessions once it is
+// in the log of their home. Who knew of the first alone must be asked once more.
+func TestToldAgain(t *testing.T) {
+	b, clock := newBook()
+	b.leases[2] = clock.boot + time.Hour
+	at := clock.wall
+	e := &api.Event{Region: "eu", Stream: 2, Revision: "us:0:4", At: at, UserHash: userHash("acme", "ada"), RevokedAt: &at}
+	s := &subject{id: sid(newSID(2)), user: "ada", iat: at.UnixMilli()}
+	for _, c := range []struct{ revision, want string }{
+		{"us:0:4", "us:0:4"}, {"eu:0:9", "eu:0:9,us:0:4"}, {"eu:0:9", ""}, {"eu:1:2", "eu:1:2,us:0:4"},
+	} {
+		e.Revision = c.revision
+		if c.want == "" {
+			e.Revision = "eu:0:9,us:0:4" // the same once more
+		}
+		if err := b.apply(api.EventUserRevoked, e); err != nil {
+			t.Fatal(err)
+		}
+		j := b.judge(s, time.Second)
+		if c.want == "" {
+			if j.verdict != good {
+				t.Errorf("%s, told once more: %v", e.Revision, j)
+			}
+			continue
+		}
+		if j.verdict != isDoubtful || together(j.revisions) != c.want {
+			t.Errorf("%s: %v, want doubt about %s", c.revision, j, c.want)
+		}
+		b.asked(s, j.revisions)
+		if j := b.judge(s, time.Second); j.verdict != good {
+			t.Errorf("%s, asked: %v", c.revision, j)
+		}
+	}
 }
 
 // TestMarks: one log-out replaces an older one of the same log only if it takes all
@@ -299,6 +334,30 @@ func TestForget(t *testing.T) {
 	b.forget()
 	if len(b.revoked)+len(b.queue) != 0 {
 		t.Errorf("%d sessions are left, queue of %d", len(b.revoked), len(b.queue))
+	}
+}
+
+// TestLives: what is held outlasts the JWTs of a setting that came later.
+func TestLives(t *testing.T) {
+	b, clock := newBook()
+	b.lives(300)
+	one := sid(newSID(2))
+	b.revoke(one)
+	at := clock.wall
+	if err := b.apply(api.EventAppRevoked, &api.Event{Revision: "eu:0:1", At: at, Stream: 2}); err != nil {
+		t.Fatal(err)
+	}
+	b.lives(3600)
+	b.lives(60)
+	clock.pass(time.Hour + 5*time.Minute - 1)
+	b.forget()
+	if len(b.revoked) != 1 || len(b.queue) != 1 || len(b.marks) != 1 {
+		t.Errorf("forgotten too early: %d sessions, queue of %d, %d marks", len(b.revoked), len(b.queue), len(b.marks))
+	}
+	clock.pass(1)
+	b.forget()
+	if len(b.revoked)+len(b.queue)+len(b.marks) != 0 {
+		t.Errorf("left: %d sessions, queue of %d, %d marks", len(b.revoked), len(b.queue), len(b.marks))
 	}
 }
 

@@ -40,6 +40,8 @@ var (
 	errSilent = errors.New("the feed is silent")
 	// errMoved: the node knows a stream that the cursor does not.
 	errMoved = errors.New("the feed has a stream that was not caught up with")
+	// errOutlived: JWTs live longer than was said.
+	errOutlived = errors.New("JWTs live longer than what was caught up with")
 )
 
 // follower follows the feed. It belongs to the goroutine that runs it, but for pings.
@@ -48,6 +50,8 @@ type follower struct {
 	cursor string // everything up to here is in the book; empty: nothing is known
 	since  string // the cursor with which the present connection began
 	moved  time.Duration
+	// outlived is when (on the boot clock) that was last a reason to catch up.
+	outlived time.Duration
 }
 
 // follow follows the feed until ctx ends.
@@ -62,7 +66,7 @@ func (f *follower) follow(ctx context.Context) {
 		}
 		f.c.state.lost(err)
 		f.c.setup.log.Warn("lost the feed of revocations", "error", err, "after", f.c.setup.clock.Boot()-began)
-		if errors.Is(err, errLost) || errors.Is(err, errMoved) {
+		if errors.Is(err, errLost) || errors.Is(err, errMoved) || errors.Is(err, errOutlived) {
 			f.cursor = ""
 		} else {
 			f.c.base.Add(1) // the next node
@@ -164,6 +168,7 @@ func (f *follower) catchUp(ctx context.Context) error {
 	if err := f.c.book.load(&r); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
+	f.c.book.outlived.Store(false)
 	f.cursor = r.Revision
 	return nil
 }
@@ -211,6 +216,10 @@ func (f *follower) heartbeat(p *pings, data []byte) (back bool, err error) {
 		return false, fmt.Errorf("read heartbeat: %w", err)
 	}
 	f.c.book.forget()
+	if now := f.c.setup.clock.Boot(); f.c.book.outlived.Load() && (f.outlived == 0 || now-f.outlived > keepMargin) {
+		f.outlived = now
+		return false, errOutlived
+	}
 	sent, back := p.back(h.Nonce)
 	if !back {
 		return false, nil

@@ -306,6 +306,36 @@ func TestResync(t *testing.T) {
 	}
 }
 
+// TestLongerLife: a JWT that lives longer than was said when revocations were caught
+// up with may be of a session whose revocation is forgotten, here or at the node. So
+// the API is asked about it, and what JWTs of that life need is caught up with.
+func TestLongerLife(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		a.say(a.revoked(a.ids[0], "_config:0:1,eu:0:7"))
+		judge := func(name, id string, want error) {
+			t.Helper()
+			jwt := a.jwt(a.keys[0], signer.Native, func(c *signer.Claims) { c.SessionID, c.Expires = id, c.IssuedAt.Add(time.Hour) })
+			if _, err := a.c.Verify(t.Context(), jwt); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", name, err, want)
+			}
+		}
+		time.Sleep(11 * time.Minute) // longer than it is remembered
+		if a.expect("another", a.ids[1], nil); a.c.Status().Revoked != 0 {
+			t.Error("it is not forgotten")
+		}
+		judge("revoked and forgotten", a.ids[0], client.ErrStale)
+		a.set(func() { a.know.JWTLifeSeconds, a.know.Sessions = 3600, []string{a.ids[0]} })
+		time.Sleep(10 * time.Second)
+		judge("another, caught up", a.ids[1], nil)
+		judge("revoked, caught up", a.ids[0], client.ErrRevoked)
+		time.Sleep(time.Hour)
+		judge("revoked, to the end", a.ids[0], client.ErrRevoked)
+		if catches, _ := a.look(); catches != 2 {
+			t.Errorf("caught up %d times", catches)
+		}
+	})
+}
+
 // TestPassedOver: what is not about the app, or of a type that is not known, changes
 // nothing but the cursor; what comes twice is as good as once.
 func TestPassedOver(t *testing.T) {

@@ -179,9 +179,9 @@ func (b *book) steal(kid string) {
 // one, it does not say.
 func (b *book) load(r *api.Revocations) error {
 	revision := homes(r.Revision)
-	b.lives(r.JWTLifeSeconds)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.livesLocked(r.JWTLifeSeconds)
 	for _, text := range r.Sessions {
 		id, ok := parseSID(text)
 		if !ok {
@@ -208,6 +208,7 @@ func (b *book) load(r *api.Revocations) error {
 	case !later(b.shutAt, config): // the node may not have heard of it yet
 		b.shut = false
 	}
+	b.life = time.Duration(r.JWTLifeSeconds) * time.Second
 	return nil
 }
 

@@ -9,6 +9,7 @@ const TYPES = ['session.revoked', 'user.revoked', 'app.revoked', 'app.suspended'
 
 const MAX_WAIT = 5000 // ms between two attempts to connect, at most
 const MAX_PINGS = 8 // outstanding on one connection
+const CAUGHT = 300_000 // ms for which a catch-up is not repeated because JWTs live longer than it says
 
 /**
  * Follows the revocations of the app, and holds a lease per stream: the proof
@@ -30,6 +31,7 @@ export class Feed {
   #regions = new Map() // region → stream, of those that the feed has told of
   #cursor // everything up to here was heard; undefined: /v1/revocations is needed
   #newest = '' // the last cursor there was
+  #caught // when they were last caught up with
   #covered = new Set() // regions whose revocations were heard from the beginning on
   #stopping
   #running
@@ -128,6 +130,7 @@ export class Feed {
   }
 
   async #catchUp () {
+    const began = this.#clock.now()
     const { body, headers } = await this.#api.call('GET', '/v1/revocations')
     for (const name of ['sessions', 'users', 'all', 'compromised_keys', 'streams']) {
       if (!Array.isArray(body[name])) throw new Error(`the revocations have no ${name}`)
@@ -139,6 +142,7 @@ export class Feed {
     // The answer may be of a node that lags: then the feed tells the rest.
     if (!behind(body.revision, this.#newest)) this.#revoked.become(body.app_state)
     this.#covered = new Set(parts(body.revision).keys())
+    this.#caught = began
     this.#cursor = body.revision
     if (!covers(this.#newest, this.#cursor)) this.#newest = this.#cursor
   }
@@ -205,7 +209,13 @@ export class Feed {
       if (!(value.jwt_life_seconds > 0)) throw new Error('the feed names no jwt_life_seconds')
       c.feed = value.feed
       c.node = value.node
-      this.#revoked.life = value.jwt_life_seconds
+      // Of JWTs that live longer than was said then, revocations may be forgotten: they
+      // are read again first. Nodes may differ in that for a while, so not too often.
+      if (value.jwt_life_seconds > this.#revoked.life && elapsed(this.#caught, this.#clock.now()) >= CAUGHT) {
+        this.#cursor = undefined
+        return c.end('JWTs live longer than what was caught up with')
+      }
+      this.#revoked.life = Math.min(this.#revoked.life, value.jwt_life_seconds)
       this.#ping(c)
     } else if (type === 'heartbeat') {
       this.#heartbeat(c, value)
