@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { describe, test } from 'node:test'
 import { createClient } from '../../node/client/js/index.js'
 import { elapsed, systemClock } from '../../node/client/js/clock.js'
+import { joined } from '../../node/client/js/feed.js'
 import { EventStream } from '../../node/client/js/sse.js'
 import { APP, STREAM, mint, newClock, newSID, outcome, setup, sleep, until, userHash } from './node_sdk_fake.mjs'
 
@@ -297,4 +298,17 @@ describe('a feed that', () => {
     assert.ok(fenced.opened.length > 0)
     assert.equal(await outcome(client, await mint(fake, key)), 'good local')
   })
+})
+
+test('a question names the furthest of all that was heard', () => {
+  for (const [a, b, want] of [
+    [undefined, undefined, undefined],
+    ['eu:0:5', undefined, 'eu:0:5'],
+    [undefined, 'eu:0:5', 'eu:0:5'],
+    ['eu:0:5', 'us:0:7', 'eu:0:5,us:0:7'],
+    ['eu:0:5', 'eu:0:7', 'eu:0:7'],
+    ['eu:0:9', 'eu:0:7', 'eu:0:9'],
+    ['eu:10:1', 'eu:9:70', 'eu:10:1'],
+    ['eu:0:5,us:1:2', '_config:0:3,eu:1:1,us:0:9', 'eu:1:1,us:1:2,_config:0:3']
+  ]) assert.equal(joined(a, b), want)
 })

@@ -303,6 +303,18 @@ export function covers (cursor, revision) {
   return true
 }
 
+/** The cursor of who knows both; either may be undefined. */
+export function joined (a, b) {
+  if (a === undefined || b === undefined) return a ?? b
+  const both = parts(a)
+  for (const [region, at] of parts(b)) {
+    const held = both.get(region)
+    const [older, newer] = held === undefined ? [0, 1] : [Number(held.generation), Number(at.generation)]
+    if (newer > older || (newer === older && at.sequence > held.sequence)) both.set(region, at)
+  }
+  return [...both].map(([region, { generation, sequence }]) => `${region}:${generation}:${sequence}`).join(',')
+}
+
 /** Whether CONFIG, in which the states of apps are, is less far in a than in b. */
 function behind (a, b) {
   const [x, y] = [parts(a).get('_config'), parts(b).get('_config')]

@@ -1,7 +1,7 @@
 import { Api } from './api.js'
 import { systemClock } from './clock.js'
 import { RevocastError } from './errors.js'
-import { covers, Feed } from './feed.js'
+import { covers, Feed, joined } from './feed.js'
 import { baseOf, deepFreeze, looksLikeJWT, readHeader, readJWT, streamOf, userHash } from './jwt.js'
 import { Keys } from './keys.js'
 import { Revoked } from './revoked.js'
@@ -116,11 +116,11 @@ class Client {
    * from, so it has to know what this client has heard: of the session's home
    * stream, and of the watermark that the question is about.
    */
-  async #ask (credential, { dpop, touch, stream, mark }) {
+  async #ask (credential, { dpop, touch, stream, mark, least }) {
     if (credential.session_jwt !== undefined && !this.#askable) throw new RevocastError('unavailable', 'only the API could tell, and it takes no JWT of another audience')
     // A proof counts once, so a question with one cannot be asked again: it is about all streams.
     let known = dpop !== undefined ? this.#feed.cursor : this.#feed.position(stream ?? tokenStream(credential.session_token))
-    if (mark !== undefined && !covers(known, mark.revision)) known = mark.revision
+    known = joined(joined(known, mark?.revision), least)
     const body = { ...credential, ...(touch !== undefined && { touch }), ...(dpop !== undefined && { dpop }), ...(known !== undefined && { consistency: { at_least: known } }) }
     let answer
     try {
@@ -136,7 +136,7 @@ class Client {
     for (const other of against) {
       if (other !== mark && !covers(known, other.revision)) {
         if (dpop !== undefined) throw new RevocastError('unavailable', 'revocations of the user were heard meanwhile: ask again')
-        return this.#ask(credential, { touch, stream: home, mark: other })
+        return this.#ask(credential, { touch, stream: home, mark: other, least: known })
       }
       other.good.add(s.session_id) // who called it good knew of the watermark
     }
