@@ -309,6 +309,6 @@ test('a question names the furthest of all that was heard', () => {
     ['eu:0:5', 'eu:0:7', 'eu:0:7'],
     ['eu:0:9', 'eu:0:7', 'eu:0:9'],
     ['eu:10:1', 'eu:9:70', 'eu:10:1'],
-    ['eu:0:5,us:1:2', '_config:0:3,eu:1:1,us:0:9', 'eu:1:1,us:1:2,_config:0:3']
+    ['eu:0:5,us:1:2', '_config:0:3,eu:1:1,us:0:9', '_config:0:3,eu:1:1,us:1:2']
   ]) assert.equal(joined(a, b), want)
 })

@@ -328,7 +328,7 @@ describe('what the API is asked', () => {
     await until(() => client.status().revocations === 2)
     fake.asked = []
     assert.equal(await outcome(client, token), 'good api')
-    assert.deepEqual(fake.asked.map((b) => b.consistency), [{ at_least: fake.cursor().split(',')[1] }, { at_least: 'us:0:7' }])
+    assert.deepEqual(fake.asked.map((b) => b.consistency), [{ at_least: fake.cursor().split(',')[1] }, { at_least: 'eu:0:12,us:0:7' }])
   })
 
   test('a redirect is not followed: it would carry the token away', async (t) => {

@@ -312,7 +312,7 @@ export function joined (a, b) {
     const [older, newer] = held === undefined ? [0, 1] : [Number(held.generation), Number(at.generation)]
     if (newer > older || (newer === older && at.sequence > held.sequence)) both.set(region, at)
   }
-  return [...both].map(([region, { generation, sequence }]) => `${region}:${generation}:${sequence}`).join(',')
+  return [...both].map(([region, { generation, sequence }]) => `${region}:${generation}:${sequence}`).sort().join(',')
 }
 
 /** Whether CONFIG, in which the states of apps are, is less far in a than in b. */
