@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,8 @@ type endpoint interface {
 	// requests returns what tells of the event; nothing, if the endpoint is not to
 	// hear of this one after all. It may be called several times for one event, and
 	// each time that is a new attempt: all requests are sent, one after the other,
-	// until one fails. An error counts as a failed attempt.
+	// until one fails for another reason than what it says. An error counts as a failed
+	// attempt.
 	requests(e *feedEvent) ([]*http.Request, error)
 	// judge says what an answer means; usually it is judgeAnswer.
 	judge(a *outbound.Answer) attempted
@@ -73,8 +75,28 @@ type deliverySetting struct {
 	// Turn counts how often delivering was begun anew: an endpoint that was paused
 	// or disabled in an earlier turn is not any more.
 	Turn uint64 `json:"turn,omitempty"`
-	// Replay is from where on the events of a region are delivered again in this turn.
-	Replay map[string]string `json:"replay,omitempty"`
+	// Replay says by region which events are delivered again.
+	Replay map[string]replay `json:"replay,omitempty"`
+}
+
+// replay is what is delivered again: what comes after From. It is begun by who has
+// not begun the turn yet in which it was asked for, whatever was asked for since.
+type replay struct {
+	From string `json:"from"`
+	Turn uint64 `json:"turn"`
+}
+
+// again has the events of the regions delivered again from those places on.
+func (d *deliverySetting) again(from map[string]string) {
+	d.Turn++
+	all := maps.Clone(d.Replay)
+	if all == nil {
+		all = map[string]replay{}
+	}
+	for region, at := range from {
+		all[region] = replay{at, d.Turn}
+	}
+	d.Replay = all
 }
 
 // deliveryOf reads it from the value of a setting.
@@ -154,7 +176,8 @@ func (n *Node) delivers(ctx context.Context) error {
 		if len(wanted) == 0 || round%orphanRounds == 0 {
 			orphans = n.orphans(snap)
 		}
-		holds := n.keepDelivery(ctx, len(wanted)+len(orphans) > 0)
+		// Who takes the lease next must not tell what is on its way yet.
+		holds := n.keepDelivery(ctx, len(wanted)+len(orphans)+n.deliveries.count().all > 0)
 		n.deliveries.employ(ctx, n, snap, wanted, holds, &running)
 		if holds {
 			n.forget(ctx, snap, orphans)

@@ -110,10 +110,10 @@ func (w *worker) begin(conf *endpointConf) bool {
 			w.p.LoggedAt = d.BornAt
 		}
 	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
-		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
-		if from, ok := d.Replay[region]; ok {
-			w.p.Position, w.p.Heard = from, 0
+		if r := d.Replay[region]; w.p.Turn < r.Turn {
+			w.p.Position, w.p.Heard, w.p.LoggedAt = r.From, 0, 0 // nothing counts as settled
 		}
+		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 	case w.last != nil && w.last != conf && w.p.Failing != nil:
 		w.p.Failing.NextAt = 0 // what was wrong may be right by now
 	}

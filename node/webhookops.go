@@ -85,8 +85,7 @@ func (n *Node) replayWebhook(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	w.Delivery.Turn++
-	w.Delivery.Replay = from
+	w.Delivery.again(from)
 	return n.answerWebhook(ctx, c, http.StatusOK, w, "")
 }
 
