@@ -140,9 +140,9 @@ type endpointConf struct {
 type deliveries struct {
 	lease deliveryLease
 	// fresh and retrying bound how many requests are on their way: to endpoints that
-	// took what they were told last, and to others. Those that hang cannot take the
-	// place of those that answer.
-	fresh, retrying chan struct{}
+	// took what they were told last, to others, and by hand. Those that hang cannot take
+	// the place of those that answer, nor who asks for many that of who waits.
+	fresh, retrying, byHand chan struct{}
 
 	endpoints atomic.Int64 // how many there are to be told
 
@@ -154,11 +154,12 @@ type deliveries struct {
 const (
 	freshRequests    = 512
 	retryingRequests = 128
+	byHandRequests   = 32
 )
 
 func newDeliveries() deliveries {
 	return deliveries{
-		fresh: make(chan struct{}, freshRequests), retrying: make(chan struct{}, retryingRequests),
+		fresh: make(chan struct{}, freshRequests), retrying: make(chan struct{}, retryingRequests), byHand: make(chan struct{}, byHandRequests),
 		workers: map[endpointID]*worker{},
 	}
 }

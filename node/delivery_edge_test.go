@@ -198,3 +198,72 @@ func TestWebhookLimitAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// Requests that an app asks for by hand, to an endpoint that hangs, hold up nobody
+// else's deliveries, not those that are tried again either.
+func TestWebhookTestsHoldUpNobody(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		h.webhook(m{"url": "https://fails.example.com", "types": []string{"session.revoked"}})
+		other := h.newApp("tenant", nil)
+		id := h.do(other, "POST", "/v1/webhooks", m{"url": "https://hangs.example.com"}).want(http.StatusCreated).str("webhook.webhook_id")
+		r.set(func() {
+			r.answer = func(g received) int {
+				if g.host == "hangs.example.com" {
+					return 0
+				}
+				return 503
+			}
+		})
+		h.ended("ada", 1)
+		var all sync.WaitGroup
+		for range 600 {
+			all.Go(func() { h.do(other, "POST", "/v1/webhooks/"+id+"/test", nil) })
+		}
+		time.Sleep(8 * time.Second)
+		tries := 0
+		for _, g := range r.all() {
+			if g.host == "fails.example.com" {
+				tries++
+			}
+		}
+		if tries < 3 {
+			t.Errorf("tried %d times in nine seconds", tries)
+		}
+		all.Wait()
+	})
+}
+
+// What an app signs beside JWTs of sessions is no credential anywhere.
+func TestStatementsAreNoCredentials(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		h.do(h.key, "PATCH", "/v1/apps/acme", m{"status_list": true}).want(200)
+		// With the app's own audience a logout token looks most like a JWT of the app.
+		h.do(h.key, "PUT", rp+"acme", m{"backchannel_logout_uri": "https://shop.example.com/logout"}).want(http.StatusOK)
+		signals := h.receive(nil)
+		one := h.login("ada")
+		two := h.login("ada")
+		h.revoke(two.str("session.session_id"))
+		time.Sleep(2 * time.Second)
+		form, err := url.ParseQuery(r.taken()[0].body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts := map[string]string{"logout token": form.Get("logout_token"), "status list": h.listOf(refOf(t, one.str("session_jwt")).URI).text}
+		for _, token := range signals.now() {
+			texts["security event token"] = token
+		}
+		if len(texts) != 3 {
+			t.Fatalf("only %v", texts)
+		}
+		for what, text := range texts {
+			// Not for what the session is by now: it is not even looked up.
+			h.auth(m{"session_jwt": text}).wantEnded("unknown")
+			h.verify(text).wantRefused("unknown")
+			for _, path := range []string{"/v1/client/refresh", "/v1/client/session"} {
+				if got := h.do("", "POST", path, nil, "Authorization", "Bearer "+text); got.Status < 400 {
+					t.Errorf("%s to %s: %d %s", what, path, got.Status, got.Raw)
+				}
+			}
+		}
+	})
+}

@@ -175,8 +175,8 @@ func (n *Node) attemptNow(ctx context.Context, snap *projection.Snapshot, app, i
 		return nil, err
 	}
 	select {
-	case n.deliveries.retrying <- struct{}{}:
-		defer func() { <-n.deliveries.retrying }()
+	case n.deliveries.byHand <- struct{}{}:
+		defer func() { <-n.deliveries.byHand }()
 	case <-ctx.Done():
 		return nil, errors.New("the caller went away")
 	}
