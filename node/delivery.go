@@ -69,8 +69,9 @@ type deliverySetting struct {
 	// BornAt is when it was made (unix ms).
 	BornAt int64 `json:"born_at"`
 	// Start is from where on events are delivered, by region: the position when the
-	// endpoint was made, or "" where that was not known, for "now". A region that is
-	// not in it is younger than the endpoint, which hears all of it.
+	// endpoint was made, or "" where that was not known; what the log took a minute
+	// before BornAt and later is delivered there. A region that is not in it is younger
+	// than the endpoint, which hears all of it.
 	Start map[string]string `json:"start"`
 	// Turn counts how often delivering was begun anew: an endpoint that was paused
 	// or disabled in an earlier turn is not any more.

@@ -267,3 +267,26 @@ func TestStatementsAreNoCredentials(t *testing.T) {
 		}
 	})
 }
+
+// A webhook that is made while a region is out of reach hears of what happened there
+// since.
+func TestWebhookOfRegionOutOfReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := new(receiver)
+		c := adjustedContinents(t, func(_ string, conf *node.Config) { conf.Outbound = r })
+		eu1, us1 := c.nodes["eu1"], c.nodes["us1"]
+		early := us1.login("early").str("session.session_id")
+		late := us1.login("late").str("session.session_id")
+		us1.harness.revoke(early)
+		time.Sleep(5 * time.Minute)
+		c.cut()
+		time.Sleep(time.Minute)
+		eu1.do(eu1.key, "POST", "/v1/webhooks", revoked).want(http.StatusCreated)
+		time.Sleep(time.Minute)
+		want := us1.harness.revoke(late)
+		time.Sleep(time.Minute)
+		c.heal()
+		time.Sleep(2 * time.Minute)
+		r.wantTold(t, "when the region is back", []string{want})
+	})
+}

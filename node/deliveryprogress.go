@@ -39,8 +39,8 @@ type progress struct {
 	// a dead letter. LoggedAt is the log's time of the newest event that was.
 	Position string `json:"position"`
 	LoggedAt int64  `json:"logged_at,omitempty"`
-	// Heard: the log went backwards and is read from its beginning. What it took up to
-	// then (unix ms) had been settled.
+	// Heard: the log is read from its beginning, because it went backwards or it was not
+	// known where it stood. What it took up to then (unix ms) had been settled.
 	Heard int64 `json:"heard,omitempty"`
 	// SucceededAt is when it took something last.
 	SucceededAt int64 `json:"succeeded_at,omitempty"`

@@ -122,8 +122,9 @@ func (w *worker) begin(conf *endpointConf) bool {
 	switch {
 	case err == nil:
 		w.at = at
-	case known: // where the stream stood then is not known
-		w.reach(w.n.home.position())
+	case known: // where the stream stood then is not known, but when that was
+		w.reach(w.n.home.at(0))
+		w.p.Heard = max(0, d.BornAt-logClocks.Milliseconds())
 	default: // a region that is younger than the endpoint
 		w.reach(w.n.home.at(0))
 	}
