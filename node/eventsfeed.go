@@ -54,6 +54,9 @@ func (n *Node) events(w http.ResponseWriter, r *http.Request) {
 		hello.JWTLifeSeconds = int64(n.jwtLife(app).Seconds())
 	}
 	out := newSSEWriter(w)
+	if r.Method == http.MethodHead { // which Go's mux takes for a GET
+		return
+	}
 	n.metrics.feeds.Inc()
 	defer n.metrics.feeds.Dec()
 	still := func() bool {

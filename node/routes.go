@@ -20,10 +20,9 @@ type route struct {
 	handle handler
 	// raw answers by itself: the hot path, what is not JSON, and what is read
 	// while it is answered. It sees to its scope itself.
+	raw http.HandlerFunc
 	// cors says which pages of other origins may call it.
 	cors cors
-	// raw answers by itself: the hot path, and what is not JSON.
-	raw http.HandlerFunc
 	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
 	oauth bool
 }

@@ -123,7 +123,7 @@ var tutorialRows = []capability{
 			t.Errorf("WWW-Authenticate: %s", got)
 		}
 	}},
-	{id: "U16", text: "log-out invalidates the JWT", shown: "at verifiers by themselves through the feed: later, issue 6", check: func(t *testing.T, w *world) {
+	{id: "U16", text: "log-out invalidates the JWT", shown: "TestSDKs, for verifiers by themselves", check: func(t *testing.T, w *world) {
 		s := w.login(t, w.plain, nil)
 		w.plain.do(t, "POST", "/v1/sessions/revoke", object{"session_jwt": s.SessionJWT}).want(t, 200)
 		w.plain.verify(t, s.SessionJWT).want(t, http.StatusUnauthorized)
