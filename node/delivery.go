@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,8 @@ type endpoint interface {
 	// requests returns what tells of the event; nothing, if the endpoint is not to
 	// hear of this one after all. It may be called several times for one event, and
 	// each time that is a new attempt: all requests are sent, one after the other,
-	// until one fails. An error counts as a failed attempt.
+	// until one fails for another reason than what it says. An error counts as a failed
+	// attempt.
 	requests(e *feedEvent) ([]*http.Request, error)
 	// judge says what an answer means; usually it is judgeAnswer.
 	judge(a *outbound.Answer) attempted
@@ -67,14 +69,35 @@ type deliverySetting struct {
 	// BornAt is when it was made (unix ms).
 	BornAt int64 `json:"born_at"`
 	// Start is from where on events are delivered, by region: the position when the
-	// endpoint was made, or "" where that was not known, for "now". A region that is
-	// not in it is younger than the endpoint, which hears all of it.
+	// endpoint was made, or "" where that was not known; what the log took a minute
+	// before BornAt and later is delivered there. A region that is not in it is younger
+	// than the endpoint, which hears all of it.
 	Start map[string]string `json:"start"`
 	// Turn counts how often delivering was begun anew: an endpoint that was paused
 	// or disabled in an earlier turn is not any more.
 	Turn uint64 `json:"turn,omitempty"`
-	// Replay is from where on the events of a region are delivered again in this turn.
-	Replay map[string]string `json:"replay,omitempty"`
+	// Replay says by region which events are delivered again.
+	Replay map[string]replay `json:"replay,omitempty"`
+}
+
+// replay is what is delivered again: what comes after From. It is begun by who has
+// not begun the turn yet in which it was asked for, whatever was asked for since.
+type replay struct {
+	From string `json:"from"`
+	Turn uint64 `json:"turn"`
+}
+
+// again has the events of the regions delivered again from those places on.
+func (d *deliverySetting) again(from map[string]string) {
+	d.Turn++
+	all := maps.Clone(d.Replay)
+	if all == nil {
+		all = map[string]replay{}
+	}
+	for region, at := range from {
+		all[region] = replay{at, d.Turn}
+	}
+	d.Replay = all
 }
 
 // deliveryOf reads it from the value of a setting.
@@ -118,9 +141,9 @@ type endpointConf struct {
 type deliveries struct {
 	lease deliveryLease
 	// fresh and retrying bound how many requests are on their way: to endpoints that
-	// took what they were told last, and to others. Those that hang cannot take the
-	// place of those that answer.
-	fresh, retrying chan struct{}
+	// took what they were told last, to others, and by hand. Those that hang cannot take
+	// the place of those that answer, nor who asks for many that of who waits.
+	fresh, retrying, byHand chan struct{}
 
 	endpoints atomic.Int64 // how many there are to be told
 
@@ -132,11 +155,12 @@ type deliveries struct {
 const (
 	freshRequests    = 512
 	retryingRequests = 128
+	byHandRequests   = 32
 )
 
 func newDeliveries() deliveries {
 	return deliveries{
-		fresh: make(chan struct{}, freshRequests), retrying: make(chan struct{}, retryingRequests),
+		fresh: make(chan struct{}, freshRequests), retrying: make(chan struct{}, retryingRequests), byHand: make(chan struct{}, byHandRequests),
 		workers: map[endpointID]*worker{},
 	}
 }
@@ -154,7 +178,8 @@ func (n *Node) delivers(ctx context.Context) error {
 		if len(wanted) == 0 || round%orphanRounds == 0 {
 			orphans = n.orphans(snap)
 		}
-		holds := n.keepDelivery(ctx, len(wanted)+len(orphans) > 0)
+		// Who takes the lease next must not tell what is on its way yet.
+		holds := n.keepDelivery(ctx, len(wanted)+len(orphans)+n.deliveries.count().all > 0)
 		n.deliveries.employ(ctx, n, snap, wanted, holds, &running)
 		if holds {
 			n.forget(ctx, snap, orphans)

@@ -39,8 +39,8 @@ type progress struct {
 	// a dead letter. LoggedAt is the log's time of the newest event that was.
 	Position string `json:"position"`
 	LoggedAt int64  `json:"logged_at,omitempty"`
-	// Heard: the log went backwards and is read from its beginning. What it took up to
-	// then (unix ms) had been settled.
+	// Heard: the log is read from its beginning, because it went backwards or it was not
+	// known where it stood. What it took up to then (unix ms) had been settled.
 	Heard int64 `json:"heard,omitempty"`
 	// SucceededAt is when it took something last.
 	SucceededAt int64 `json:"succeeded_at,omitempty"`
@@ -168,19 +168,24 @@ func (d *deadLetters) remove(p events.Position) bool {
 // endpoints that are no more.
 const orphanRounds = 60
 
-// orphans returns what is noted of this region for endpoints that were deleted, also
-// with their app.
+// orphans returns what is noted for endpoints that were deleted, also with their app:
+// of this region, and of polled streams, which have one note for all regions.
 func (n *Node) orphans(snap *projection.Snapshot) (all []*events.Work) {
 	kinds := endpointKinds()
 	for w := range snap.Works() {
-		if w.Type != progressWork+n.home.region && w.Type != deadWork+n.home.region {
+		of := func(k endpointKind, s *events.Setting) bool {
+			return endpointID{w.App, k.typ, s.Name}.work() == w.Name
+		}
+		switch w.Type {
+		case progressWork + n.home.region, deadWork + n.home.region:
+		case ssfPollType:
+			of = func(k endpointKind, s *events.Setting) bool { return k.typ == ssfStreamType && s.Name == w.Name }
+		default:
 			continue
 		}
 		app, known := snap.App(w.App)
 		held := known && app.State != events.AppDeleted && slices.ContainsFunc(kinds, func(k endpointKind) bool {
-			return slices.ContainsFunc(snap.SettingsOf(w.App, k.typ), func(s *events.Setting) bool {
-				return endpointID{w.App, k.typ, s.Name}.work() == w.Name
-			})
+			return slices.ContainsFunc(snap.SettingsOf(w.App, k.typ), func(s *events.Setting) bool { return of(k, s) })
 		})
 		if !held {
 			all = append(all, w)

@@ -75,7 +75,8 @@ func judgeAnswer(a *outbound.Answer) attempted {
 }
 
 // send sends all that tells the endpoint of the event. Each request may take what is
-// left at the time (Clock.Boot) it is sent.
+// left at the time (Clock.Boot) it is sent. One that is refused as such says nothing
+// of those after it: they are sent, and all of them again with the next attempt.
 func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent, left func(now time.Duration) time.Duration) attempted {
 	all, err := to.requests(e)
 	if err != nil {
@@ -84,21 +85,26 @@ func (n *Node) send(ctx context.Context, to endpoint, e *feedEvent, left func(no
 	}
 	done := attempted{verdict: taken}
 	for _, r := range all {
-		out := n.sendOne(ctx, to, r, left(n.conf.Clock.Boot()))
+		out := n.sendOne(ctx, to, r, left)
 		out.sent += done.sent
-		if out.verdict != taken {
+		switch {
+		case out.verdict != taken && out.verdict != refused:
 			return out
+		case done.verdict == refused:
+			done.sent = out.sent
+		default:
+			done = out
 		}
-		done = out
 	}
 	return done
 }
 
-func (n *Node) sendOne(ctx context.Context, to endpoint, r *http.Request, left time.Duration) attempted {
-	if left <= 0 {
+func (n *Node) sendOne(ctx context.Context, to endpoint, r *http.Request, left func(now time.Duration) time.Duration) attempted {
+	most := min(sendTimeout, left(n.conf.Clock.Boot()))
+	if most <= 0 {
 		return attempted{}
 	}
-	within, cancel := context.WithTimeout(ctx, min(sendTimeout, left))
+	within, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	a, err := n.conf.Outbound.Do(within, r, maxAnswer)
 	switch {
@@ -107,7 +113,7 @@ func (n *Node) sendOne(ctx context.Context, to endpoint, r *http.Request, left t
 		out.sent = 1
 		out.after = retryAfter(a.Header.Get("Retry-After"), n.conf.Clock.Wall())
 		return out
-	case ctx.Err() != nil, left < sendTimeout && within.Err() != nil: // nobody waited for it to the end
+	case ctx.Err() != nil, most < sendTimeout && left(n.conf.Clock.Boot()) <= 0: // nobody may have waited for it to the end
 		return attempted{}
 	}
 	return attempted{verdict: failedToSend, reason: unreachable(err)}

@@ -110,10 +110,10 @@ func (w *worker) begin(conf *endpointConf) bool {
 			w.p.LoggedAt = d.BornAt
 		}
 	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
-		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
-		if from, ok := d.Replay[region]; ok {
-			w.p.Position, w.p.Heard = from, 0
+		if r := d.Replay[region]; w.p.Turn < r.Turn {
+			w.p.Position, w.p.Heard, w.p.LoggedAt = r.From, 0, 0 // nothing counts as settled
 		}
+		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 	case w.last != nil && w.last != conf && w.p.Failing != nil:
 		w.p.Failing.NextAt = 0 // what was wrong may be right by now
 	}
@@ -122,8 +122,9 @@ func (w *worker) begin(conf *endpointConf) bool {
 	switch {
 	case err == nil:
 		w.at = at
-	case known: // where the stream stood then is not known
-		w.reach(w.n.home.position())
+	case known: // where the stream stood then is not known, but when that was
+		w.reach(w.n.home.at(0))
+		w.p.Heard = max(0, d.BornAt-logClocks.Milliseconds())
 	default: // a region that is younger than the endpoint
 		w.reach(w.n.home.at(0))
 	}

@@ -308,6 +308,8 @@ func (e *erasure) remains() {
 		add("user_id, times, session ids", "states and last uses of the user's sessions, without what they held, in the log and in nodes' memory",
 			at(e.expire+events.TTLSlack.Milliseconds()))
 	}
+	// An end of a moment ago may be told yet.
+	add("user_id, session ids", "that sessions of the user ran out, in the log", at(now+(events.ExpiredEventTTL+time.Hour).Milliseconds()))
 	if e.n.snapshots != nil {
 		add("what the sessions held, sealed with the cluster key", "the two newest snapshots on the disk of each running node; of one that is stopped, until it has run as long",
 			at(now+2*e.n.snapshots.every.Milliseconds()))

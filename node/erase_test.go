@@ -63,7 +63,7 @@ func TestErase(t *testing.T) {
 		if r.at("revoked") != 2.0 || r.at("erased") != 4.0 || len(r.at("history").([]any)) != 1 || r.at("pending") != nil || r.str("receipt.status") != "complete" {
 			t.Errorf("erased: %s", r.Raw)
 		}
-		if !strings.Contains(string(r.Raw), "revocation of all sessions") || !strings.Contains(string(r.Raw), `"until"`) {
+		if !strings.Contains(string(r.Raw), "revocation of all sessions") || !strings.Contains(string(r.Raw), "sessions of the user ran out") || !strings.Contains(string(r.Raw), `"until"`) {
 			t.Errorf("what remains is not said: %s", r.Raw)
 		}
 		archived, private := h.entriesOf(h.home, "eu", "ada")

@@ -24,11 +24,15 @@ func (f sessionFold) ApplyAll(rs []events.Record, effects []projection.Effect) {
 	f.sessions().ApplyAll(rs, effects, appliers(), inParallel)
 }
 
-func (f sessionFold) Rewind()                    { f.sessions().Rewind(f.number) }
 func (f sessionFold) Adopt(gen uint32)           { f.sessions().Adopt(f.number, gen) }
 func (f sessionFold) Reread()                    { f.sessions().Reread(f.number) }
 func (f sessionFold) Position() (uint32, uint64) { return f.sessions().Position(f.number) }
 func (f sessionFold) Digest(now int64) string    { return f.sessions().Digest(f.number, now) }
+
+func (f sessionFold) Rewind() {
+	f.keepStatuses(f.number)
+	f.sessions().Rewind(f.number)
+}
 
 func (f sessionFold) Repair(s events.Subject, seq uint64, now int64) (projection.Repair, bool) {
 	return f.sessions().Repair(s, seq, now)

@@ -99,8 +99,8 @@ func (t *toldClient) requests(e *feedEvent) ([]*http.Request, error) {
 }
 
 // about returns whom the client has to log out. A token without sid logs a user out
-// of everything, so where sessions were spared, or the client demands it, the others
-// are named one by one.
+// of everything, so where the user has a good session, which was spared or may be
+// younger, or the client demands it, those that are over are named one by one.
 func (t *toldClient) about(e *feedEvent) []whose {
 	user := e.UserID
 	if user == "" && e.UserHash != "" {
@@ -111,19 +111,21 @@ func (t *toldClient) about(e *feedEvent) []whose {
 		return []whose{{user, e.SessionID}}
 	case user == "":
 		return nil // nobody here has a session of that user
-	case len(e.Except) == 0 && !t.SessionRequired:
-		return []whose{{user, ""}}
 	}
 	var all []whose
-	from := int64(0)
+	from, spares := int64(0), len(e.Except) > 0
 	if e.RevokedAt != nil {
 		from = e.RevokedAt.UnixMilli()
 	}
 	for s, v := range t.n.sessions().User(t.app, user, t.n.judged()) {
+		spares = spares || v == projection.Active
 		// Of those that were revoked before it was told already.
 		if v == projection.Revoked && s.SID.Stream() == e.Stream && s.RevokedAt >= from {
 			all = append(all, whose{user, s.SID.String()})
 		}
+	}
+	if !spares && !t.SessionRequired {
+		return []whose{{user, ""}}
 	}
 	return all
 }
@@ -251,7 +253,8 @@ func (n *Node) putLogoutClient(ctx context.Context, c *call) (int, any, error) {
 	if err := n.conf.Outbound.Check(in.URI); err != nil {
 		return 0, nil, badSetting("backchannel_logout_uri", "%v", err)
 	}
-	if l == nil {
+	made := l == nil
+	if made {
 		if len(snap.SettingsOf(c.caller.app, logoutClientType)) >= maxLogoutClients {
 			return 0, nil, fail(api.InvalidArgument, "the app has %d logout clients already, which is the most", maxLogoutClients)
 		}
@@ -266,6 +269,11 @@ func (n *Node) putLogoutClient(ctx context.Context, c *call) (int, any, error) {
 	pos, err := n.setEndpoint(ctx, c, logoutClientType, logoutClientName(id), value, nil, last)
 	if err != nil {
 		return 0, nil, err
+	}
+	if made {
+		if err := n.checkRoom(ctx, c, logoutClientType, logoutClientName(id), maxLogoutClients); err != nil {
+			return 0, nil, err
+		}
 	}
 	out := n.showClient(n.catalog.Snapshot(), c.caller.app, l)
 	out.Revision = pos.String()

@@ -194,7 +194,6 @@ func (n *Node) changeSSFStream(ctx context.Context, c *call, replace bool) (int,
 			s.beginAt(n, snap, at)
 		case s.Method == ssfPush && (r.hasDelivery || replace):
 			s.Delivery.Turn++ // what was wrong may be right by now
-			s.Delivery.Replay = nil
 		}
 		return header, nil
 	})
@@ -313,8 +312,7 @@ func (n *Node) replaySSFStream(ctx context.Context, c *call) (int, any, error) {
 	}
 	s, err := n.editSSFStreamIn(ctx, &c.caller, in.StreamID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
 		if s.Method == ssfPush {
-			s.Delivery.Turn++
-			s.Delivery.Replay = from
+			s.Delivery.again(from)
 			return header, nil
 		}
 		at, err := n.ssfPlace(snap, s)

@@ -172,6 +172,26 @@ func TestSSFPoll(t *testing.T) {
 	})
 }
 
+// What is noted of a polled stream goes with it.
+func TestSSFPollForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		r := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		h.revoke(h.login("ada").str("session.session_id"))
+		r.wantTold("session-revoked")
+		noted := func() bool {
+			return slices.ContainsFunc(h.works(), func(w string) bool { return strings.Contains(w, r.id) })
+		}
+		if !noted() {
+			t.Fatal("nothing is noted")
+		}
+		h.do(r.key, "DELETE", "/ssf/streams?stream_id="+r.id, nil).want(204)
+		time.Sleep(3 * time.Minute)
+		if noted() {
+			t.Errorf("left over: %v", h.works())
+		}
+	})
+}
+
 // slowBeats is for tests in which hours pass.
 func slowBeats(c *node.Config) { c.Lease, c.Beat = 2*time.Minute, 20*time.Second }
 

@@ -211,8 +211,8 @@ func (n *Node) pushControl(ctx context.Context, snap *projection.Snapshot, held 
 		n.conf.Log.Error("an event about a stream cannot be written", "app", t.s.App, "error", err)
 		return
 	}
-	out := n.sendOne(ctx, t, r, sendTimeout)
-	if out.verdict != taken && out.verdict != refused && !last {
+	out := n.sendOne(ctx, t, r, n.deliveries.left)
+	if out.verdict == unsaid || out.verdict != taken && out.verdict != refused && !last {
 		return
 	}
 	p, err := n.ssfProgress(n.catalog.Snapshot(), t.s)

@@ -104,8 +104,7 @@ func (n *Node) statusList(ctx context.Context, c *call) (int, any, error) {
 	if err := statusQuery(c); err != nil {
 		return 0, nil, err
 	}
-	// For as long as JWTs may name it, it is there, whatever the app wants by now.
-	if !app.Settings.StatusList && n.wall() > app.ChangedAt+(maxJWTTTL*time.Second+maxClockSkew).Milliseconds() {
+	if !n.hasStatusLists(app) {
 		return 0, nil, fail(api.NotFound, "app %s has no status lists; its setting status_list turns them on", app.App)
 	}
 	s, block, err := n.statusPlace(c)
@@ -120,6 +119,12 @@ func (n *Node) statusList(ctx context.Context, c *call) (int, any, error) {
 	c.h.Set("Content-Type", statusListMedia)
 	c.h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", max(0, int(left.Seconds()))))
 	return http.StatusOK, rawBody(made.jwt), nil
+}
+
+// hasStatusLists reports whether the app has lists: for as long as JWTs may name them,
+// they are there, whatever the app wants by now.
+func (n *Node) hasStatusLists(app *events.App) bool {
+	return app.Settings.StatusList || n.wall() <= app.ChangedAt+(maxJWTTTL*time.Second+maxClockSkew).Milliseconds()
 }
 
 // statusQuery refuses what is asked for otherwise than as a list of now, signed as a
@@ -329,6 +334,26 @@ func (n *Node) learnStatus(k *statusKnown, app string, s *stream) {
 		k.scanned = now
 	}
 	k.asked = now
+}
+
+// keepStatuses notes what is revoked of a stream that is about to be read from its
+// beginning: if the log has lost that a session was created, nothing else says where
+// its status is.
+func (n *Node) keepStatuses(number uint8) {
+	now := n.judged()
+	for app := range n.catalog.Snapshot().Apps() {
+		if !n.hasStatusLists(app) {
+			continue
+		}
+		k := n.statuses.of(statusStream{app.App, number})
+		k.mu.Lock()
+		for held, v := range n.sessions().App(app.App, now) {
+			if v == projection.Revoked && held.SID.Stream() == number && held.CreatedSeq != 0 {
+				k.revoked[held.CreatedSeq] = now
+			}
+		}
+		k.mu.Unlock()
+	}
 }
 
 // recentOf returns the sessions of the app in the stream, and the users by their

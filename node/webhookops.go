@@ -85,8 +85,7 @@ func (n *Node) replayWebhook(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	w.Delivery.Turn++
-	w.Delivery.Replay = from
+	w.Delivery.again(from)
 	return n.answerWebhook(ctx, c, http.StatusOK, w, "")
 }
 
@@ -176,8 +175,8 @@ func (n *Node) attemptNow(ctx context.Context, snap *projection.Snapshot, app, i
 		return nil, err
 	}
 	select {
-	case n.deliveries.retrying <- struct{}{}:
-		defer func() { <-n.deliveries.retrying }()
+	case n.deliveries.byHand <- struct{}{}:
+		defer func() { <-n.deliveries.byHand }()
 	case <-ctx.Done():
 		return nil, errors.New("the caller went away")
 	}

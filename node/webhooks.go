@@ -179,7 +179,28 @@ func (n *Node) postWebhook(ctx context.Context, c *call) (int, any, error) {
 	w.Delivery = n.newDelivery(snap)
 	w.Delivery.Off = in.Enabled != nil && !*in.Enabled
 	held := &heldWebhook{id: "wh_" + strings.ToLower(rand.Text()), webhook: w, webhookSecrets: webhookSecrets{[]webhookSecret{{Key: key}}}}
-	return n.answerWebhook(ctx, c, http.StatusCreated, held, shown)
+	status, out, err := n.answerWebhook(ctx, c, http.StatusCreated, held, shown)
+	if err == nil {
+		err = n.checkRoom(ctx, c, webhookType, held.id, maxWebhooks)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return status, out, nil
+}
+
+// checkRoom takes the endpoint back that was just made if the app has more than most
+// of its type: others that were made at the same time found the same room.
+func (n *Node) checkRoom(ctx context.Context, c *call, typ, name string, most int) error {
+	snap := n.catalog.Snapshot()
+	if len(snap.SettingsOf(c.caller.app, typ)) <= most {
+		return nil
+	}
+	last := snap.Last(&events.Setting{App: c.caller.app, Type: typ, Name: name})
+	if _, err := n.setEndpoint(ctx, c, typ, name, nil, nil, last); err != nil {
+		return err
+	}
+	return fail(api.InvalidArgument, "others were made at the same time, and the app may have %d", most)
 }
 
 // heldWebhook is a webhook as it was read, and the sequence at which it stands.
@@ -322,7 +343,6 @@ func (n *Node) patchWebhook(ctx context.Context, c *call) (int, any, error) {
 func (d *deliverySetting) enable(on bool) {
 	if d.Off = !on; on {
 		d.Turn++
-		d.Replay = nil
 	}
 }
 
