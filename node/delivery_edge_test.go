@@ -169,6 +169,16 @@ func TestLogoutOfOtherSessions(t *testing.T) {
 				t.Errorf("not told of %s, as one was refused", sid)
 			}
 		}
+		// What comes later does not wait for an hour either.
+		later := h.login("ben").str("session.session_id")
+		h.do(h.key, "POST", "/v1/sessions/revoke", m{"session_id": later}).want(http.StatusOK)
+		time.Sleep(time.Minute)
+		for _, g := range r.taken() {
+			told[h.readLogout(g).Session] = true
+		}
+		if !told[later] {
+			t.Error("what came after a token that was refused was not told")
+		}
 	})
 }
 

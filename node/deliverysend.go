@@ -53,6 +53,8 @@ type attempted struct {
 	reason  string
 	after   time.Duration // that the endpoint asks to be left alone
 	sent    int           // requests that were answered
+	// final: that it was refused is the receiver's last word on this event.
+	final bool
 }
 
 // judgeAnswer is what the statuses of HTTP mean: 2xx that it was taken, 410 that the

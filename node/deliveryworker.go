@@ -25,6 +25,8 @@ const (
 	// An event that was refused so often, over so long, becomes a dead letter.
 	deadAttempts = 10
 	deadAfter    = time.Hour
+	// finalAttempts are enough where a refusal is the receiver's last word.
+	finalAttempts = 3
 	// logClocks is how far apart the clocks of a log's servers may be.
 	logClocks = time.Minute
 )
@@ -301,7 +303,7 @@ func (w *worker) failed(e *feedEvent, out attempted) (settled bool) {
 		w.halt(deliveryDisabled, out.reason)
 	case since(f.Since) >= pauseAfter:
 		w.halt(deliveryPaused, out.reason)
-	case f.Refused >= deadAttempts && since(f.RefusedAt) >= deadAfter:
+	case f.Refused >= deadAttempts && since(f.RefusedAt) >= deadAfter, out.final && f.Refused >= finalAttempts:
 		return w.bury(e, &f)
 	}
 	return false

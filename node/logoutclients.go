@@ -73,7 +73,13 @@ func (t *toldClient) types() map[string]bool {
 	return map[string]bool{api.EventRevoked: true, api.EventExpired: true, api.EventUserRevoked: true}
 }
 
-func (t *toldClient) judge(a *outbound.Answer) attempted { return judgeAnswer(a) }
+// judge takes 400 for what it is by section 2.8: the client does not know the session,
+// or refuses the token. It will not know it later, and those behind it wait.
+func (t *toldClient) judge(a *outbound.Answer) attempted {
+	out := judgeAnswer(a)
+	out.final = a.Status == http.StatusBadRequest
+	return out
+}
 
 // whose is what one logout token is about.
 type whose struct{ user, sid string }
