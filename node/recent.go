@@ -143,6 +143,11 @@ func (n *Node) awaitsRecent(s *stream) bool {
 func (s *stream) lookThrough(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	// A stream that has caught up may have applied nothing yet: then To would be 0, and
+	// all that the snapshot holds would be passed over.
+	if err := s.wait(ctx, 1); err != nil {
+		return err
+	}
 	what := events.Range{Since: time.UnixMilli(s.node.judged()).Add(-recentMost), To: s.applied.Load()}
 	for _, k := range []events.Kind{events.KindRevoke, events.KindAll} {
 		what.Filters = append(what.Filters, events.Subject{Region: s.region, App: "*", User: "*", ID: "*", Kind: k}.String())

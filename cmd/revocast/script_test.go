@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -325,9 +326,16 @@ func cmdTakePort(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], l.Addr().String())
 }
 
-// cmdCapture is "capture VAR file": sets VAR to the file's text, trimmed.
+// cmdCapture is "capture VAR file [pattern]": sets VAR to the file's text, trimmed,
+// or to what the pattern finds first in it.
 func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+	text := strings.TrimSpace(ts.ReadFile(args[1]))
+	if len(args) > 2 {
+		if text = regexp.MustCompile(args[2]).FindString(text); text == "" {
+			ts.Fatalf("%s: nothing matches %s", args[1], args[2])
+		}
+	}
+	ts.Setenv(args[0], text)
 }
 
 // cmdNats is "nats VAR": runs a NATS server with JetStream until the script

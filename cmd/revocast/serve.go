@@ -44,7 +44,7 @@ type serveCmd struct {
 	Dev            bool     `help:"Serve the demo of the browser module at /demo/, which logs in whoever asks, as anybody, in the app \"app\". For development: --listen must be a loopback address, and no proxy may stand before it."`
 	logFlags       `embed:""`
 
-	OutboundAllow []string      `placeholder:"PREFIX" help:"Networks, such as 10.1.0.0/16, that requests to addresses chosen by apps (keys of issuers, import sources) may reach besides the public ones, on any port and without TLS (default: none)."`
+	OutboundAllow []string      `placeholder:"PREFIX" help:"Networks, such as 10.1.0.0/16, that requests to addresses chosen by apps (keys of issuers, import sources, webhooks, log-out and Shared Signals receivers) may reach besides the public ones, on any port and without TLS (default: none)."`
 	SnapshotEvery time.Duration `placeholder:"D" default:"5m" help:"Time between two snapshots of the sessions, from which a start goes on (default: 5m)."`
 }
 

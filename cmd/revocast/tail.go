@@ -28,7 +28,7 @@ type eventsTail struct {
 	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory, or REVOCAST_CLUSTER_KEY)."`
 	Region         string   `placeholder:"NAME" help:"Region whose stream is read (default: that of the data directory)."`
 	From           string   `env:"-" placeholder:"POSITION" help:"Where to begin, such as local:0:1234: only the streams it names (default: all, from their beginning)."`
-	Kind           []string `env:"-" placeholder:"KIND,…" help:"Only these kinds (default: all but reg, hb and snap, which nodes write about themselves)."`
+	Kind           []string `env:"-" placeholder:"KIND" help:"Only these kinds (default: all but reg, hb and snap, which nodes write about themselves)."`
 	Once           bool     `env:"-" help:"End when everything there is was printed. Implied for a stopped node."`
 	JSON           bool     `name:"json" env:"-" help:"Print a JSON object a line."`
 }

@@ -2,22 +2,26 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/revocast/revocast/node/api"
 )
 
 type webhookCmd struct {
-	Add    webhookAdd    `cmd:"" help:"Have an address told of events; prints the secret that signs, once."`
-	List   webhookList   `cmd:"" help:"List webhooks, and how their deliveries fare."`
-	Enable webhookEnable `cmd:"" help:"Go on with a webhook that was paused or disabled."`
-	Remove webhookRemove `cmd:"" help:"Delete a webhook."`
-	Test   webhookTest   `cmd:"" help:"Send a webhook.test now, and say what became of it."`
-	Replay webhookReplay `cmd:"" help:"Deliver events again."`
+	Add          webhookAdd          `cmd:"" help:"Have an address told of events; prints the secret that signs, once."`
+	List         webhookList         `cmd:"" help:"List webhooks, and how their deliveries fare."`
+	Enable       webhookEnable       `cmd:"" help:"Go on with a webhook that was paused or disabled."`
+	Remove       webhookRemove       `cmd:"" help:"Delete a webhook."`
+	Test         webhookTest         `cmd:"" help:"Send a webhook.test now, and say what became of it."`
+	DeadLetters  webhookDeadLetters  `cmd:"" help:"List the newest hundred events that the receiver refused."`
+	Replay       webhookReplay       `cmd:"" help:"Deliver events again."`
+	RotateSecret webhookRotateSecret `cmd:"" help:"Give a webhook another secret, and print it, once; both sign for a while."`
 }
 
 // hooks calls the API of webhooks of the app.
@@ -50,7 +54,7 @@ type webhookAdd struct {
 	remote
 	inApp
 	URL         string   `arg:"" help:"Where events are POSTed: https, or in a network that serve --outbound-allow names."`
-	Types       []string `env:"-" placeholder:"TYPE,…" help:"Of which events (default: all), such as session.revoked,user.revoked."`
+	Types       []string `env:"-" placeholder:"TYPE" help:"Of which events (default: all), such as session.revoked,user.revoked."`
 	Description string   `env:"-" placeholder:"TEXT" help:"What it is for."`
 }
 
@@ -139,9 +143,10 @@ func (t *webhookTest) Run(e *env) error {
 	return showAttempt(c, raw, &out)
 }
 
-// showAttempt prints what became of a delivery that was asked for.
+// showAttempt prints what became of a delivery that was asked for; one that failed
+// is an error.
 func showAttempt(c *client, raw []byte, out *api.DeliveryAttempt) error {
-	return c.show(raw, func(w io.Writer) {
+	err := c.show(raw, func(w io.Writer) {
 		row(w, "delivered", strconv.FormatBool(out.Delivered))
 		if out.Status != 0 {
 			row(w, "receiver's status", strconv.Itoa(out.Status))
@@ -150,14 +155,63 @@ func showAttempt(c *client, raw []byte, out *api.DeliveryAttempt) error {
 			row(w, "reason", out.Reason)
 		}
 	})
+	if err == nil && !out.Delivered {
+		err = fmt.Errorf("the receiver did not take it: %s", out.Reason)
+	}
+	return err
+}
+
+type webhookDeadLetters struct {
+	remote
+	inApp
+	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
+}
+
+// Run implements the command.
+func (d *webhookDeadLetters) Run(e *env) error {
+	var out api.DeadLetterList
+	c, raw, err := d.hooks(e, d.App, http.MethodGet, "/"+url.PathEscape(d.ID)+"/dead-letters", nil, &out)
+	if err != nil {
+		return err
+	}
+	return c.show(raw, func(w io.Writer) {
+		row(w, "REVISION", "TYPE", "HAPPENED", "GIVEN UP", "ATTEMPTS", "LAST STATUS")
+		for _, l := range out.DeadLetters {
+			row(w, l.Revision, l.Type, stamp(l.EventAt), stamp(l.FailedAt), l.Attempts, l.Status)
+		}
+	})
+}
+
+type webhookRotateSecret struct {
+	remote
+	inApp
+	ID      string         `arg:"" help:"The webhook's id, as webhook list shows it."`
+	Overlap *time.Duration `env:"-" placeholder:"TIME" help:"How long the present secret signs as well, at most 168h; 0s: not at all (default: 24h)."`
+}
+
+// Run implements the command.
+func (r *webhookRotateSecret) Run(e *env) error {
+	in := new(api.RotateSecret)
+	if r.Overlap != nil {
+		if *r.Overlap%time.Second != 0 {
+			return &usageError{fmt.Errorf("--overlap %v: want whole seconds", *r.Overlap)}
+		}
+		in.OverlapSeconds = new(int64(*r.Overlap / time.Second))
+	}
+	var out api.WebhookAnswer
+	c, raw, err := r.hooks(e, r.App, http.MethodPost, "/"+url.PathEscape(r.ID)+"/rotate-secret", in, &out)
+	if err != nil {
+		return err
+	}
+	return showHook(c, raw, &out)
 }
 
 type webhookReplay struct {
 	remote
 	inApp
 	ID         string `arg:"" help:"The webhook's id, as webhook list shows it."`
-	From       string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"All that came after this revision, in order."`
-	DeadLetter string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"This one dead letter, now."`
+	From       string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"All that came after this revision, in order; either this or --dead-letter."`
+	DeadLetter string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"This one dead letter, now, as webhook dead-letters shows it."`
 }
 
 // Run implements the command.

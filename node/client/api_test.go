@@ -283,6 +283,32 @@ func TestTemplate(t *testing.T) {
 	})
 }
 
+// TestKeyOfAnotherApp: with the key of another app nothing is followed. The feed would
+// tell of that app's revocations, and JWTs that are revoked would be let in.
+func TestKeyOfAnotherApp(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		var key struct {
+			Secret string `json:"api_key"`
+		}
+		w.must(w.nodes[0], w.admin, "POST", "/v1/apps", m{"app_id": "shop"}, nil)
+		w.must(w.nodes[0], w.admin, "POST", "/v1/apps/shop/api-keys", m{}, &key)
+		shop := w.client(func(c *client.Client) { c.App, c.APIKey = "shop", key.Secret })
+		made := login(t, shop, "ada")
+		mixed := w.client(func(c *client.Client) { c.App = "shop" })
+		stop := w.run(mixed)
+		defer stop()
+		w.await("the feed is refused", func() bool { return mixed.Status().Err != nil })
+		if _, err := shop.Revoke(t.Context(), &api.Revoke{SessionID: made.Session.SessionID}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := mixed.Verify(t.Context(), made.SessionJWT)
+		wantErr(t, "a JWT that is revoked", s, err, client.ErrStale)
+		if s := mixed.Status(); s.Node != "" || len(s.Leases) != 0 {
+			t.Errorf("it follows: %+v", s)
+		}
+	})
+}
+
 // TestStatus: it says whose feed is followed, for how long JWTs are judged here, and
 // why it was lost; and the log is told as much, without a secret.
 func TestStatus(t *testing.T) {

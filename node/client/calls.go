@@ -210,6 +210,8 @@ func (c *Client) build(ctx context.Context, base string, r *request, body []byte
 	}
 	if !r.public {
 		h.Header.Set("Authorization", c.setup.authorization)
+		// A key of another app is refused, and never heard of that app's revocations.
+		h.Header.Set("X-Revocast-App", c.App)
 	}
 	if body != nil {
 		h.Header.Set("Content-Type", "application/json")
