@@ -127,3 +127,20 @@ func TestFeedJoins(t *testing.T) {
 		}
 	})
 }
+
+// A stream may have caught up, and be fed, before anything of it counts as applied.
+// What the log holds then must not pass for looked through.
+func TestLookThroughWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFed(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := f.home.lookThrough(ctx); err == nil || !f.awaitsRecent(f.home) {
+			t.Errorf("looked through before anything was applied: %v", err)
+		}
+		f.revoke()
+		if err := f.home.lookThrough(t.Context()); err != nil || f.awaitsRecent(f.home) {
+			t.Errorf("not looked through: %v", err)
+		}
+	})
+}
