@@ -244,6 +244,36 @@ func TestLeaderKilled(t *testing.T) {
 		f.mu.Unlock()
 	}
 	t.Logf("%d acknowledged, in %d events", len(w.times), len(w.acked))
+	readAll(t, keys, logs, w.acked)
+}
+
+// readAll reads what was acknowledged once more, on each server, of which two are
+// behind the third: nobody is told less.
+func readAll(t *testing.T, keys *events.ClusterKeys, logs []*events.JetStream, acked map[uint64]string) {
+	t.Helper()
+	last := slices.Max(slices.Collect(maps.Keys(acked)))
+	m, err := keys.Encode("eu", &events.Beat{Node: "n1", Incarnation: events.NewIncarnation(), N: 1, Keys: keys.IDs()}, nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := logs[0].Append(patient(t), m, events.Expectation{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, log := range logs {
+		got := map[uint64]string{}
+		err := log.Read(patient(t), events.Range{To: last, Filters: []string{"ev.eu.app.*.*.rev", "ev.eu.other.*.*.rev"}}, func(e events.Entry) bool {
+			got[e.Seq] = e.Subject
+			return true
+		})
+		if err != nil {
+			t.Fatalf("read on server %d: %v", i+1, err)
+		}
+		for seq, subject := range acked {
+			if got[seq] != subject {
+				t.Fatalf("read on server %d: of %d acknowledged events %d were read, and not %d", i+1, len(acked), len(got), seq)
+			}
+		}
+	}
 }
 
 // pause returns the longest time between two acknowledgements.
