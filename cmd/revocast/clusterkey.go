@@ -123,7 +123,7 @@ func (k *clusterKeyRotate) Run(e *env) error {
 		for _, k := range out.Keys {
 			if k.MayGo {
 				row(w)
-				row(w, fmt.Sprintf("%s may go: revocast cluster-key retire %s --yes, for each node. Until %s the history of sessions can hold events that cannot be read without it.",
+				row(w, fmt.Sprintf("%s may go: revocast cluster-key retire --yes -- %s, for each node. Until %s the history of sessions can hold events that cannot be read without it.",
 					k.KeyID, k.KeyID, stampOr(k.HistoryUntil, "-")))
 			}
 		}
@@ -169,7 +169,7 @@ func rotateClusterKey(e *env, c *client) (*api.ClusterKeyList, []byte, error) {
 type clusterKeyRetire struct {
 	remote
 	keyFile
-	Key string `arg:"" help:"The key's id, as list shows it."`
+	Key string `arg:"" help:"The key's id, as list shows it; behind -- as it may begin with a dash."`
 	Yes bool   `env:"-" help:"Really: what only this key opens cannot be read any more, such as the history from before the rotation."`
 }
 
