@@ -285,6 +285,8 @@ class Session {
 
   #signedOut(reason, sid, news) {
     this.#reached();
+    // A log-out that was asked for says more than the event that comes of it.
+    if (this.#state.status === "signed_out" && this.#state.reason === "logout" && sid === this.#sid) return;
     this.#jwt = null;
     if (ENDED.has(reason)) this.#end(sid, reason);
     this.#set({ status: "signed_out", reason, session: null });
