@@ -40,7 +40,7 @@ race() {
 		echo "the race detector needs a C compiler: install $(go env CC), such as by apt-get install gcc libc6-dev"
 		return 1
 	fi
-	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -timeout 30m ./...
 }
 
 # The protocol itself, apart from the code: every rule kept holds, every rule
