@@ -182,7 +182,6 @@ func (f *feed) wakeAll() {
 // spread wakes readers until ctx ends. To wake thousands takes longer than an
 // applier may be held up.
 func (n *Node) spread(ctx context.Context) error {
-	defer n.EndFeeds()
 	for {
 		select {
 		case <-n.feed.wake:

@@ -51,7 +51,8 @@ func newRecent() recent {
 	return recent{look: make(chan struct{}, 1), apps: map[string]*recentApp{}, through: map[*stream]bool{}}
 }
 
-// recall notes what the entry revokes. Only the applier of the stream calls it.
+// recall notes what the entry revokes: of the applier, as it comes, and of the look
+// through the log. Twice is as good as once.
 func (s *stream) recall(r *events.Record) {
 	logged := r.Time.UnixMilli()
 	if logged < s.node.judged()-recentMost.Milliseconds() {
@@ -236,7 +237,7 @@ func (n *Node) revocations(_ context.Context, c *call) (int, any, error) {
 			out.CompromisedKeys = append(out.CompromisedKeys, key.Event.KID)
 		}
 	}
-	n.recent.list(app.App, n.recentFrom(app.App), n, out)
+	n.listRecent(app.App, n.recentFrom(app.App), out)
 	return http.StatusOK, out, nil
 }
 
@@ -258,25 +259,40 @@ func (n *Node) throughCursor() (all events.Revision) {
 	return all
 }
 
-// list adds what was revoked of the app since.
-func (k *recent) list(app string, since int64, n *Node, out *api.Revocations) {
+// since returns what was revoked of the app since, and when (unix ms). An applier may
+// wait for it, so it copies, and leaves the rest to who asks.
+func (k *recent) since(app string, from int64) (sids map[events.SID]int64, marks map[recentKey][]recentMark) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	a := k.apps[app]
 	if a == nil {
-		return
+		return nil, nil
 	}
+	sids, marks = make(map[events.SID]int64, len(a.sids)), make(map[recentKey][]recentMark, len(a.marks))
 	for sid, at := range a.sids {
-		if at >= since {
-			out.Sessions = append(out.Sessions, sid.String())
+		if at >= from {
+			sids[sid] = at
 		}
 	}
-	slices.Sort(out.Sessions)
 	for key, all := range a.marks {
 		for _, m := range all {
-			if m.logged < since {
-				continue
+			if m.logged >= from {
+				marks[key] = append(marks[key], m)
 			}
+		}
+	}
+	return sids, marks
+}
+
+// listRecent adds what was revoked of the app since.
+func (n *Node) listRecent(app string, from int64, out *api.Revocations) {
+	sids, marks := n.recent.since(app, from)
+	for sid := range sids {
+		out.Sessions = append(out.Sessions, sid.String())
+	}
+	slices.Sort(out.Sessions)
+	for key, all := range marks {
+		for _, m := range all {
 			w := api.Watermark{UserHash: key.user, UserID: m.user, Region: n.regionOf(key.number), Stream: key.number, RevokedAt: date(m.at)}
 			for _, sid := range m.except {
 				w.Except = append(w.Except, sid.String())

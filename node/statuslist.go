@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"strconv"
@@ -359,26 +360,15 @@ func (n *Node) keepStatuses(number uint8) {
 // recentOf returns the sessions of the app in the stream, and the users by their
 // hashes, that were revoked since, with the time of that (unix ms).
 func (n *Node) recentOf(app string, stream uint8, since int64) (sids map[events.SID]int64, users map[string]int64) {
-	sids, users = map[events.SID]int64{}, map[string]int64{}
-	n.recent.mu.Lock()
-	defer n.recent.mu.Unlock()
-	a := n.recent.apps[app]
-	if a == nil {
-		return sids, users
-	}
-	for sid, at := range a.sids {
-		if at >= since && sid.Stream() == stream {
-			sids[sid] = at
-		}
-	}
-	for key, all := range a.marks {
+	sids, marks := n.recent.since(app, since)
+	maps.DeleteFunc(sids, func(sid events.SID, _ int64) bool { return sid.Stream() != stream })
+	users = map[string]int64{}
+	for key, all := range marks {
 		if key.number != stream || key.user == "" {
 			continue
 		}
 		for _, m := range all {
-			if m.logged >= since {
-				users[key.user] = max(users[key.user], m.logged)
-			}
+			users[key.user] = max(users[key.user], m.logged)
 		}
 	}
 	return sids, users

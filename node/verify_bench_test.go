@@ -372,7 +372,7 @@ const clients = 8
 // elsewhere.
 func TestBenchmarkClients(t *testing.T) {
 	if os.Getenv(loadVariable) == "" {
-		t.Skip("only as a process of BenchmarkVerify")
+		t.Skip("SKIPPED: it is a process of BenchmarkVerify, and no test")
 	}
 	conns, prepared := map[string][]net.Conn{}, map[string][][]byte{}
 	var addr, method, kind, file string

@@ -37,6 +37,38 @@ func (r *remote) hooks(e *env, app, method, path string, in, out any) (*client, 
 	return c, raw, err
 }
 
+// oneHook is what the commands about one webhook have in common.
+type oneHook struct {
+	remote
+	inApp
+	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
+}
+
+// ask calls the API of the webhook; path comes behind its id.
+func (h *oneHook) ask(e *env, method, path string, in, out any) (*client, []byte, error) {
+	return h.hooks(e, h.App, method, "/"+url.PathEscape(h.ID)+path, in, out)
+}
+
+// change is ask for what answers with the webhook, which it prints.
+func (h *oneHook) change(e *env, method, path string, in any) error {
+	var out api.WebhookAnswer
+	c, raw, err := h.ask(e, method, path, in, &out)
+	if err != nil {
+		return err
+	}
+	return showHook(c, raw, &out)
+}
+
+// attempt is ask for what delivers now; it prints what became of that.
+func (h *oneHook) attempt(e *env, path string, in any) error {
+	var out api.DeliveryAttempt
+	c, raw, err := h.ask(e, http.MethodPost, path, in, &out)
+	if err != nil {
+		return err
+	}
+	return showAttempt(c, raw, &out)
+}
+
 // showHook prints one webhook.
 func showHook(c *client, raw []byte, out *api.WebhookAnswer) error {
 	return c.show(raw, func(w io.Writer) {
@@ -95,53 +127,29 @@ func (l *webhookList) Run(e *env) error {
 	})
 }
 
-type webhookEnable struct {
-	remote
-	inApp
-	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
-}
+type webhookEnable struct{ oneHook }
 
 // Run implements the command.
 func (b *webhookEnable) Run(e *env) error {
-	var out api.WebhookAnswer
-	c, raw, err := b.hooks(e, b.App, http.MethodPatch, "/"+url.PathEscape(b.ID), &api.PatchWebhook{Enabled: new(true)}, &out)
-	if err != nil {
-		return err
-	}
-	return showHook(c, raw, &out)
+	return b.change(e, http.MethodPatch, "", &api.PatchWebhook{Enabled: new(true)})
 }
 
-type webhookRemove struct {
-	remote
-	inApp
-	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
-}
+type webhookRemove struct{ oneHook }
 
 // Run implements the command.
 func (r *webhookRemove) Run(e *env) error {
 	var out api.WebhookAnswer
-	c, raw, err := r.hooks(e, r.App, http.MethodDelete, "/"+url.PathEscape(r.ID), nil, &out)
+	c, raw, err := r.ask(e, http.MethodDelete, "", nil, &out)
 	if err != nil {
 		return err
 	}
 	return c.show(raw, func(w io.Writer) { row(w, "removed", out.Webhook.ID) })
 }
 
-type webhookTest struct {
-	remote
-	inApp
-	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
-}
+type webhookTest struct{ oneHook }
 
 // Run implements the command.
-func (t *webhookTest) Run(e *env) error {
-	var out api.DeliveryAttempt
-	c, raw, err := t.hooks(e, t.App, http.MethodPost, "/"+url.PathEscape(t.ID)+"/test", nil, &out)
-	if err != nil {
-		return err
-	}
-	return showAttempt(c, raw, &out)
-}
+func (t *webhookTest) Run(e *env) error { return t.attempt(e, "/test", nil) }
 
 // showAttempt prints what became of a delivery that was asked for; one that failed
 // is an error.
@@ -161,16 +169,12 @@ func showAttempt(c *client, raw []byte, out *api.DeliveryAttempt) error {
 	return err
 }
 
-type webhookDeadLetters struct {
-	remote
-	inApp
-	ID string `arg:"" help:"The webhook's id, as webhook list shows it."`
-}
+type webhookDeadLetters struct{ oneHook }
 
 // Run implements the command.
 func (d *webhookDeadLetters) Run(e *env) error {
 	var out api.DeadLetterList
-	c, raw, err := d.hooks(e, d.App, http.MethodGet, "/"+url.PathEscape(d.ID)+"/dead-letters", nil, &out)
+	c, raw, err := d.ask(e, http.MethodGet, "/dead-letters", nil, &out)
 	if err != nil {
 		return err
 	}
@@ -183,9 +187,7 @@ func (d *webhookDeadLetters) Run(e *env) error {
 }
 
 type webhookRotateSecret struct {
-	remote
-	inApp
-	ID      string         `arg:"" help:"The webhook's id, as webhook list shows it."`
+	oneHook
 	Overlap *time.Duration `env:"-" placeholder:"TIME" help:"How long the present secret signs as well, at most 168h; 0s: not at all (default: 24h)."`
 }
 
@@ -198,37 +200,20 @@ func (r *webhookRotateSecret) Run(e *env) error {
 		}
 		in.OverlapSeconds = new(int64(*r.Overlap / time.Second))
 	}
-	var out api.WebhookAnswer
-	c, raw, err := r.hooks(e, r.App, http.MethodPost, "/"+url.PathEscape(r.ID)+"/rotate-secret", in, &out)
-	if err != nil {
-		return err
-	}
-	return showHook(c, raw, &out)
+	return r.change(e, http.MethodPost, "/rotate-secret", in)
 }
 
 type webhookReplay struct {
-	remote
-	inApp
-	ID         string `arg:"" help:"The webhook's id, as webhook list shows it."`
+	oneHook
 	From       string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"All that came after this revision, in order; either this or --dead-letter."`
 	DeadLetter string `env:"-" placeholder:"REVISION" xor:"what" required:"" help:"This one dead letter, now, as webhook dead-letters shows it."`
 }
 
 // Run implements the command.
 func (r *webhookReplay) Run(e *env) error {
-	path, in := "/"+url.PathEscape(r.ID)+"/replay", &api.ReplayWebhook{From: r.From, DeadLetter: r.DeadLetter}
+	in := &api.ReplayWebhook{From: r.From, DeadLetter: r.DeadLetter}
 	if r.DeadLetter != "" {
-		var out api.DeliveryAttempt
-		c, raw, err := r.hooks(e, r.App, http.MethodPost, path, in, &out)
-		if err != nil {
-			return err
-		}
-		return showAttempt(c, raw, &out)
+		return r.attempt(e, "/replay", in)
 	}
-	var out api.WebhookAnswer
-	c, raw, err := r.hooks(e, r.App, http.MethodPost, path, in, &out)
-	if err != nil {
-		return err
-	}
-	return showHook(c, raw, &out)
+	return r.change(e, http.MethodPost, "/replay", in)
 }

@@ -60,7 +60,7 @@ func (r *run) sameHistory(got, want []events.Archived) {
 
 func testArchive(r *run) {
 	if r.Archive == nil {
-		r.Skip("this log has no archive")
+		r.Skip("NOT TESTED: this log has no archive")
 	}
 	s := r.state("ada")
 	var want []events.Archived
@@ -84,7 +84,7 @@ func testArchive(r *run) {
 
 func testArchiveFilters(r *run) {
 	if r.Archive == nil {
-		r.Skip("this log has no archive")
+		r.Skip("NOT TESTED: this log has no archive")
 	}
 	ada, bob := r.state("ada"), r.state("bob")
 	other := r.state("eve")

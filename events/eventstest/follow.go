@@ -113,7 +113,7 @@ func testFollowConcurrent(r *run) {
 // sequence may come twice or late.
 func testFollowBreak(r *run) {
 	if r.Break == nil {
-		r.Skip("connections of this log cannot be broken")
+		r.Skip("NOT TESTED: connections of this log cannot be broken")
 	}
 	const writers, each, breaks = 8, 60, 6
 	anchored, bare := r.follow(0, r.isMarker), r.follow(0, nil)
@@ -166,7 +166,7 @@ func testFollowBreak(r *run) {
 // the log is the one that was applied.
 func testFollowAnchorGone(r *run) {
 	if r.Break == nil {
-		r.Skip("connections of this log cannot be broken")
+		r.Skip("NOT TESTED: connections of this log cannot be broken")
 	}
 	long, none := r.follow(0, r.isMarker), r.follow(0, func(e events.Entry) bool { return r.isMarker(e) && e.TTL == time.Second })
 	r.append(r.marker(), events.Expectation{})
@@ -327,7 +327,7 @@ func testBytes(r *run) {
 // the stream, and reports it as it is.
 func testInject(r *run) {
 	if r.Inject == nil {
-		r.Skip("this log cannot be written past")
+		r.Skip("NOT TESTED: this log cannot be written past")
 	}
 	genuine := r.login("ada")
 	first := r.append(genuine, events.Expectation{})
