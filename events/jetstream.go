@@ -282,7 +282,10 @@ func (a jsAPI) get(ctx context.Context, stream string, req getRequest) (Entry, e
 // transient reports whether the same request may succeed later.
 func transient(err error) bool {
 	if e, ok := errors.AsType[*apiError](err); ok {
-		return e.Code >= 500 || e.Code == 429 || e.Code == 408
+		return passing(e.Code)
+	}
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return passing(e.Code)
 	}
 	for _, fatal := range []error{
 		nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg,
@@ -294,6 +297,9 @@ func transient(err error) bool {
 	}
 	return true
 }
+
+// passing reports whether the status says nothing against the request itself.
+func passing(code int) bool { return code >= 500 || code == 429 || code == 408 }
 
 // bounded gives ctx the default deadline if it has none.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -18,13 +18,19 @@ const readAgain = 100 * time.Millisecond
 // delivers an entry has delivered, before it, all it was asked for up to there, so
 // one at or after to proves that nothing is missing. Of a stream that is not
 // replicated the one server there is knows.
+//
+// An election, or a server that ends, is waited out until ctx ends, or, if it has no
+// deadline, until nothing was read for five seconds.
 func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) error {
 	beats := Subject{Region: j.region, User: "*", ID: "*", Kind: KindBeat}.String()
 	along := readConfig{from: r.From, since: r.Since, filters: append(slices.Clone(r.Filters), beats)}
+	_, limited := ctx.Deadline()
+	heard, pause := time.Now(), backoff{}
 	for along.from <= r.To {
 		over := false
 		err := j.api.read(ctx, j.name, along, func(d delivery, m *nats.Msg) (bool, error) {
 			along.from, along.since = d.seq+1, time.Time{}
+			heard, pause = time.Now(), backoff{}
 			if d.seq > r.To {
 				over = true
 				return false, nil
@@ -35,9 +41,13 @@ func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) erro
 			return !over, nil
 		})
 		switch {
+		case over:
+			return nil
 		case err != nil:
-			return fmt.Errorf("read %s: %w", j.name, err)
-		case over, !j.replicated:
+			if !transient(err) || !limited && time.Since(heard) > defaultTimeout || !pause.wait(ctx) {
+				return fmt.Errorf("read %s: %w", j.name, err)
+			}
+		case !j.replicated:
 			return nil
 		case along.from <= r.To && !sleep(ctx, readAgain):
 			return fmt.Errorf("read %s: %w", j.name, ctx.Err())

@@ -91,7 +91,8 @@ type Log interface {
 
 	// Read gives fn, in ascending sequence, what the stream still holds of the range,
 	// until fn returns false. It MUST NOT end without an error before all of that was
-	// given, however far behind a replica is. The entry's bytes belong to fn.
+	// given, however far behind a replica is, and MUST go on through breaks of the
+	// connection while its ctx has a deadline. The entry's bytes belong to fn.
 	Read(ctx context.Context, r Range, fn func(Entry) bool) error
 
 	// Info returns the stream's state as its leader knows it.
@@ -107,7 +108,7 @@ type Range struct {
 	// To is the last sequence wanted: one that was committed.
 	To uint64
 	// Filters are NATS wildcards, of which one must match the subject. No two may
-	// overlap.
+	// overlap, or match heartbeats.
 	Filters []string
 }
 
