@@ -52,7 +52,7 @@ func appNotFound(id string) *failure {
 
 // waitParam reads ?wait= of routes that answer with a receipt.
 func waitParam(c *call) (string, error) {
-	switch w := c.r.URL.Query().Get("wait"); w {
+	switch w := c.query.Get("wait"); w {
 	case "", waitNone:
 		return waitNone, nil
 	case waitAll:

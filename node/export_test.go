@@ -13,14 +13,16 @@ import (
 // RouteScope is a line of the route table.
 type RouteScope struct {
 	Pattern, Scope string
-	Raw            bool // answers without the common wrapper
-	OAuth          bool // takes a form, and answers errors of OAuth: see TestOAuthClients
+	Raw            bool     // answers without the common wrapper
+	Query          []string // the parameters it takes, besides app
+	Open           bool     // reads its query itself
+	OAuth          bool     // takes a form, and answers errors of OAuth: see TestOAuthClients
 }
 
 // RouteTable returns the route table.
 func (n *Node) RouteTable() (all []RouteScope) {
 	for _, rt := range n.routes() {
-		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil, rt.oauth})
+		all = append(all, RouteScope{rt.pattern, rt.scope, rt.raw != nil, rt.query, rt.open, rt.oauth})
 	}
 	return all
 }

@@ -58,7 +58,7 @@ func (n *Node) facadeRoutes(native []route) (all []route) {
 	}
 	for _, f := range facades {
 		for _, rt := range f.Routes {
-			all = append(all, route{pattern: rt.Pattern, scope: rt.Scope, handle: func(ctx context.Context, c *call) (int, any, error) {
+			all = append(all, route{pattern: rt.Pattern, scope: rt.Scope, open: true, handle: func(ctx context.Context, c *call) (int, any, error) {
 				if rt.Scope != "" {
 					if err := hasFacade(c.caller.app, &c.caller.settings, f.Name); err != nil {
 						return 0, nil, err
@@ -100,20 +100,9 @@ func (f *facadeCall) NotFound(err error) bool {
 }
 
 func (f *facadeCall) Query(names ...string) (url.Values, error) {
-	q, err := url.ParseQuery(f.c.r.URL.RawQuery)
-	if err != nil {
-		return nil, fail(api.InvalidArgument, "the query cannot be read") // not why: it may hold an API key
-	}
+	q, err := readQuery(f.c.r.URL.RawQuery, names...)
 	delete(q, "app") // read by authorize
-	for name, values := range q {
-		switch {
-		case !slices.Contains(names, name):
-			return nil, fail(api.InvalidArgument, "unknown parameter %q", name).with("field", name)
-		case len(values) > 1:
-			return nil, fail(api.InvalidArgument, "%s: appears twice", name).with("field", name)
-		}
-	}
-	return q, nil
+	return q, err
 }
 
 func (f *facadeCall) Decode(v any) error {
@@ -161,18 +150,20 @@ func (f *facadeCall) Native(pattern string, in compat.In) (int, any, error) {
 	}
 	inner := &call{n: f.c.n, r: r, h: f.c.h, id: f.c.id}
 	r.Header.Del("Content-Type")
+	var err error
 	if in.Body != nil {
-		var err error
 		if inner.body, err = json.Marshal(in.Body); err != nil {
 			return 0, nil, fmt.Errorf("ask %s: %w", pattern, err)
 		}
 	}
 	if rt.scope != "" {
 		r.Header.Set(appHeader, f.c.caller.app)
-		var err error
 		if inner.caller, err = f.c.n.authorize(r, rt.scope); err != nil {
 			return 0, nil, err
 		}
+	}
+	if inner.query, err = readQuery(r.URL.RawQuery, rt.query...); err != nil {
+		return 0, nil, err
 	}
 	return rt.handle(f.ctx, inner)
 }

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -36,6 +38,8 @@ type call struct {
 
 	// Set by authorize for routes that need an API key.
 	caller caller
+	// query holds what the route's query names, each once.
+	query url.Values
 }
 
 // handler answers a call with a status and a body, or an error. The body is a
@@ -88,6 +92,11 @@ func (n *Node) invoke(c *call, rt route) (status int, body any, err error) {
 	}
 	if rt.scope != "" && !rt.oauth {
 		if c.caller, err = n.authorize(c.r, rt.scope); err != nil {
+			return 0, nil, err
+		}
+	}
+	if !rt.open {
+		if c.query, err = readQuery(c.r.URL.RawQuery, rt.query...); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -163,6 +172,27 @@ func respond(w http.ResponseWriter, c *call, status int, body any) {
 	c.h.Set("Content-Length", strconv.Itoa(buf.Len()))
 	w.WriteHeader(status)
 	_, _ = w.Write(buf.Bytes()) // a client that went away reads nothing
+}
+
+// readQuery reads the parameters, of which there may be only these, and app, which
+// authorize reads: each once.
+func readQuery(raw string, known ...string) (url.Values, error) {
+	if raw == "" {
+		return nil, nil
+	}
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, fail(api.InvalidArgument, "the query cannot be read") // not why: it may hold an API key
+	}
+	for name, values := range q {
+		switch {
+		case name != "app" && !slices.Contains(known, name):
+			return nil, fail(api.InvalidArgument, "unknown parameter %q", name).with("field", name)
+		case len(values) > 1:
+			return nil, fail(api.InvalidArgument, "%s: appears twice", name).with("field", name)
+		}
+	}
+	return q, nil
 }
 
 // bodyOf returns the whole body, whatever it is.

@@ -105,6 +105,9 @@ func (n *Node) beginImport(w http.ResponseWriter, r *http.Request, c *call) (i *
 	if c.caller, err = n.authorize(r, api.ScopeAdmin); err != nil {
 		return nil, err
 	}
+	if _, err := readQuery(r.URL.RawQuery); err != nil {
+		return nil, err
+	}
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, fail(api.MediaType, "Content-Encoding %q: want none", enc)
 	}

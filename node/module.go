@@ -31,7 +31,7 @@ func (n *Node) moduleFile(w http.ResponseWriter, r *http.Request) {
 func (n *Node) embedded(w http.ResponseWriter, r *http.Request, name, cache string) {
 	text, err := fs.ReadFile(browser.Files, name)
 	if err != nil {
-		n.serve(route{pattern: "unknown", handle: unknownRoute}).ServeHTTP(w, r)
+		n.serve(route{pattern: "unknown", open: true, handle: unknownRoute}).ServeHTTP(w, r)
 		return
 	}
 	sum := sha256.Sum256(text)

@@ -168,7 +168,7 @@ type oauthClient func(ctx context.Context, c *call, token string) (status int, b
 // oauth makes a route of such a handler. Its client is authenticated after the
 // form was read, where its credentials may stand.
 func (n *Node) oauth(pattern, scope string, handle oauthClient) route {
-	return route{pattern: pattern, scope: scope, oauth: true, handle: func(ctx context.Context, c *call) (int, any, error) {
+	return route{pattern: pattern, scope: scope, oauth: true, open: true, handle: func(ctx context.Context, c *call) (int, any, error) {
 		f, err := c.readForm()
 		if err != nil {
 			return 0, nil, err

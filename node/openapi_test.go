@@ -24,6 +24,7 @@ import (
 // description is what the test reads of openapi.yaml, which for that has one
 // path, method, schema and property a line.
 type description struct {
+	query      map[string][]string            // "GET /path" to the parameters of its query, but app
 	scopes     map[string]string              // "GET /path" to x-scope, "" for a public one
 	properties map[string]map[string]struct{} // of each schema
 	required   map[string][]string
@@ -35,6 +36,7 @@ var (
 	yamlMethod   = regexp.MustCompile(`^    (get|post|put|patch|delete|options):$`)
 	yamlScope    = regexp.MustCompile(`^      x-scope: (\w+)$`)
 	yamlPublic   = regexp.MustCompile(`^      security: \[\]$`)
+	yamlQuery    = regexp.MustCompile(`^        - \{name: (\w+), in: query,`)
 	yamlSchema   = regexp.MustCompile(`^    (\w+):$`)
 	yamlProperty = regexp.MustCompile(`^        (\w+): \{`)
 	yamlRequired = regexp.MustCompile(`^      required: \[(.*)\]$`)
@@ -42,7 +44,7 @@ var (
 )
 
 func readDescription(t *testing.T) description {
-	d := description{scopes: map[string]string{}, properties: map[string]map[string]struct{}{}, required: map[string][]string{}}
+	d := description{query: map[string][]string{}, scopes: map[string]string{}, properties: map[string]map[string]struct{}{}, required: map[string][]string{}}
 	var section, path, operation, schema string
 	lines := bufio.NewScanner(bytes.NewReader(api.OpenAPI))
 	for lines.Scan() {
@@ -69,6 +71,8 @@ func readDescription(t *testing.T) description {
 				d.scopes[operation] = "missing"
 			} else if s, ok := take(yamlScope); ok {
 				d.scopes[operation] = s
+			} else if q, ok := take(yamlQuery); ok && q != "app" {
+				d.query[operation] = append(d.query[operation], q)
 			} else if _, ok := take(yamlPublic); ok {
 				d.scopes[operation] = ""
 			}
@@ -114,6 +118,20 @@ func TestOpenAPIRoutes(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, readDescription(t).scopes); diff != "" {
 		t.Errorf("-routes +openapi.yaml\n%s", diff)
+	}
+}
+
+// TestOpenAPIQuery: what the description says that a query may name, the route takes,
+// and no more.
+func TestOpenAPIQuery(t *testing.T) {
+	d := readDescription(t)
+	for _, rt := range unstarted(t).node.RouteTable() {
+		if rt.Open || rt.Raw {
+			continue
+		}
+		if diff := cmp.Diff(rt.Query, d.query[rt.Pattern]); diff != "" {
+			t.Errorf("%s: -route +openapi.yaml\n%s", rt.Pattern, diff)
+		}
 	}
 }
 

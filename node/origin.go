@@ -168,7 +168,7 @@ func (c *call) hide() {
 // preflight is the route that answers preflights of rt.
 func (n *Node) preflight(rt route) route {
 	method, path, _ := strings.Cut(rt.pattern, " ")
-	return route{pattern: "OPTIONS " + path, handle: func(_ context.Context, c *call) (int, any, error) {
+	return route{pattern: "OPTIONS " + path, open: true, handle: func(_ context.Context, c *call) (int, any, error) {
 		if rt.cors == corsAny {
 			return preflightAny(c)
 		}

@@ -116,7 +116,7 @@ func (n *Node) getReceipt(ctx context.Context, c *call) (int, any, error) {
 			return 0, nil, err
 		}
 	}
-	wait := cmp.Or(c.r.URL.Query().Get("wait"), waitAll)
+	wait := cmp.Or(c.query.Get("wait"), waitAll)
 	if wait != waitAll && wait != waitNone {
 		return 0, nil, fail(api.InvalidArgument, "wait %q: want none or all", wait).with("field", "wait")
 	}

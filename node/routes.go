@@ -25,6 +25,13 @@ type route struct {
 	cors cors
 	// oauth: handle authenticates its caller by a form, and errors are those of OAuth.
 	oauth bool
+	// query names the parameters that handle finds in call.query. Others are refused,
+	// app excepted: a filter that is misspelled must not list everything, nor may a
+	// demand be passed over that belongs into the body.
+	query []string
+	// open: the query is not looked at. It is read by handle, or by nobody where caches
+	// and old clients add to it.
+	open bool
 }
 
 // routes returns the whole API. api/openapi.yaml says the same; a test compares
@@ -41,26 +48,26 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/sessions/rotate", scope: api.ScopeCreate, handle: n.rotateSession},
 		{pattern: "POST /v1/sessions/revoke", scope: api.ScopeRevoke, handle: n.revokeSessions},
 		{pattern: "POST /v1/sessions/import", scope: api.ScopeAdmin, raw: n.importSessions},
-		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions},
+		{pattern: "GET /v1/sessions", scope: api.ScopeRead, handle: n.listSessions, query: []string{"user_id", "status", "limit", "cursor"}},
 		{pattern: "GET /v1/sessions/{sid}", scope: api.ScopeRead, handle: n.getSession},
 		{pattern: "PATCH /v1/sessions/{sid}", scope: api.ScopeCreate, handle: n.patchSession},
-		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession},
+		{pattern: "DELETE /v1/sessions/{sid}", scope: api.ScopeRevoke, handle: n.deleteSession, query: []string{"reason", "wait"}},
 		{pattern: "POST /v1/sessions/{sid}/tokens", scope: api.ScopeCreate, handle: n.mintToken},
 		{pattern: "POST /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.switchOrganization},
 		{pattern: "DELETE /v1/sessions/{sid}/organization", scope: api.ScopeCreate, handle: n.leaveOrganization},
-		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny},
+		{pattern: "GET /v1/sessions/{sid}/{what}", handle: n.sessionPart, cors: corsAny, open: true},
 		{pattern: "GET /v1/events", scope: api.ScopeRead, raw: n.events},
 		{pattern: "POST /v1/events/ping", handle: n.ping},
 		{pattern: "GET /v1/revocations", scope: api.ScopeRead, handle: n.revocations},
 
 		{pattern: "POST /v1/users/erase", scope: api.ScopeAdmin, handle: n.eraseUser},
-		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt},
+		{pattern: "GET /v1/receipts/{revision}", handle: n.getReceipt, query: []string{"wait"}},
 
-		{pattern: "GET /v1/store", scope: api.ScopeRead, handle: n.listStored},
-		{pattern: "DELETE /v1/store", scope: api.ScopeRevoke, handle: n.clearStore},
-		{pattern: "GET /v1/store/{token_sha256}", scope: api.ScopeRead, handle: n.getStored},
+		{pattern: "GET /v1/store", scope: api.ScopeRead, handle: n.listStored, query: []string{"limit", "cursor"}},
+		{pattern: "DELETE /v1/store", scope: api.ScopeRevoke, handle: n.clearStore, query: []string{"reason"}},
+		{pattern: "GET /v1/store/{token_sha256}", scope: api.ScopeRead, handle: n.getStored, query: []string{"consistency", "at_least"}},
 		{pattern: "PUT /v1/store/{token_sha256}", scope: api.ScopeCreate, handle: n.putStored},
-		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored},
+		{pattern: "DELETE /v1/store/{token_sha256}", scope: api.ScopeRevoke, handle: n.deleteStored, query: []string{"reason", "wait"}},
 		{pattern: "POST /v1/store/{token_sha256}/touch", scope: api.ScopeCreate, handle: n.touchStored},
 
 		{pattern: "GET /v1/rbac/policy", scope: api.ScopeVerify, handle: n.getPolicy},
@@ -85,16 +92,16 @@ func (n *Node) routes() []route {
 
 		{pattern: "POST /v1/apps/{app}/api-keys", scope: api.ScopeAdmin, handle: n.postAPIKey},
 		{pattern: "GET /v1/apps/{app}/api-keys", scope: api.ScopeAdmin, handle: n.listAPIKeys},
-		{pattern: "DELETE /v1/apps/{app}/api-keys/{key}", scope: api.ScopeAdmin, handle: n.revokeAPIKey},
+		{pattern: "DELETE /v1/apps/{app}/api-keys/{key}", scope: api.ScopeAdmin, handle: n.revokeAPIKey, query: []string{"wait"}},
 		{pattern: "POST /v1/admin-keys", scope: api.ScopeCluster, handle: n.postAPIKey},
 		{pattern: "GET /v1/admin-keys", scope: api.ScopeCluster, handle: n.listAPIKeys},
-		{pattern: "DELETE /v1/admin-keys/{key}", scope: api.ScopeCluster, handle: n.revokeAPIKey},
+		{pattern: "DELETE /v1/admin-keys/{key}", scope: api.ScopeCluster, handle: n.revokeAPIKey, query: []string{"wait"}},
 
 		{pattern: "GET /v1/cluster-keys", scope: api.ScopeCluster, handle: n.listClusterKeys},
 		{pattern: "POST /v1/cluster-keys/rotate", scope: api.ScopeCluster, handle: n.rotateClusterKeys},
 
 		{pattern: "GET /v1/apps/{app}/keys", scope: api.ScopeAdmin, handle: n.listSigningKeys},
-		{pattern: "POST /v1/apps/{app}/keys/rotate", scope: api.ScopeAdmin, handle: n.rotateSigningKeys},
+		{pattern: "POST /v1/apps/{app}/keys/rotate", scope: api.ScopeAdmin, handle: n.rotateSigningKeys, query: []string{"wait"}},
 
 		{pattern: "GET /v1/apps/{app}/templates", scope: api.ScopeAdmin, handle: n.listTemplates},
 		{pattern: "GET /v1/apps/{app}/templates/{name}", scope: api.ScopeAdmin, handle: n.getTemplate},
@@ -124,14 +131,14 @@ func (n *Node) routes() []route {
 		{pattern: "POST /v1/webhooks/{id}/replay", scope: api.ScopeAdmin, handle: n.replayWebhook},
 		{pattern: "POST /v1/webhooks/{id}/test", scope: api.ScopeAdmin, handle: n.testWebhook},
 
-		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny},
-		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny},
-		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny},
-		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny},
-		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny},
-		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery, cors: corsAny},
-		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery, cors: corsAny},
-		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery, cors: corsAny},
+		{pattern: "GET /v1/apps/{app}/jwks", handle: n.jwks, cors: corsAny, open: true},
+		{pattern: "GET /v1/apps/{app}/status/{region}/{block}", handle: n.statusList, cors: corsAny, open: true},
+		{pattern: "GET /.well-known/jwks.json", handle: n.soleJWKS, cors: corsAny, open: true},
+		{pattern: "GET /v1/apps/{app}/.well-known/openid-configuration", handle: n.discovery, cors: corsAny, open: true},
+		{pattern: "GET /.well-known/openid-configuration/v1/apps/{app}", handle: n.discovery, cors: corsAny, open: true},
+		{pattern: "GET /.well-known/oauth-authorization-server/v1/apps/{app}", handle: n.discovery, cors: corsAny, open: true},
+		{pattern: "GET /.well-known/openid-configuration", handle: n.soleDiscovery, cors: corsAny, open: true},
+		{pattern: "GET /.well-known/oauth-authorization-server", handle: n.soleDiscovery, cors: corsAny, open: true},
 
 		n.oauth("POST /oauth2/introspect", api.ScopeVerify, n.introspect),
 		n.oauth("POST /oauth2/revoke", api.ScopeRevoke, n.oauthRevoke),
@@ -140,8 +147,8 @@ func (n *Node) routes() []route {
 
 		{pattern: "GET /v1/nodes", scope: api.ScopeCluster, handle: n.listNodes},
 
-		{pattern: "GET /healthz", handle: n.healthz},
-		{pattern: "GET /readyz", handle: n.readyz},
+		{pattern: "GET /healthz", handle: n.healthz, open: true},
+		{pattern: "GET /readyz", handle: n.readyz, open: true},
 		{pattern: "GET /openapi.yaml", raw: n.openapi},
 		{pattern: "GET /docs/errors", raw: n.errorDocs},
 		{pattern: "GET /browser/{file}", raw: n.moduleFile, cors: corsAny},
@@ -188,11 +195,11 @@ func (n *Node) handler(routes []route) http.Handler {
 			mux.Handle(ask.pattern, n.serve(ask))
 		}
 	}
-	missing := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
+	missing := n.serve(route{pattern: "unknown", open: true, handle: func(_ context.Context, c *call) (int, any, error) {
 		return 0, nil, missed(known, c)
 	}})
-	tooLong := n.serve(route{pattern: "unknown", handle: longHeader})
-	notVerify := n.serve(route{pattern: "unknown", handle: func(_ context.Context, c *call) (int, any, error) {
+	tooLong := n.serve(route{pattern: "unknown", open: true, handle: longHeader})
+	notVerify := n.serve(route{pattern: "unknown", open: true, handle: func(_ context.Context, c *call) (int, any, error) {
 		return 0, nil, notAllowed(c, "GET, HEAD, POST")
 	}})
 	mux.Handle("/", missing)
@@ -294,6 +301,9 @@ func (n *Node) sessionPart(ctx context.Context, c *call) (int, any, error) {
 	case what == "events":
 		var err error
 		if c.caller, err = n.authorize(c.r, api.ScopeRead); err != nil {
+			return 0, nil, err
+		}
+		if c.query, err = readQuery(c.r.URL.RawQuery); err != nil {
 			return 0, nil, err
 		}
 		return n.sessionEvents(ctx, c)

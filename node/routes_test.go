@@ -99,6 +99,31 @@ func TestEveryAnswer(t *testing.T) {
 	})
 }
 
+// TestUnknownParameters: no route of the native API passes over what its query says.
+func TestUnknownParameters(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		routes := []string{"POST /v1/sessions/import", "GET /v1/events", "GET /v1/sessions/{sid}/events"}
+		for _, rt := range h.node.RouteTable() {
+			if !rt.Open && !rt.Raw {
+				routes = append(routes, rt.Pattern)
+			}
+		}
+		if len(routes) < 60 {
+			t.Fatalf("only %d routes judge their query", len(routes))
+		}
+		for _, pattern := range routes {
+			method, path := h.concrete(pattern)
+			for query, why := range map[string]string{"wiat=all": `unknown parameter "wiat"`, "dry_run": `unknown parameter "dry_run"`, "a=%zz": "cannot be read"} {
+				r := h.do(h.admin, method, path+"?"+query, nil, "X-Revocast-App", h.app).wantError(400, api.InvalidArgument)
+				if got := r.str("error_message"); !strings.Contains(got, why) {
+					t.Errorf("%s?%s: %s", pattern, query, got)
+				}
+			}
+		}
+		h.do(h.admin, "DELETE", "/v1/admin-keys/k?wait=none&wait=all", nil).wantError(400, api.InvalidArgument)
+	})
+}
+
 func TestErrorURL(t *testing.T) {
 	h := unstarted(t)
 	r := h.do("", "GET", "/nothing", nil).wantError(404, api.NotFound)

@@ -25,19 +25,19 @@ const ssfWellKnown = "/.well-known/ssf-configuration"
 
 func (n *Node) ssfRoutes() []route {
 	return []route{
-		{pattern: "GET " + ssfWellKnown, handle: n.ssfMetadata, cors: corsAny},
-		{pattern: "GET " + ssfWellKnown + "/{path...}", handle: n.ssfMetadata, cors: corsAny},
-		{pattern: "GET /ssf/jwks.json", handle: n.ssfJWKS, cors: corsAny},
-		{pattern: "POST /ssf/streams", scope: api.ScopeSSF, handle: n.createSSFStream},
-		{pattern: "GET /ssf/streams", scope: api.ScopeSSF, handle: n.getSSFStreams},
-		{pattern: "PATCH /ssf/streams", scope: api.ScopeSSF, handle: n.patchSSFStream},
-		{pattern: "PUT /ssf/streams", scope: api.ScopeSSF, handle: n.putSSFStream},
-		{pattern: "DELETE /ssf/streams", scope: api.ScopeSSF, handle: n.deleteSSFStream},
-		{pattern: "GET /ssf/status", scope: api.ScopeSSF, handle: n.getSSFStatus},
-		{pattern: "POST /ssf/status", scope: api.ScopeSSF, handle: n.setSSFStatus},
-		{pattern: "POST /ssf/verify", scope: api.ScopeSSF, handle: n.verifySSFStream},
-		{pattern: "POST /ssf/replay", scope: api.ScopeSSF, handle: n.replaySSFStream},
-		{pattern: "POST /ssf/poll/{stream_id}", scope: api.ScopeSSF, handle: n.pollSSFStream},
+		{pattern: "GET " + ssfWellKnown, handle: n.ssfMetadata, cors: corsAny, open: true},
+		{pattern: "GET " + ssfWellKnown + "/{path...}", handle: n.ssfMetadata, cors: corsAny, open: true},
+		{pattern: "GET /ssf/jwks.json", handle: n.ssfJWKS, cors: corsAny, open: true},
+		{pattern: "POST /ssf/streams", scope: api.ScopeSSF, handle: n.createSSFStream, open: true},
+		{pattern: "GET /ssf/streams", scope: api.ScopeSSF, handle: n.getSSFStreams, open: true},
+		{pattern: "PATCH /ssf/streams", scope: api.ScopeSSF, handle: n.patchSSFStream, open: true},
+		{pattern: "PUT /ssf/streams", scope: api.ScopeSSF, handle: n.putSSFStream, open: true},
+		{pattern: "DELETE /ssf/streams", scope: api.ScopeSSF, handle: n.deleteSSFStream, open: true},
+		{pattern: "GET /ssf/status", scope: api.ScopeSSF, handle: n.getSSFStatus, open: true},
+		{pattern: "POST /ssf/status", scope: api.ScopeSSF, handle: n.setSSFStatus, open: true},
+		{pattern: "POST /ssf/verify", scope: api.ScopeSSF, handle: n.verifySSFStream, open: true},
+		{pattern: "POST /ssf/replay", scope: api.ScopeSSF, handle: n.replaySSFStream, open: true},
+		{pattern: "POST /ssf/poll/{stream_id}", scope: api.ScopeSSF, handle: n.pollSSFStream, open: true},
 	}
 }
 

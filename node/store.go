@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,7 +51,7 @@ type stored struct {
 }
 
 // storeCall reads what every call about one session has.
-func (n *Node) storeCall(c *call, parameters ...string) (s stored, err error) {
+func (n *Node) storeCall(c *call) (s stored, err error) {
 	if s.app, err = n.appOf(c); err != nil {
 		return s, err
 	}
@@ -62,26 +61,8 @@ func (n *Node) storeCall(c *call, parameters ...string) (s stored, err error) {
 		return s, fail(api.InvalidArgument, "the path names a session by SHA-256 of its token, 64 characters of lower-case hex").with("field", "token_sha256")
 	}
 	s.token = [32]byte(hash)
-	s.query, err = c.query(parameters...)
-	return s, err
-}
-
-// query reads the parameters of the request, of which there may be only these, each
-// once, and app.
-func (c *call) query(known ...string) (url.Values, error) {
-	q, err := url.ParseQuery(c.r.URL.RawQuery)
-	if err != nil {
-		return nil, fail(api.InvalidArgument, "the query cannot be read").because(err)
-	}
-	for name, values := range q {
-		switch {
-		case name != "app" && !slices.Contains(known, name):
-			return nil, fail(api.InvalidArgument, "unknown parameter %q", name).with("field", name)
-		case len(values) > 1:
-			return nil, fail(api.InvalidArgument, "%s: appears twice", name).with("field", name)
-		}
-	}
-	return q, nil
+	s.query = c.query
+	return s, nil
 }
 
 // consistency reads the parameters of that: what POST bodies have as JSON.
@@ -137,7 +118,7 @@ func (n *Node) findStored(ctx context.Context, s *stored, want consistency) (fou
 
 // getStored answers GET /v1/store/{token_sha256}.
 func (n *Node) getStored(ctx context.Context, c *call) (int, any, error) {
-	s, err := n.storeCall(c, "consistency", "at_least")
+	s, err := n.storeCall(c)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -388,7 +369,7 @@ func (n *Node) touchStored(ctx context.Context, c *call) (int, any, error) {
 // deleteStored answers DELETE /v1/store/{token_sha256}: it revokes the session, for good.
 // One that is not known is 200 with revoked 0.
 func (n *Node) deleteStored(ctx context.Context, c *call) (int, any, error) {
-	s, err := n.storeCall(c, "reason", "wait")
+	s, err := n.storeCall(c)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -49,17 +49,13 @@ func (n *Node) listStored(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	q, err := c.query("limit", "cursor")
-	if err != nil {
-		return 0, nil, err
-	}
 	want := listing{limit: defaultLimit}
-	if text := q.Get("limit"); text != "" {
+	if text := c.query.Get("limit"); text != "" {
 		if want.limit, err = strconv.Atoi(text); err != nil || want.limit < 1 || want.limit > maxLimit {
 			return 0, nil, fail(api.InvalidArgument, "limit: want 1 to %d", maxLimit).with("field", "limit")
 		}
 	}
-	if text := q.Get("cursor"); text != "" {
+	if text := c.query.Get("cursor"); text != "" {
 		var ok bool
 		if want.cursor, ok = parsePlace(text); !ok {
 			return 0, nil, fail(api.InvalidArgument, "cursor: not one that a list returned").with("field", "cursor")
@@ -110,11 +106,7 @@ func (n *Node) storeStream(app string) (number uint8, at events.Position, stalen
 // clearStore answers DELETE /v1/store: it revokes stored sessions, up to a number,
 // and says whether there are more.
 func (n *Node) clearStore(ctx context.Context, c *call) (int, any, error) {
-	q, err := c.query("reason")
-	if err != nil {
-		return 0, nil, err
-	}
-	r, err := n.newRevocation(c, &api.Revoke{Reason: q.Get("reason")})
+	r, err := n.newRevocation(c, &api.Revoke{Reason: c.query.Get("reason")})
 	if err == nil {
 		err = checkText("reason", r.req.Reason, maxReason)
 	}
