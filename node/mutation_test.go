@@ -24,28 +24,28 @@ var mutants = []struct {
 }{
 	{"R1", "a node's lease clock stands still", adjusted(func(i int, m *nodetest.Member, _ *node.Config) {
 		m.Clock.Frozen = i == 2
-	}), 22},
-	{"R2", "the lease counts from the return", breaking("R2"), 255},
-	{"R3", "lookup before the lease check", breaking("R3", "slow clock", "cut", "weather"), 110},
-	{"R4", "heartbeats of an earlier life count", breaking("R4"), 152},
-	{"gap", "a heartbeat from before a gap counts", breaking("gap", "truncate", "cut", "break", "weather"), 1175},
-	{"R5", "who is silent is taken for dead", breaking("R5"), 16},
-	{"R6", "heartbeats return by another way", breaking("R6"), 10},
+	}), 26},
+	{"R2", "the lease counts from the return", breaking("R2"), 344},
+	{"R3", "lookup before the lease check", breaking("R3", "slow clock", "cut", "weather"), 485},
+	{"R4", "heartbeats of an earlier life count", breaking("R4"), 153},
+	{"gap", "a heartbeat from before a gap counts", breaking("gap", "truncate", "cut", "break", "weather"), 1235},
+	{"R5", "who is silent is taken for dead", breaking("R5"), 17},
+	{"R6", "heartbeats return by another way", breaking("R6"), 69},
 	{"R7", "the lease clock stops in suspend", adjusted(func(_ int, m *nodetest.Member, _ *node.Config) {
 		m.Clock.Stops = true
-	}), 44},
+	}), 63},
 	{"R8", "resumed without a look at what was applied", adjusted(func(_ int, m *nodetest.Member, _ *node.Config) {
 		m.Forgets = true
-	}), 320},
-	{"R9", "W counts from the request", breaking("R9"), 20},
+	}), 910},
+	{"R9", "W counts from the request", breaking("R9"), 27},
 	{"R10", "a lease that is longer than W", adjusted(func(i int, _ *nodetest.Member, c *node.Config) {
 		if i == 2 {
 			c.Lease = 3 * nodetest.Lease
 		}
-	}), 97},
-	{"R11", "members of before the revocation", breaking("R11"), 164},
-	{"R12", "confirmed before readers see it", breaking("R12"), 11},
-	{"R13", "confirmations count right after a break", breaking("R13", "truncate", "cut", "break", "restart"), 760},
+	}), 243},
+	{"R11", "members of before the revocation", breaking("R11"), 165},
+	{"R12", "confirmed before readers see it", breaking("R12"), 12},
+	{"R13", "confirmations count right after a break", breaking("R13", "truncate", "cut", "break", "restart"), 761},
 	{"strong", "a strong read waits for no heartbeat", breaking("strong"), 1},
 	{"change", "a change expects nothing", breaking("change"), 1},
 	{"L", "a lease that is hardly longer than an election", nodetest.Plan{
