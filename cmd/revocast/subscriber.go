@@ -169,6 +169,6 @@ func (s *subscriberDelete) Run(e *env) error {
 	case err != nil:
 		return err
 	}
-	_, err = fmt.Fprintf(e.stdout, "The durable %s of stream %s is deleted.\n", c.Durable(), c.Stream())
+	_, err = fmt.Fprintf(e.stdout, "The durable %s of stream %s is deleted. What happens live its service hears until its account is taken out of the configuration of the NATS servers and they have read that again.\n", c.Durable(), c.Stream())
 	return err
 }

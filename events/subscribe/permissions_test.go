@@ -165,13 +165,14 @@ func TestAsLeafnode(t *testing.T) {
 }
 
 // TestAccess has a server run what "revocast subscriber access" prints, and a
-// subscriber with just that.
+// subscriber with just that; taken out again, it ends the open connection.
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	c := events.SubscriberConfig{Region: region, App: "my-shop", Name: "billing"}
 	exports, account := c.Access("APP")
 	file := filepath.Join(t.TempDir(), "server.conf")
-	text := `server_name: one
+	write := func(exports, account string) {
+		text := `server_name: one
 listen: $NATS_LISTEN
 jetstream { store_dir: $NATS_STORE, domain: eu }
 accounts {
@@ -179,9 +180,11 @@ accounts {
     jetstream: enabled
     users: [ { user: operator, password: pw }, { user: node, password: pw } ]
 ` + exports + "  }\n" + account + "}\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
+	write(exports, account)
 	s := siteOf(t, file, "NATS_SUBSCRIBER_MY_dash_SHOP_name_BILLING_PASSWORD=pw")
 	s.durable(t, "") // of another app
 	if err := events.CreateSubscriber(t.Context(), s.connect(t, "operator", nil), c); err != nil {
@@ -190,13 +193,23 @@ accounts {
 	w := newTold()
 	sub := &subscribe.Subscriber{
 		Conn: s.connect(t, "subscriber_my-shop+billing", nil), Region: region, App: c.App, Name: c.Name,
-		OnError: func(err error) { t.Error(err) },
 	}
+	sub.OnError = func(err error) { t.Log(err) }
 	run(t, sub, w.handle)
 	for i := range 10 {
 		s.append(t, s.message(t, c.App, i))
 	}
 	wantOnce(t, w.await(t, 10), 10)
+	lost := sub.Conn.StatusChanged(nats.RECONNECTING)
+	write("", "")
+	if err := s.srv.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	s.append(t, s.message(t, c.App, 10))
+	<-lost
+	if all := w.copied(); len(all) != 10 {
+		t.Errorf("%d were told, one after the access was taken away", len(all))
+	}
 }
 
 // TestAccessApart has what lets one subscriber in be nothing that lets in another:
