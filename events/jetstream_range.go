@@ -44,7 +44,7 @@ func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) erro
 			over = wanted && !fn(e)
 			return !over, nil
 		})
-		if err == nil && !over && !j.replicated {
+		if err == nil && !over && !j.replicated && along.from <= r.To {
 			var left bool
 			if left, err = j.holds(ctx, along.from, r); err == nil && !left {
 				return nil
