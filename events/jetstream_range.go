@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ const readAgain = 100 * time.Millisecond
 // Heartbeats are read along: there is always one a moment old. A replica that
 // delivers an entry has delivered, before it, all it was asked for up to there, so
 // one at or after to proves that nothing is missing. Of a stream that is not
-// replicated the one server there is knows.
+// replicated the one server there is knows, and is asked for the next entry.
 //
 // An election, or a server that ends, is waited out until ctx ends, or, if it has no
 // deadline, until nothing was read for five seconds.
@@ -26,6 +27,9 @@ func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) erro
 	along := readConfig{from: r.From, since: r.Since, filters: append(slices.Clone(r.Filters), beats)}
 	_, limited := ctx.Deadline()
 	heard, pause := time.Now(), backoff{}
+	if !j.replicated {
+		along.begun = func(seq uint64) { along.from, along.since = seq, time.Time{} }
+	}
 	for along.from <= r.To {
 		over := false
 		err := j.api.read(ctx, j.name, along, func(d delivery, m *nats.Msg) (bool, error) {
@@ -40,6 +44,12 @@ func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) erro
 			over = wanted && !fn(e)
 			return !over, nil
 		})
+		if err == nil && !over && !j.replicated && along.from <= r.To {
+			var left bool
+			if left, err = j.holds(ctx, along.from, r); err == nil && !left {
+				return nil
+			}
+		}
 		switch {
 		case over:
 			return nil
@@ -47,11 +57,23 @@ func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) erro
 			if !transient(err) || !limited && time.Since(heard) > defaultTimeout || !pause.wait(ctx) {
 				return fmt.Errorf("read %s: %w", j.name, err)
 			}
-		case !j.replicated:
-			return nil
 		case along.from <= r.To && !sleep(ctx, readAgain):
 			return fmt.Errorf("read %s: %w", j.name, ctx.Err())
 		}
 	}
 	return nil
+}
+
+// holds reports whether the stream holds any of the range from the sequence on.
+func (j *JetStream) holds(ctx context.Context, from uint64, r Range) (bool, error) {
+	for _, f := range r.Filters {
+		switch e, err := j.api.get(ctx, j.name, getRequest{Seq: from, NextFor: f}); {
+		case errors.Is(err, ErrNotFound):
+		case err != nil:
+			return false, err
+		case e.Seq <= r.To:
+			return true, nil
+		}
+	}
+	return false, nil
 }

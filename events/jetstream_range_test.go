@@ -2,10 +2,13 @@ package events_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/revocast/revocast/events"
@@ -47,5 +50,57 @@ func TestReadRestart(t *testing.T) {
 	}
 	if err := log.Read(ctx, what, func(events.Entry) bool { return true }); err == nil || ctx.Err() != nil {
 		t.Errorf("read of a stream that is gone: %v, at the end of the context: %v", err, ctx.Err())
+	}
+}
+
+// TestReadReplaced reads while some entries take the place of others, one of which
+// the server takes off its count of what is left before it adds the other: all that
+// stays is given all the same.
+func TestReadReplaced(t *testing.T) {
+	s := newSite(t, true)
+	log := s.create(t, s.cluster())
+	began := time.Now()
+	const n = 50
+	var last uint64
+	for i := range n {
+		m := benchMessage(t, s.keys, i)
+		m.Subject = fmt.Sprintf("ev.eu.demo.u.s%d.rev", i)
+		last = put(t, log, m)
+	}
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	writing.Go(func() { // one state after the other, as fast as that goes
+		m := &nats.Msg{Subject: "ev.eu.demo.u.s.st", Data: []byte("{}"), Header: nats.Header{"Nats-Expected-Stream": {"EV_eu"}}}
+		for k := 1; ; k++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			err := s.nc.PublishMsg(m)
+			if k%500 == 0 {
+				_, err = s.nc.RequestMsg(m, time.Minute)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for i := range 20 {
+		what := events.Range{From: 1, To: last, Filters: []string{"ev.eu.demo.*.*.rev", "ev.eu.demo.*.*.st"}}
+		if i%2 == 1 {
+			what.From, what.Since = 0, began
+		}
+		got := 0
+		err := log.Read(t.Context(), what, func(e events.Entry) bool {
+			got++
+			return true
+		})
+		if err != nil || got != n {
+			t.Fatalf("reading %d of %+v: %d of %d entries, %v", i, what, got, n, err)
+		}
 	}
 }

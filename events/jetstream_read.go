@@ -31,13 +31,17 @@ type readConfig struct {
 	from    uint64    // first sequence
 	since   time.Time // if set: in its place, the time of the first
 	filters []string  // subjects; none means all
+	// begun, if not nil, is told the first sequence that the server looks at.
+	begun func(seq uint64)
 	// idle, if not nil, is called before the read waits for the next message.
 	idle func() error
 }
 
 // read gives each the messages of the stream from c.from on, in order, until
-// each returns false or an error, or nothing is left. The consumer may live on
-// a replica that is behind: that nothing is left there proves nothing.
+// each returns false or an error, or nothing is left by the server's count. That
+// proves nothing: the consumer may live on a replica that is behind, and each server
+// counts too little for a moment when a message takes the place of another, which it
+// takes off at once and the new one it adds later.
 func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(delivery, *nats.Msg) (bool, error)) error {
 	setup, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
@@ -59,6 +63,9 @@ func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(
 		// If this fails the server drops the consumer for its inactivity.
 		_ = a.js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name)
 	}()
+	if c.begun != nil {
+		c.begun(consumer.CachedInfo().Delivered.Stream + 1)
+	}
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}

@@ -48,6 +48,8 @@ func (c SubscriberConfig) Check() error {
 		return fmt.Errorf("bad app %q: want [a-z0-9][a-z0-9_-]{0,63}", c.App)
 	case c.Name != "" && !ValidName(c.Name):
 		return fmt.Errorf("bad subscriber name %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Name)
+	case c.Domain != "" && !ValidName(c.Domain):
+		return fmt.Errorf("bad domain %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Domain)
 	}
 	return nil
 }
@@ -108,7 +110,9 @@ func (c SubscriberConfig) requests() (subjects []string, many []bool) {
 // It MUST be another account than that of the log. There, whoever may send any
 // one request to JetStream can name a subject of the log as the place for the
 // answer: the servers, who may do everything, store it there, and what stands on
-// the subject of a revocation takes away.
+// the subject of a revocation takes away. And it MUST NOT be let in as a leafnode:
+// from one, the servers take a subject of an acknowledgement as the place for an
+// answer, and so would acknowledge what another subscriber was not told yet.
 func (c SubscriberConfig) Access(account string) (exports, own string) {
 	name := strings.TrimPrefix(c.Durable(), "rev_")
 	subjects, many := c.requests()
@@ -125,12 +129,14 @@ func (c SubscriberConfig) Access(account string) (exports, own string) {
 		fmt.Fprintf(&out, "      { service: %q%s, accounts: [ %q ] }\n", s, answers, "SUBSCRIBER_"+name)
 		fmt.Fprintf(&in, "      { service: { account: %q, subject: %q } }\n", account, s)
 	}
-	password := "NATS_SUBSCRIBER_" + strings.NewReplacer("-", "_", "+", "_").Replace(strings.ToUpper(name)) + "_PASSWORD"
+	// Two subscribers must not share a variable: one would have the other's password.
+	// No name has capitals, so the small letters stand for nothing else.
+	password := "NATS_SUBSCRIBER_" + strings.NewReplacer("-", "_dash_", "+", "_name_").Replace(strings.ToUpper(name)) + "_PASSWORD"
 	return "    exports: [\n" + out.String() + "    ]\n", fmt.Sprintf(`  %q {
     imports: [
 %s    ]
     users: [
-      { user: %q, password: $%s, permissions: {
+      { user: %q, password: $%s, allowed_connection_types: [ STANDARD, WEBSOCKET ], permissions: {
           publish: %s
           subscribe: %s
       } }
@@ -218,8 +224,11 @@ func subscribed(ctx context.Context, nc *nats.Conn, region, domain string) (jsAP
 
 // Subscribers returns those of the region, ordered by their durables.
 func Subscribers(ctx context.Context, nc *nats.Conn, region, domain string) ([]SubscriberState, error) {
-	if !ValidName(region) {
+	switch {
+	case !ValidName(region):
 		return nil, fmt.Errorf("list subscribers: bad region %q", region)
+	case domain != "" && !ValidName(domain):
+		return nil, fmt.Errorf("list subscribers: bad domain %q", domain)
 	}
 	api, _, err := subscribed(ctx, nc, region, domain)
 	if err != nil {

@@ -155,6 +155,30 @@ func TestDeliveryAfterRewind(t *testing.T) {
 	})
 }
 
+// When the log was put back to a backup and nobody remembers how far it was but what
+// is noted of the endpoint, it is told what happens then, at once.
+func TestDeliveryAfterRestore(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		id, _ := h.webhook(revoked)
+		h.ended("ada", 2)
+		time.Sleep(10 * time.Minute) // of heartbeats
+		h.ended("bob", 2)
+		time.Sleep(time.Second)
+		h.stop()
+		r.forget()
+		h.home.Truncate(400)
+		next, _ := h.another(func(c *node.Config) { c.Name, c.Solo, c.Outbound = "n1", true, r })
+		next.start()
+		after := next.ended("eve", 3)
+		time.Sleep(time.Minute)
+		r.wantTold(t, "after the restore", after)
+		status, region := next.endpoint(id)
+		if gap, _ := region["gap"].(map[string]any); status != "enabled" || gap["count"] != 1.0 {
+			t.Errorf("shown: %s %v", status, region)
+		}
+	})
+}
+
 func seqOf(t *testing.T, revision string) uint64 {
 	t.Helper()
 	p, err := events.ParsePosition(revision)

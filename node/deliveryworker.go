@@ -147,7 +147,15 @@ func (w *worker) tell(conf *endpointConf) error {
 	r, err := w.n.readFeed(conf.current, feedFilter{
 		app: w.id.app, types: conf.to.types(), streams: []*stream{w.n.home}, patient: true,
 	}, events.Revision{w.at})
-	if err != nil {
+	switch {
+	case isKind(err, api.CursorGone):
+		// The log never came as far: it was put back to a backup, and nobody was left
+		// who could have counted a generation more.
+		if w.n.home.position().Gen == w.at.Gen {
+			w.again()
+		}
+		return nil
+	case err != nil:
 		return fmt.Errorf("read events: %w", err)
 	}
 	defer r.close()

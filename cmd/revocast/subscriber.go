@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/revocast/revocast/events"
 )
@@ -101,8 +103,11 @@ func (s *subscriberAccess) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if s.Account == "" || strings.ContainsFunc(s.Account, func(r rune) bool { return !unicode.IsGraphic(r) || strings.ContainsRune(" \"'{}[]", r) }) {
+		return &usageError{fmt.Errorf("--account %q: want the name of an account of the NATS servers, such as APP", s.Account)}
+	}
 	exports, account := c.Access(s.Account)
-	_, err = fmt.Fprintf(e.stdout, "# In account %s, among its exports:\n%s\n# Beside it:\n%s", s.Account, exports, account)
+	_, err = fmt.Fprintf(e.stdout, "# In account %s; if it has exports, add these to them:\n%s\n# Beside it:\n%s", s.Account, exports, account)
 	return err
 }
 
@@ -164,6 +169,6 @@ func (s *subscriberDelete) Run(e *env) error {
 	case err != nil:
 		return err
 	}
-	_, err = fmt.Fprintf(e.stdout, "The durable %s of stream %s is deleted.\n", c.Durable(), c.Stream())
+	_, err = fmt.Fprintf(e.stdout, "The durable %s of stream %s is deleted. What happens live its service hears until its account is taken out of the configuration of the NATS servers and they have read that again.\n", c.Durable(), c.Stream())
 	return err
 }

@@ -58,6 +58,7 @@ type consumer struct {
 	acks   bool
 	number uint8 // of the stream
 	empty  bool  // there was nothing to deliver when it was opened
+	copies bool  // it is of one of several servers, which may be behind the others
 
 	asked     int // messages asked for and not yet delivered
 	read      uint64
@@ -184,6 +185,9 @@ type resetInfo struct {
 		Filters  []string          `json:"filter_subjects"`
 		Metadata map[string]string `json:"metadata"`
 	} `json:"config"`
+	Cluster struct {
+		Replicas []json.RawMessage `json:"replicas"`
+	} `json:"cluster"`
 	Pending   uint64 `json:"num_pending"`
 	Delivered struct {
 		Nth uint64 `json:"consumer_seq"`
@@ -226,6 +230,7 @@ func (d *durable) open(ctx context.Context, from uint64) (*consumer, error) {
 	}
 	// An earlier pull may have been served before the answer was written.
 	c.empty = info.Pending == 0 && info.Delivered.Nth == 0
+	c.copies = len(info.Cluster.Replicas) > 0
 	number, _ := strconv.ParseUint(info.Config.Metadata[metaNumber], 10, 8) // 0 is unknown
 	c.number = uint8(number)
 	return c, nil
@@ -312,6 +317,7 @@ func (p *ephemeral) open(ctx context.Context, from uint64) (*consumer, error) {
 		return nil, err
 	}
 	c.empty = made.CachedInfo().NumPending == 0
+	c.copies = stream.CachedInfo().Config.Replicas > 1
 	number, _ := strconv.ParseUint(stream.CachedInfo().Config.Metadata[metaNumber], 10, 8) // 0 is unknown
 	c.number = uint8(number)
 	return c, nil

@@ -1,7 +1,10 @@
 package subscribe_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,14 +122,57 @@ func TestAnswersElsewhere(t *testing.T) {
 	}
 }
 
+// TestAsLeafnode has a tenant connect to the port of the leafnodes, where a server
+// takes a reply that it takes from no client: one that is the acknowledgement of
+// what another app's subscriber was delivered. The answer, without a body, would
+// acknowledge that in its place, and it would never be told of it.
+func TestAsLeafnode(t *testing.T) {
+	t.Parallel()
+	s := siteOf(t, linked)
+	operator := s.connect(t, "operator", nil)
+	other := events.SubscriberConfig{Region: region, App: "other"}
+	if err := events.CreateSubscriber(t.Context(), operator, other); err != nil {
+		t.Fatal(err)
+	}
+	s.append(t, s.message(t, other.App, 1))
+	victim, err := operator.Request(other.API("MSG.NEXT"), nil, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	leaf, err := net.Dial("tcp", s.leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leaf.Close()
+	_ = leaf.SetDeadline(time.Now().Add(10 * time.Second)) // it fails only when closed
+	attack := "LMSG " + events.SubscriberConfig{Region: region, App: app}.API("MSG.NEXT") + " " + victim.Reply
+	_, err = fmt.Fprintf(leaf, "CONNECT {\"user\":\"subscriber\",\"pass\":\"pw\",\"name\":\"n\",\"id\":\"N\",\"headers\":true}\r\nPING\r\n%s 26\r\n{\"batch\":1,\"no_wait\":true}\r\nPING\r\n", attack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewScanner(leaf)
+	for pongs := 0; pongs < 2 && said.Scan(); {
+		if said.Text() == "PONG" {
+			pongs++
+			t.Errorf("let in as a leafnode")
+		}
+	}
+	all, err := events.Subscribers(t.Context(), operator, region, "")
+	if err != nil || len(all) != 2 || all[1].Unacknowledged != 1 || all[1].Acknowledged != 0 {
+		t.Errorf("of the other app's subscriber: %+v, %v", all, err)
+	}
+}
+
 // TestAccess has a server run what "revocast subscriber access" prints, and a
-// subscriber with just that.
+// subscriber with just that; taken out again, it ends the open connection.
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	c := events.SubscriberConfig{Region: region, App: "my-shop", Name: "billing"}
 	exports, account := c.Access("APP")
 	file := filepath.Join(t.TempDir(), "server.conf")
-	text := `server_name: one
+	write := func(exports, account string) {
+		text := `server_name: one
 listen: $NATS_LISTEN
 jetstream { store_dir: $NATS_STORE, domain: eu }
 accounts {
@@ -134,10 +180,12 @@ accounts {
     jetstream: enabled
     users: [ { user: operator, password: pw }, { user: node, password: pw } ]
 ` + exports + "  }\n" + account + "}\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s := siteOf(t, file, "NATS_SUBSCRIBER_MY_SHOP_BILLING_PASSWORD=pw")
+	write(exports, account)
+	s := siteOf(t, file, "NATS_SUBSCRIBER_MY_dash_SHOP_name_BILLING_PASSWORD=pw")
 	s.durable(t, "") // of another app
 	if err := events.CreateSubscriber(t.Context(), s.connect(t, "operator", nil), c); err != nil {
 		t.Fatal(err)
@@ -145,13 +193,42 @@ accounts {
 	w := newTold()
 	sub := &subscribe.Subscriber{
 		Conn: s.connect(t, "subscriber_my-shop+billing", nil), Region: region, App: c.App, Name: c.Name,
-		OnError: func(err error) { t.Error(err) },
 	}
+	sub.OnError = func(err error) { t.Log(err) }
 	run(t, sub, w.handle)
 	for i := range 10 {
 		s.append(t, s.message(t, c.App, i))
 	}
 	wantOnce(t, w.await(t, 10), 10)
+	lost := sub.Conn.StatusChanged(nats.RECONNECTING)
+	write("", "")
+	if err := s.srv.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	s.append(t, s.message(t, c.App, 10))
+	<-lost
+	if all := w.copied(); len(all) != 10 {
+		t.Errorf("%d were told, one after the access was taken away", len(all))
+	}
+}
+
+// TestAccessApart has what lets one subscriber in be nothing that lets in another:
+// the variable of its password least of all.
+func TestAccessApart(t *testing.T) {
+	seen := map[string]string{}
+	for _, c := range []events.SubscriberConfig{
+		{App: "my-shop"}, {App: "my_shop"}, {App: "my", Name: "shop"}, {App: "my__shop"}, {App: "my_-shop"}, {App: "my-_shop"},
+		{App: "my_dash_shop"}, {App: "my_name_shop"}, {App: "my-shop", Name: "a"}, {App: "my", Name: "shop-a"}, {App: "my", Name: "shop_a"},
+	} {
+		c.Region = region
+		_, own := c.Access("APP")
+		_, variable, _ := strings.Cut(own, "$NATS_")
+		variable, _, _ = strings.Cut(variable, ",")
+		if was, ok := seen[variable]; ok {
+			t.Errorf("%s and %s have one password: $NATS_%s", was, c.Durable(), variable)
+		}
+		seen[variable] = c.Durable()
+	}
 }
 
 // TestDurables makes, lists and deletes them.

@@ -30,6 +30,10 @@ const (
 	// long it may deliver nothing while there is more by what was heard live.
 	silentAfter = 3 * pullHeartbeat
 	stuckAfter  = 3 * time.Second
+	// behindMost is how long one of several servers may hold nothing of what was told
+	// last, because it has not caught up with the others, until the log is taken to
+	// have gone backwards. What is heard live is told meanwhile.
+	behindMost = 30 * time.Second
 	// doubtEvery bounds how often what is published to live. can have the log
 	// read again.
 	doubtEvery = time.Second
@@ -75,6 +79,7 @@ type reader struct {
 	begun   time.Time // when Run was called
 	started bool      // the consumer has answered once
 	gone    int       // how many readings in a row met nothing known
+	behind  time.Time // since when the consumer has nothing of what was told; zero: it has
 	number  uint8     // of the stream
 	breaks  uint64    // reconnects of the connection when this reading began
 	doubted time.Time // when a live message last had the log read again
@@ -249,8 +254,9 @@ func (r *reader) session(ctx context.Context) (opened bool, err error) {
 	}
 	defer r.source.close(ctx, c)
 	r.started, r.number = true, c.number
-	if r.proven = !ok; ok && c.empty {
-		return true, errGone
+	r.proven = !ok
+	if err := r.lacks(c); err != nil {
+		return true, err
 	}
 	if err := c.refill(); err != nil {
 		return true, err
@@ -274,6 +280,23 @@ func (r *reader) session(ctx context.Context) (opened bool, err error) {
 	return true, err
 }
 
+// lacks returns errGone for a log that ends before what was told last. One of
+// several servers may only be behind the others, unless something was heard live that
+// is in the place of what was told.
+func (r *reader) lacks(c *consumer) error {
+	switch {
+	case r.proven || !c.empty:
+		r.behind = time.Time{}
+		return nil
+	case r.behind.IsZero():
+		r.behind = time.Now()
+	}
+	if c.copies && r.gone == 0 && time.Since(r.behind) < behindMost && time.Since(r.doubted) > doubtEvery {
+		return nil
+	}
+	return errGone
+}
+
 // broken reports whether the connection was lost since this reading began. The
 // client counts a reconnect before it subscribes again.
 func (r *reader) broken() bool { return r.s.Conn.Stats().Reconnects != r.breaks }
@@ -287,6 +310,8 @@ func (r *reader) halted(c *consumer) error {
 		return nats.ErrConnectionClosed
 	case len(c.in) > 0:
 		return nil
+	case r.lacks(c) != nil:
+		return errGone
 	case time.Since(c.spoke) > silentAfter:
 		return errSilent
 	case time.Since(c.delivered) > stuckAfter && r.heard.waits(stuckAfter):
@@ -356,7 +381,7 @@ func (r *reader) take(ctx context.Context, c *consumer, m *nats.Msg) error {
 	}
 	switch {
 	case e.Seq <= r.last.Seq && r.told.has(&e):
-		r.proven = true
+		r.proven, r.behind = true, time.Time{}
 	case e.Seq <= r.last.Seq || !r.proven:
 		return errGone
 	default:

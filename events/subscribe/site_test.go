@@ -40,6 +40,7 @@ var users = []string{"SYS", "NODE", "OPERATOR", "SUBSCRIBER", "BACKBONE", "ROUTE
 type site struct {
 	file string // of the server
 	addr string
+	leaf string // for leafnodes
 	dir  string // of the store
 	srv  *broker.Server
 	env  []string
@@ -98,7 +99,7 @@ func (s *site) setUp(t testing.TB, sync string) {
 			t.Fatal(err)
 		}
 	}
-	s.addr = addrs[0]
+	s.addr, s.leaf = addrs[0], addrs[1]
 	set := func(k, v string) { s.env = append(s.env, k+"="+v) }
 	set("NATS_LISTEN", addrs[0])
 	set("NATS_LEAF_LISTEN", addrs[1])
