@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -39,8 +40,8 @@ func (n *Node) pollSSFStream(ctx context.Context, c *call) (int, any, error) {
 			return 0, nil, badSetting("maxEvents", "want 0 or more")
 		}
 	}
-	if len(in.Ack) > maxAcked || len(in.SetErrs) > maxAcked {
-		return 0, nil, badSetting("ack", "more than %d at a time", maxAcked)
+	if len(in.Ack) > maxAcks || len(in.SetErrs) > maxAcks {
+		return 0, nil, badSetting("ack", "more than %d at a time", maxAcks)
 	}
 	p, err := n.newPolling(c, int(limit))
 	if err != nil {
@@ -145,9 +146,13 @@ func (p *polling) acknowledge(in *api.SSFPoll) {
 		if e.Err == "invalid_key" || e.Err == "authentication_failed" || !p.ack(jti) {
 			continue
 		}
-		e.Description = e.Description[:min(len(e.Description), maxReason)]
-		p.p.fail(api.SSFSETFault{JTI: jti, Err: e.Err[:min(len(e.Err), maxReason)], Description: e.Description, At: date(p.n.wall())})
+		p.p.fail(api.SSFSETFault{JTI: jti, Err: shortened(e.Err), Description: shortened(e.Description), At: date(p.n.wall())})
 	}
+}
+
+// shortened returns as much of what a receiver says as is kept.
+func shortened(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 }
 
 // ack reports whether the SET was one that waited for it.
