@@ -19,6 +19,10 @@ func TestDeliveryOfAnOlderLog(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		h.stop()
 		h.home.Truncate(60)
+		before := map[string]string{}
+		for _, g := range r.taken() {
+			before[g.id] = g.body
+		}
 		r.forget()
 		next, _ := h.another(func(c *node.Config) { c.Outbound, c.Solo = r, true })
 		next.start()
@@ -30,6 +34,11 @@ func TestDeliveryOfAnOlderLog(t *testing.T) {
 		got := revisionsOf(r.taken())
 		if i := slices.Index(got, want[0]); i < 0 || !slices.Equal(got[i:], want) {
 			t.Errorf("took %v, want %v", got, want)
+		}
+		for _, g := range r.taken() { // a receiver takes equal ids for the same event
+			if body, ok := before[g.id]; ok && body != g.body {
+				t.Errorf("%s is the id of %s and of %s", g.id, body, g.body)
+			}
 		}
 		if status, region := next.endpoint(id); status != "enabled" || region["gap"] == nil {
 			t.Errorf("shown: %s %v", status, region)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/revocast/revocast/node"
 )
 
 // A receiver that never acknowledges one SET is told what comes behind it, whatever
@@ -137,6 +139,46 @@ func TestSSFStreamMadeAnew(t *testing.T) {
 		}
 		if again := r.now(); len(again) != 0 {
 			t.Errorf("told again: %v", again)
+		}
+	})
+}
+
+// Of a log that was brought back from a backup, while no node was there to remember,
+// all is told, and nothing of it under the jti of another event.
+func TestSSFPollOfAnOlderLog(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		r := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		txn := map[string]string{}
+		for range 10 {
+			h.revoke(h.login("ada").str("session.session_id"))
+			time.Sleep(time.Second)
+		}
+		for _, e := range r.all() {
+			txn[e.jti] = e.txn
+		}
+		h.stop()
+		h.home.Truncate(35)
+		next, _ := h.another(func(c *node.Config) { c.Solo = true })
+		next.start()
+		r = r.before(next)
+		if first := next.do(r.key, "POST", "/ssf/poll/"+r.id, m{"returnImmediately": true}); first.Status != http.StatusOK {
+			first.wantError(http.StatusConflict, "conflict")
+		}
+		users := map[any]bool{}
+		for i := range 10 {
+			next.revoke(next.login(fmt.Sprint("u", i)).str("session.session_id"))
+			time.Sleep(time.Second)
+			for _, e := range r.all() {
+				users[e.sub["user"].(map[string]any)["sub"]] = true
+				if was, ok := txn[e.jti]; ok && was != e.txn {
+					t.Errorf("%s is the jti of %s and of %s", e.jti, was, e.txn)
+				}
+			}
+		}
+		for i := range 10 {
+			if !users[fmt.Sprint("u", i)] {
+				t.Errorf("not told of u%d", i)
+			}
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
 )
 
 const (
@@ -123,7 +124,7 @@ func (p *polling) look() error {
 	case s.Method != ssfPoll:
 		return fail(api.InvalidArgument, "the events of the stream are pushed").with("stream_id", s.ID)
 	case p.s != nil && p.s.Epoch != s.Epoch:
-		return fail(api.Conflict, "the stream began anew meanwhile; poll again")
+		return errBeganAnew()
 	}
 	p.live = n.ssfLive(snap, s)
 	p.s = s
@@ -246,7 +247,10 @@ func (p *polling) open(ctx context.Context) error {
 		err := n.reachCursor(ctx, at)
 		if failed, is := errors.AsType[*failure](err); is && failed.kind == api.CursorGone {
 			// The log went backwards: all that it holds now is told again.
-			at = events.Position{Stream: s.region, Gen: s.position().Gen}
+			was := at
+			if at = (events.Position{Stream: s.region, Gen: s.position().Gen}); at.Gen == was.Gen {
+				return p.anew(ctx, at)
+			}
 			p.done = further(p.done, events.Revision{at})
 			err = n.reachCursor(ctx, at)
 		}
@@ -261,6 +265,32 @@ func (p *polling) open(ctx context.Context) error {
 	var err error
 	p.reader, err = n.readFeed(ctx, f, from)
 	return pollFailure(err)
+}
+
+// anew has the stream begin anew, in the region of the position with that. Of the same
+// generation what is noted says that all of it is acknowledged.
+func (p *polling) anew(ctx context.Context, at events.Position) error {
+	_, err := p.n.editSSFStreamIn(ctx, &p.c.caller, p.s.ID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
+		if s.Epoch != p.s.Epoch {
+			return nil, errUnchanged
+		}
+		from := slices.Clone(p.began)
+		for i := range from {
+			if from[i].Stream == at.Stream {
+				from[i] = at
+			}
+		}
+		s.beginAt(p.n, snap, from)
+		return header, nil
+	})
+	if err != nil {
+		return err
+	}
+	return errBeganAnew()
+}
+
+func errBeganAnew() *failure {
+	return fail(api.Conflict, "the stream began anew meanwhile; poll again")
 }
 
 // sinceRegion returns where a stream begins in a region of which its progress says

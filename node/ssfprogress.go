@@ -23,7 +23,7 @@ const (
 	// maxAcked is how many acknowledgements are kept of SETs behind one that is not
 	// acknowledged: with all else they must fit into an event. What is acknowledged beyond
 	// them is sent again.
-	maxAcked = 300
+	maxAcked = 256
 	// maxSETErrors is how many errors of a receiver are kept, newest last.
 	maxSETErrors = 10
 	// maxSSFProgress is how many bytes of an event how far a stream is may take.
