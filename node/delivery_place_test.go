@@ -58,6 +58,24 @@ func TestWebhookReplayBeforeItBegan(t *testing.T) {
 	})
 }
 
+// A replay from beyond what an endpoint has been told passes over nothing.
+func TestWebhookReplayPassesOverNothing(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		id, _ := h.webhook(revoked)
+		poller := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		r.set(func() { r.answer = func(received) int { return 503 } })
+		all := h.ended("ada", 4)
+		r.set(func() { r.answer = nil })
+		h.do(h.key, "POST", "/v1/webhooks/"+id+"/replay", m{"from": all[2]}).want(http.StatusOK)
+		time.Sleep(5 * time.Second)
+		r.wantTold(t, "a webhook", all)
+		h.do(poller.key, "POST", "/ssf/replay", m{"stream_id": poller.id, "from": all[2]}).want(http.StatusOK)
+		if got := poller.all(); len(got) != len(all) {
+			t.Errorf("a receiver of Shared Signals was told of %d, want %d", len(got), len(all))
+		}
+	})
+}
+
 // An event that was refused for good long ago is no reason to pause an endpoint at
 // its next failure.
 func TestWebhookNotPausedForAnOldRefusal(t *testing.T) {

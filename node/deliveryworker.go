@@ -116,13 +116,13 @@ func (w *worker) begin(conf *endpointConf) bool {
 	case w.p.Born != d.Born:
 		w.p, w.dirty = progress{Born: d.Born, Turn: d.Turn, Position: start}, true
 		if r, asked := d.Replay[region]; asked { // before anything was noted
-			w.p.Position = r.From
+			w.p.Position = earlier(start, r.From)
 		} else if known {
 			w.p.LoggedAt = d.BornAt
 		}
 	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
 		if r := d.Replay[region]; w.p.Turn < r.Turn {
-			w.p.Position, w.p.Heard, w.p.LoggedAt = r.From, 0, 0 // nothing counts as settled
+			w.p.Position, w.p.Heard, w.p.LoggedAt = earlier(w.p.Position, r.From), 0, 0 // nothing counts as settled
 		}
 		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 	case w.last != nil && w.last != conf && w.p.Failing != nil:
@@ -140,6 +140,17 @@ func (w *worker) begin(conf *endpointConf) bool {
 		w.reach(w.n.home.at(0))
 	}
 	return !d.Off && w.p.State == ""
+}
+
+// earlier returns from where to deliver again: from there, or the place of the
+// endpoint if it has not come so far. What comes between would never be delivered.
+func earlier(place, from string) string {
+	p, err := events.ParsePosition(place)
+	f, bad := events.ParsePosition(from)
+	if err == nil && bad == nil && p.Gen == f.Gen && p.Seq < f.Seq {
+		return place
+	}
+	return from
 }
 
 // reach notes that everything up to there is settled.

@@ -327,7 +327,7 @@ func (n *Node) replaySSFStream(ctx context.Context, c *call) (int, any, error) {
 		}
 		for i, p := range at {
 			if text, ok := from[p.Stream]; ok {
-				if at[i], err = events.ParsePosition(text); err != nil {
+				if at[i], err = events.ParsePosition(earlier(p.String(), text)); err != nil {
 					return nil, err
 				}
 			}
