@@ -164,6 +164,10 @@ func TestWebhookPaused(t *testing.T) {
 		}
 		h.setSkew(73 * time.Hour)
 		time.Sleep(2 * time.Minute)
+		if status, region := h.endpoint(id); status != "enabled" {
+			t.Errorf("after few attempts: %s %v", status, region)
+		}
+		time.Sleep(15 * time.Minute)
 		status, region := h.endpoint(id)
 		if status != "paused" || region["reason"] != "unreachable" || region["since"] == nil {
 			t.Errorf("after 72 hours: %s %v", status, region)

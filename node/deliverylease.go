@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/projection"
 )
 
 // deliveryWork is the type of the work that says which node delivers the events of
@@ -50,14 +51,16 @@ func (l *deliveryLease) holds(now time.Duration) bool { return int64(now) < l.un
 // know all of the region's stream, leaves it to others.
 func (n *Node) keepDelivery(ctx context.Context, wanted bool) bool {
 	l := &n.deliveries.lease
-	l.look(n)
+	// One snapshot for all that follows: what was seen for so long is what is replaced.
+	snap := n.catalog.Snapshot()
+	l.look(n, snap)
 	now := n.conf.Clock.Boot()
 	if !n.settings.lease.holds(now) || !n.home.lease.holds(now) {
 		return l.holds(now)
 	}
 	if wanted {
-		if mine, free := l.standing(n, now); free || mine && now >= l.renewAt(n.conf.Lease) {
-			l.claim(ctx, n, false)
+		if mine, free := l.standing(n, snap, now); free || mine && now >= l.renewAt(n.conf.Lease) {
+			l.claim(ctx, n, snap, false)
 		}
 	} else if l.holds(now) {
 		n.releaseDelivery()
@@ -72,8 +75,7 @@ func (l *deliveryLease) renewAt(length time.Duration) time.Duration {
 
 // look notes what CONFIG says, and lengthens the lease by what of its own it finds
 // there.
-func (l *deliveryLease) look(n *Node) {
-	snap := n.catalog.Snapshot()
+func (l *deliveryLease) look(n *Node, snap *projection.Snapshot) {
 	record, seq := snap.Work("", deliveryWork, n.home.region)
 	at := events.Position{Gen: snap.Gen, Seq: seq}
 	if at != l.seen || record == nil {
@@ -100,8 +102,8 @@ func holderOf(record *events.Work) (h deliveryHolder, ok bool) {
 
 // standing reports whether the lease is this node's, and whether it is anybody's to
 // take.
-func (l *deliveryLease) standing(n *Node, now time.Duration) (mine, free bool) {
-	record, _ := n.catalog.Snapshot().Work("", deliveryWork, n.home.region)
+func (l *deliveryLease) standing(n *Node, snap *projection.Snapshot, now time.Duration) (mine, free bool) {
+	record, _ := snap.Work("", deliveryWork, n.home.region)
 	h, ok := holderOf(record)
 	switch {
 	case !ok || h.Released:
@@ -113,7 +115,7 @@ func (l *deliveryLease) standing(n *Node, now time.Duration) (mine, free bool) {
 }
 
 // claim writes a record of this node over the one that was looked at.
-func (l *deliveryLease) claim(ctx context.Context, n *Node, released bool) {
+func (l *deliveryLease) claim(ctx context.Context, n *Node, snap *projection.Snapshot, released bool) {
 	l.n++
 	value, err := json.Marshal(deliveryHolder{n.incarnation, l.n, released})
 	if err != nil {
@@ -126,12 +128,12 @@ func (l *deliveryLease) claim(ctx context.Context, n *Node, released bool) {
 	if !released {
 		l.sent[l.n] = n.conf.Clock.Boot()
 	}
-	seq, err := n.note(ctx, e, n.catalog.Snapshot().Last(e))
+	seq, err := n.note(ctx, e, snap.Last(e))
 	if err == nil && !released {
 		ctx, cancel := context.WithTimeout(ctx, n.conf.Lease/4)
 		defer cancel()
 		err = n.settings.wait(ctx, seq)
-		l.look(n)
+		l.look(n, n.catalog.Snapshot())
 	}
 	if err != nil && !errors.Is(err, events.ErrConflict) && ctx.Err() == nil && n.refusals.first("delivery lease", n.conf.Clock.Boot()) {
 		n.conf.Log.Warn("lease of deliveries cannot be written; tried again", "region", n.home.region, "error", err)
@@ -146,7 +148,7 @@ func (n *Node) releaseDelivery() {
 	}
 	l.until.Store(0)
 	clear(l.sent)
-	l.claim(context.Background(), n, true)
+	l.claim(context.Background(), n, n.catalog.Snapshot(), true)
 }
 
 // noteTimeout bounds how long a note of work may take.

@@ -20,7 +20,9 @@ const (
 	idleSave = 10 * time.Minute
 	// unsavedPause is added to busySave after a write without an answer.
 	unsavedPause = 10 * time.Second
-	// pauseAfter is how long an endpoint may take nothing before it is paused.
+	// pauseAfter is how long an endpoint may take nothing before it is paused. It is not
+	// for an event that was hardly tried: who refused one long ago and was told of no
+	// other since is not away.
 	pauseAfter = 72 * time.Hour
 	// An event that was refused so often, over so long, becomes a dead letter.
 	deadAttempts = 10
@@ -68,11 +70,16 @@ func (w *worker) run() {
 		ok := conf.to != nil && w.begin(conf)
 		w.halted.Store(w.p.State != "")
 		w.save(w.life)
-		if !ok {
+		// Also of who is told nothing now: its place must be one of this log when it is.
+		gone, err := w.elsewhere(conf.current)
+		switch {
+		case err != nil || gone:
+		case !ok:
 			w.idle(conf)
 			continue
+		default:
+			err = w.tell(conf)
 		}
-		err := w.tell(conf)
 		switch {
 		case errors.Is(err, errFeedEnded): // the node leaves
 			w.save(w.life)
@@ -108,12 +115,14 @@ func (w *worker) begin(conf *endpointConf) bool {
 	switch {
 	case w.p.Born != d.Born:
 		w.p, w.dirty = progress{Born: d.Born, Turn: d.Turn, Position: start}, true
-		if known {
+		if r, asked := d.Replay[region]; asked { // before anything was noted
+			w.p.Position = earlier(start, r.From)
+		} else if known {
 			w.p.LoggedAt = d.BornAt
 		}
 	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
 		if r := d.Replay[region]; w.p.Turn < r.Turn {
-			w.p.Position, w.p.Heard, w.p.LoggedAt = r.From, 0, 0 // nothing counts as settled
+			w.p.Position, w.p.Heard, w.p.LoggedAt = earlier(w.p.Position, r.From), 0, 0 // nothing counts as settled
 		}
 		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 	case w.last != nil && w.last != conf && w.p.Failing != nil:
@@ -133,6 +142,17 @@ func (w *worker) begin(conf *endpointConf) bool {
 	return !d.Off && w.p.State == ""
 }
 
+// earlier returns from where to deliver again: from there, or the place of the
+// endpoint if it has not come so far. What comes between would never be delivered.
+func earlier(place, from string) string {
+	p, err := events.ParsePosition(place)
+	f, bad := events.ParsePosition(from)
+	if err == nil && bad == nil && p.Gen == f.Gen && p.Seq < f.Seq {
+		return place
+	}
+	return from
+}
+
 // reach notes that everything up to there is settled.
 func (w *worker) reach(at events.Position) {
 	w.at, w.p.Position, w.dirty = at, at.String(), true
@@ -141,9 +161,6 @@ func (w *worker) reach(at events.Position) {
 // tell delivers what comes until the setting changes or the endpoint is not to be
 // told any more.
 func (w *worker) tell(conf *endpointConf) error {
-	if gone, err := w.elsewhere(conf.current); gone || err != nil {
-		return err
-	}
 	r, err := w.n.readFeed(conf.current, feedFilter{
 		app: w.id.app, types: conf.to.types(), streams: []*stream{w.n.home}, patient: true,
 	}, events.Revision{w.at})
@@ -185,16 +202,28 @@ func (w *worker) tell(conf *endpointConf) error {
 	return nil
 }
 
-// elsewhere reports whether the log is of another generation than the place of the
-// endpoint, and goes back to its beginning then. A generation that nobody remembers
-// is counted anew; that nobody does is known once all who live have been heard.
+// elsewhere reports whether the place of the endpoint is of another log, and goes back
+// to its beginning then: one of another generation, or one that ends before the place,
+// because it went backwards while nobody was there who remembers. A generation that
+// nobody remembers is counted anew; that nobody does is known once all who live have
+// been heard.
 func (w *worker) elsewhere(ctx context.Context) (bool, error) {
+	if w.at.Stream == "" {
+		return false, nil // its setting could not be read yet
+	}
 	now := w.n.home.position()
 	if now.Gen < w.at.Gen && !pause(ctx, w.n.maxWait()) {
 		return true, nil
 	}
 	if now = w.n.home.position(); now.Gen == w.at.Gen {
-		return false, nil
+		err := w.n.reachCursor(ctx, w.at)
+		if !isKind(err, api.CursorGone) {
+			return false, err
+		}
+		if now = w.n.home.position(); now.Gen == w.at.Gen {
+			w.again()
+		}
+		return true, nil
 	}
 	if !w.n.home.lease.holds(w.n.conf.Clock.Boot()) {
 		return true, &staleError{stream: w.n.home.region, reason: reasonStarting}
@@ -309,7 +338,7 @@ func (w *worker) failed(e *feedEvent, out attempted) (settled bool) {
 	switch {
 	case out.verdict == goneForGood:
 		w.halt(deliveryDisabled, out.reason)
-	case since(f.Since) >= pauseAfter:
+	case since(f.Since) >= pauseAfter && (f.Attempts >= deadAttempts || out.final && f.Refused >= finalAttempts):
 		w.halt(deliveryPaused, out.reason)
 	case f.Refused >= deadAttempts && since(f.RefusedAt) >= deadAfter, out.final && f.Refused >= finalAttempts:
 		return w.bury(e, &f)

@@ -132,7 +132,7 @@ func classify(err error) *failure {
 	case errors.Is(err, events.ErrFull):
 		return fail(api.LogFull, "the log is at its budget; raise it or wait for old events to leave").because(err)
 	case errors.Is(err, events.ErrTooLarge):
-		return fail(api.ClaimsTooLarge, "the session is larger than an event may be").because(err)
+		return fail(api.ClaimsTooLarge, "what is to be stored is larger than an event may be").because(err)
 	case errors.Is(err, events.ErrUnavailable), errors.Is(err, events.ErrRewound):
 		return fail(api.LogUnavailable, "the log gave no answer; the change may or may not have been made; repeat it").because(err)
 	case errors.Is(err, errTooManyWaiters), errors.Is(err, context.DeadlineExceeded):

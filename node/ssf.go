@@ -108,6 +108,12 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 		if held != nil {
 			return nil, nil, fail(api.AlreadyExists, "this API key has the stream %s; change that, or use another key", id).with("stream_id", id)
 		}
+		// What is noted of an earlier one of that key may be of a clock that was ahead.
+		noted, err := ssfEpoch(snap, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.Epoch = max(s.Epoch, noted)
 		s.beginAt(n, snap, n.revisionNow())
 		value, err := marshal(s)
 		return value, header, err
@@ -321,7 +327,7 @@ func (n *Node) replaySSFStream(ctx context.Context, c *call) (int, any, error) {
 		}
 		for i, p := range at {
 			if text, ok := from[p.Stream]; ok {
-				if at[i], err = events.ParsePosition(text); err != nil {
+				if at[i], err = events.ParsePosition(earlier(p.String(), text)); err != nil {
 					return nil, err
 				}
 			}

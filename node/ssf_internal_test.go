@@ -165,7 +165,7 @@ func compareGolden(t *testing.T, name string, got []byte) {
 // TestSetID: what a jti says comes back, and only of the stream it was made for.
 func TestSetID(t *testing.T) {
 	s := &ssfStream{ID: "ssf_a", App: "app1", Epoch: 7}
-	id := setID{stream: 2, gen: 3, seq: 1 << 40, place: 5}
+	id := setID{stream: 2, gen: 3, seq: 1 << 40, place: 5, at: 1 << 31}
 	jti := id.jti(s)
 	if got, ok := parseSetID(s, jti); !ok || got != id {
 		t.Errorf("%q is %+v", jti, got)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
 )
 
 const (
@@ -39,8 +41,8 @@ func (n *Node) pollSSFStream(ctx context.Context, c *call) (int, any, error) {
 			return 0, nil, badSetting("maxEvents", "want 0 or more")
 		}
 	}
-	if len(in.Ack) > maxAcked || len(in.SetErrs) > maxAcked {
-		return 0, nil, badSetting("ack", "more than %d at a time", maxAcked)
+	if len(in.Ack) > maxAcks || len(in.SetErrs) > maxAcks {
+		return 0, nil, badSetting("ack", "more than %d at a time", maxAcks)
 	}
 	p, err := n.newPolling(c, int(limit))
 	if err != nil {
@@ -122,7 +124,7 @@ func (p *polling) look() error {
 	case s.Method != ssfPoll:
 		return fail(api.InvalidArgument, "the events of the stream are pushed").with("stream_id", s.ID)
 	case p.s != nil && p.s.Epoch != s.Epoch:
-		return fail(api.Conflict, "the stream began anew meanwhile; poll again")
+		return errBeganAnew()
 	}
 	p.live = n.ssfLive(snap, s)
 	p.s = s
@@ -145,9 +147,13 @@ func (p *polling) acknowledge(in *api.SSFPoll) {
 		if e.Err == "invalid_key" || e.Err == "authentication_failed" || !p.ack(jti) {
 			continue
 		}
-		e.Description = e.Description[:min(len(e.Description), maxReason)]
-		p.p.fail(api.SSFSETFault{JTI: jti, Err: e.Err[:min(len(e.Err), maxReason)], Description: e.Description, At: date(p.n.wall())})
+		p.p.fail(api.SSFSETFault{JTI: jti, Err: shortened(e.Err), Description: shortened(e.Description), At: date(p.n.wall())})
 	}
+}
+
+// shortened returns as much of what a receiver says as is kept.
+func shortened(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 }
 
 // ack reports whether the SET was one that waited for it.
@@ -241,7 +247,10 @@ func (p *polling) open(ctx context.Context) error {
 		err := n.reachCursor(ctx, at)
 		if failed, is := errors.AsType[*failure](err); is && failed.kind == api.CursorGone {
 			// The log went backwards: all that it holds now is told again.
-			at = events.Position{Stream: s.region, Gen: s.position().Gen}
+			was := at
+			if at = (events.Position{Stream: s.region, Gen: s.position().Gen}); at.Gen == was.Gen {
+				return p.anew(ctx, at)
+			}
 			p.done = further(p.done, events.Revision{at})
 			err = n.reachCursor(ctx, at)
 		}
@@ -256,6 +265,32 @@ func (p *polling) open(ctx context.Context) error {
 	var err error
 	p.reader, err = n.readFeed(ctx, f, from)
 	return pollFailure(err)
+}
+
+// anew has the stream begin anew, in the region of the position with that. Of the same
+// generation what is noted says that all of it is acknowledged.
+func (p *polling) anew(ctx context.Context, at events.Position) error {
+	_, err := p.n.editSSFStreamIn(ctx, &p.c.caller, p.s.ID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
+		if s.Epoch != p.s.Epoch {
+			return nil, errUnchanged
+		}
+		from := slices.Clone(p.began)
+		for i := range from {
+			if from[i].Stream == at.Stream {
+				from[i] = at
+			}
+		}
+		s.beginAt(p.n, snap, from)
+		return header, nil
+	})
+	if err != nil {
+		return err
+	}
+	return errBeganAnew()
+}
+
+func errBeganAnew() *failure {
+	return fail(api.Conflict, "the stream began anew meanwhile; poll again")
 }
 
 // sinceRegion returns where a stream begins in a region of which its progress says

@@ -18,11 +18,16 @@ import (
 const ssfPollType = "ssf-poll"
 
 const (
+	// maxAcks is how many acknowledgements, and as many errors, a poll may bring.
+	maxAcks = 1000
 	// maxAcked is how many acknowledgements are kept of SETs behind one that is not
-	// acknowledged. What is acknowledged beyond them is sent again.
-	maxAcked = 1000
+	// acknowledged: with all else they must fit into an event. What is acknowledged beyond
+	// them is sent again.
+	maxAcked = 256
 	// maxSETErrors is how many errors of a receiver are kept, newest last.
 	maxSETErrors = 10
+	// maxSSFProgress is how many bytes of an event how far a stream is may take.
+	maxSSFProgress = events.MaxEvent - 1<<10
 )
 
 // ssfProgress is how far a polled stream is.
@@ -37,6 +42,8 @@ type ssfProgress struct {
 	// Failed counts SETs that the receiver could make nothing of; Errors are the newest.
 	Failed int64             `json:"failed,omitempty"`
 	Errors []api.SSFSETFault `json:"errors,omitempty"`
+	// fresh are those of Errors that CONFIG does not have yet.
+	fresh []api.SSFSETFault
 }
 
 // ssfHeard holds, by stream id, what receivers acknowledged and CONFIG could not be
@@ -69,7 +76,21 @@ func (n *Node) ssfProgress(snap *projection.Snapshot, s *ssfStream) (*ssfProgres
 	return p, nil
 }
 
-// merge adds what q knows of the same epoch: what either says is acknowledged is.
+// ssfEpoch returns the epoch of what is noted of the stream, 0 for nothing.
+func ssfEpoch(snap *projection.Snapshot, s *ssfStream) (int64, error) {
+	held, _ := snap.Work(s.App, ssfPollType, s.ID)
+	if held == nil {
+		return 0, nil
+	}
+	var stored ssfProgress
+	if err := json.Unmarshal(held.Value, &stored); err != nil {
+		return 0, fmt.Errorf("read progress of ssf stream %s: %w", s.ID, err)
+	}
+	return stored.Epoch, nil
+}
+
+// merge adds what q knows of the same epoch and CONFIG may not have yet: what either
+// says is acknowledged is.
 func (p *ssfProgress) merge(q *ssfProgress) error {
 	mine, err := events.ParseRevision(p.Revision)
 	if err != nil {
@@ -86,13 +107,9 @@ func (p *ssfProgress) merge(q *ssfProgress) error {
 			p.Acked = append(p.Acked, jti)
 		}
 	}
-	for _, e := range q.Errors {
-		if !slices.Contains(p.Errors, e) {
-			p.Errors = append(p.Errors, e)
-			p.Failed++
-		}
+	for _, e := range q.fresh {
+		p.fail(e)
 	}
-	p.Errors = p.Errors[max(0, len(p.Errors)-maxSETErrors):]
 	return nil
 }
 
@@ -115,8 +132,21 @@ func further(a, b events.Revision) events.Revision {
 // fail notes a SET that the receiver refused for good.
 func (p *ssfProgress) fail(f api.SSFSETFault) {
 	p.Failed++
+	p.fresh = append(p.fresh, f)
 	p.Errors = append(p.Errors, f)
 	p.Errors = p.Errors[max(0, len(p.Errors)-maxSETErrors):]
+}
+
+// write returns it as it is stored. Errors that do not fit are left out, the oldest
+// first.
+func (p *ssfProgress) write() (json.RawMessage, error) {
+	for {
+		value, err := json.Marshal(p) // which escapes as the event will
+		if err != nil || len(value) <= maxSSFProgress || len(p.Errors) == 0 {
+			return value, err
+		}
+		p.Errors = p.Errors[1:]
+	}
 }
 
 // has reports whether the SET is acknowledged.
@@ -151,17 +181,18 @@ func (n *Node) saveSSFProgress(ctx context.Context, s *ssfStream, p *ssfProgress
 				return nil, errUnchanged // somebody knows of a newer beginning
 			}
 			if stored.Epoch == s.Epoch {
-				if err := p.merge(&stored); err != nil {
+				if err := stored.merge(p); err != nil {
 					return nil, err
 				}
-				done, err := events.ParseRevision(p.Revision)
+				done, err := events.ParseRevision(stored.Revision)
 				if err != nil {
 					return nil, err
 				}
-				p.forget(n, s, done)
+				stored.forget(n, s, done)
+				*p = stored
 			}
 		}
-		return marshal(p)
+		return p.write()
 	})
 	n.ssfHeard.mu.Lock()
 	defer n.ssfHeard.mu.Unlock()
@@ -177,7 +208,7 @@ func (n *Node) saveSSFProgress(ctx context.Context, s *ssfStream, p *ssfProgress
 		n.ssfHeard.by = map[string]*ssfProgress{}
 	}
 	kept := *p
-	kept.Acked, kept.Errors = slices.Clone(p.Acked), slices.Clone(p.Errors)
+	kept.Acked, kept.fresh = slices.Clone(p.Acked), slices.Clone(p.fresh)
 	n.ssfHeard.by[s.ID] = &kept
 	return nil
 }

@@ -144,7 +144,7 @@ func (n *Node) tellSSFControls(ctx context.Context) error {
 		all.SetLimit(controlsAtOnce)
 		for held := range snap.SettingsOfType(ssfStreamType) {
 			s, err := readSSFStream(held)
-			if err != nil || s.Method != ssfPush {
+			if err != nil || s.Method != ssfPush || !n.ssfAppLive(snap, s) {
 				continue
 			}
 			n.noteHalt(ctx, snap, s)
@@ -165,7 +165,7 @@ func (n *Node) tellSSFControls(ctx context.Context) error {
 			all.Go(func() error { n.pushControl(ctx, snap, held, c, try.tries == controlTries); return nil })
 		}
 		_ = all.Wait()
-		if len(tries) > maxAcked*maxSSFControls { // of streams that are no more
+		if len(tries) > maxAcks*maxSSFControls { // of streams that are no more
 			clear(tries)
 		}
 	}

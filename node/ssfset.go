@@ -78,9 +78,12 @@ type setID struct {
 	gen    uint32
 	seq    uint64 // in the log, or the number of the event about the stream
 	place  uint8
+	// at is when the log took the event, in seconds, or 0: a log that was brought back
+	// from a backup gives sequences a second time.
+	at uint32
 }
 
-const setIDLen = 2 + 4 + 8 + 1 + 6
+const setIDLen = 2 + 4 + 8 + 1 + 4 + 6
 
 // jti returns the id as it stands in a SET of the SSF stream: the same however often
 // the event is told. Events about the stream itself are counted anew in each epoch.
@@ -90,10 +93,11 @@ func (i setID) jti(s *ssfStream) string {
 		epoch = s.Epoch
 	}
 	b := make([]byte, 0, setIDLen)
-	b = append(b, 1, i.stream)
+	b = append(b, 2, i.stream)
 	b = binary.BigEndian.AppendUint32(b, i.gen)
 	b = binary.BigEndian.AppendUint64(b, i.seq)
 	b = append(b, i.place)
+	b = binary.BigEndian.AppendUint32(b, i.at)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", s.App, s.ID, epoch))
 	return base64.RawURLEncoding.EncodeToString(append(b, sum[:6]...))
 }
@@ -104,7 +108,7 @@ func parseSetID(s *ssfStream, jti string) (i setID, ok bool) {
 	if err != nil || len(b) != setIDLen {
 		return i, false
 	}
-	i = setID{b[1], binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint64(b[6:]), b[14]}
+	i = setID{b[1], binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint64(b[6:]), b[14], binary.BigEndian.Uint32(b[15:])}
 	return i, i.jti(s) == jti
 }
 
@@ -186,7 +190,7 @@ func (n *Node) securityEvents(ctx context.Context, s *ssfStream, ev *feedEvent) 
 }
 
 func (n *Node) setIDOf(ev *feedEvent, place int) setID {
-	id := setID{gen: ev.pos.Gen, seq: ev.pos.Seq, place: uint8(place)}
+	id := setID{gen: ev.pos.Gen, seq: ev.pos.Seq, place: uint8(place), at: uint32(ev.At.Unix())}
 	if s := n.streamOf(ev.pos.Stream); s != nil {
 		id.stream = s.number
 	}

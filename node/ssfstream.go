@@ -26,7 +26,9 @@ const (
 	maxSSFURL      = 2048
 	maxSSFHeader   = 2048 // bytes of an authorization header
 	maxSSFEvents   = 100  // requested
+	maxSSFAsked    = 4096 // bytes of all of them
 	maxSSFControls = 8    // events about the stream itself that are not delivered yet
+	maxSSFPending  = 6144 // bytes of those, but for the newest
 	// minVerification is the time between two verifications, in seconds.
 	minVerification = 10
 )
@@ -96,7 +98,7 @@ type ssfControl struct {
 }
 
 // add appends an event about the stream, with the next number. At most
-// maxSSFControls are kept.
+// maxSSFControls are kept, and no more than fit into an event.
 func (s *ssfStream) add(c ssfControl) {
 	if len(s.Controls) > 0 {
 		c.N = s.Controls[len(s.Controls)-1].N
@@ -104,6 +106,12 @@ func (s *ssfStream) add(c ssfControl) {
 	c.N++
 	s.Controls = append(slices.Clone(s.Controls), c)
 	s.Controls = s.Controls[max(0, len(s.Controls)-maxSSFControls):]
+	for len(s.Controls) > 1 {
+		if text, err := json.Marshal(s.Controls[:len(s.Controls)-1]); err != nil || len(text) <= maxSSFPending {
+			return
+		}
+		s.Controls = s.Controls[1:]
+	}
 }
 
 // ssfStreamID returns the id of the stream of the API key for the app. It follows
@@ -143,11 +151,17 @@ func noSSFStream(id string) *failure {
 // of reports whether the caller's API key made the stream.
 func (s *ssfStream) of(c *caller) bool { return s.Key == c.keyID && (s.KeyApp == "") == c.cluster }
 
-// ssfLive reports whether events of the stream may be told: it is enabled, and the
-// API key of its receiver is in force. Who took the key away must not have to
+// ssfLive reports whether events of the stream may be told: it is enabled, its app is
+// not suspended, and the API key of its receiver is in force. Who took the key away must not have to
 // remember the stream.
 func (n *Node) ssfLive(snap *projection.Snapshot, s *ssfStream) bool {
-	return s.Status == ssfEnabled && n.ssfKeyLive(snap, s)
+	return s.Status == ssfEnabled && n.ssfAppLive(snap, s) && n.ssfKeyLive(snap, s)
+}
+
+// ssfAppLive reports whether the app of the stream is neither suspended nor deleted.
+func (n *Node) ssfAppLive(snap *projection.Snapshot, s *ssfStream) bool {
+	app, ok := snap.App(s.App)
+	return ok && app.State == events.AppActive
 }
 
 // ssfKeyLive reports whether the API key of the receiver is in force.
@@ -326,10 +340,15 @@ func (s *ssfStream) takeEvents(asked *[]string) error {
 	if len(*asked) > maxSSFEvents {
 		return badSetting("events_requested", "more than %d", maxSSFEvents)
 	}
+	size := 0
 	for _, uri := range *asked {
 		if err := checkText("events_requested", uri, maxSSFURL); err != nil {
 			return err
 		}
+		size += len(uri)
+	}
+	if size > maxSSFAsked {
+		return badSetting("events_requested", "more than %d bytes together", maxSSFAsked)
 	}
 	s.Requested = append([]string{}, *asked...)
 	return nil

@@ -90,15 +90,16 @@ func (t *toldWebhook) types() map[string]bool { return t.wants }
 func (t *toldWebhook) judge(a *outbound.Answer) attempted { return judgeAnswer(a) }
 
 func (t *toldWebhook) requests(e *feedEvent) ([]*http.Request, error) {
-	r, err := t.request(messageID(t.id, e.pos), e.Type, e.At, json.RawMessage(e.json))
+	r, err := t.request(messageID(t.id, e), e.Type, e.At, json.RawMessage(e.json))
 	return []*http.Request{r}, err
 }
 
-// messageID returns the id of the message that tells an endpoint of the event at the
-// position: the same however often it is sent, so that a receiver knows it again.
+// messageID returns the id of the message that tells an endpoint of the event: the
+// same however often it is sent, so that a receiver knows it again. The log's time is
+// in it, as a log that was brought back from a backup gives positions a second time.
 // Standard Webhooks allows no full stop in it.
-func messageID(endpoint string, at events.Position) string {
-	sum := sha256.Sum256([]byte(endpoint + " " + at.String()))
+func messageID(endpoint string, e *feedEvent) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d", endpoint, e.pos, e.At.UnixMilli()))
 	return "msg_" + base64.RawURLEncoding.EncodeToString(sum[:18])
 }
 

@@ -134,7 +134,7 @@ type RotateSecret struct {
 // ReplayWebhook is the body of POST /v1/webhooks/{id}/replay: one of the two.
 type ReplayWebhook struct {
 	// From is a revision; all that comes after it is delivered again, of the regions
-	// that it names.
+	// that it names, as is what was not delivered yet: nothing is passed over.
 	From string `json:"from,omitempty"`
 	// DeadLetter is the revision of one dead letter, which is delivered now.
 	DeadLetter string `json:"dead_letter,omitempty"`

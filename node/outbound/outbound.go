@@ -147,7 +147,8 @@ func address(host string) (a netip.Addr, literal bool, err error) {
 
 // Do sends the request and reads the answer, of which the body may have limit
 // bytes. A redirect is an answer as any other, for the caller to refuse. With the
-// error about one that is too long comes the answer without its body.
+// error about one that is too long, or does not end in time, comes the answer without
+// its body.
 func (c *Client) Do(ctx context.Context, r *http.Request, limit int64) (*Answer, error) {
 	if err := c.Check(r.URL.String()); err != nil {
 		return nil, fmt.Errorf("request %s: %w", r.URL.Hostname(), err)
@@ -165,12 +166,14 @@ func (c *Client) Do(ctx context.Context, r *http.Request, limit int64) (*Answer,
 		return nil, fmt.Errorf("request %s: %w", r.URL.Hostname(), err)
 	}
 	defer a.Body.Close()
+	out := &Answer{Status: a.StatusCode, Header: a.Header}
 	body, err := io.ReadAll(io.LimitReader(a.Body, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("read answer of %s: %w", r.URL.Hostname(), err)
+		return out, fmt.Errorf("read answer of %s: %w", r.URL.Hostname(), err)
 	}
 	if int64(len(body)) > limit {
-		return &Answer{Status: a.StatusCode, Header: a.Header}, fmt.Errorf("answer of %s: over %d bytes", r.URL.Hostname(), limit)
+		return out, fmt.Errorf("answer of %s: over %d bytes", r.URL.Hostname(), limit)
 	}
-	return &Answer{Status: a.StatusCode, Header: a.Header, Body: body}, nil
+	out.Body = body
+	return out, nil
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestPublic(t *testing.T) {
@@ -121,6 +123,31 @@ func TestDialled(t *testing.T) {
 	}
 	if _, err := get(t, c, plain.URL+"/large", 100); err == nil {
 		t.Error("an answer over the limit was taken")
+	}
+}
+
+// Of an answer that does not end in time there is what came of it: its status.
+func TestAnswerWithoutEnd(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = w.Write([]byte("x"))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The time is up once the header is there.
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() {
+		time.AfterFunc(100*time.Millisecond, cancel)
+	}}))
+	a, err := New(netip.MustParsePrefix("127.0.0.0/8")).Do(r.Context(), r, 100)
+	if err == nil || a == nil || a.Status != http.StatusAccepted || a.Body != nil {
+		t.Errorf("%+v, %v", a, err)
 	}
 }
 
