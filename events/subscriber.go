@@ -48,6 +48,8 @@ func (c SubscriberConfig) Check() error {
 		return fmt.Errorf("bad app %q: want [a-z0-9][a-z0-9_-]{0,63}", c.App)
 	case c.Name != "" && !ValidName(c.Name):
 		return fmt.Errorf("bad subscriber name %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Name)
+	case strings.ContainsAny(c.Domain, ".*> \t\r\n"): // what NATS takes in none; as a subject it would let in to others
+		return fmt.Errorf("bad domain %q: want a name without . * > and white space", c.Domain)
 	}
 	return nil
 }
