@@ -21,7 +21,7 @@ func TestExpressOpenIDConnect(t *testing.T) {
 		id := "rp-stranger-" + strings.ToLower(alg)
 		apps[i].Other = &oauthOther{App: id, Key: n.newApp(t, id, object{"jwt_alg": alg}).key}
 	}
-	runOAuthScript(t, "express-openid-connect.mjs", apps, 33, "express-openid-connect", "express-session", "dpop")
+	runOAuthScript(t, "express-openid-connect.mjs", apps, 36, "express-openid-connect", "express-session", "dpop")
 }
 
 // TestGoOIDCLogout: go-oidc takes the logout tokens that it is sent, and nothing else.

@@ -7,7 +7,9 @@ import express from 'express'
 import session from 'express-session'
 import { api, apps, check, done, equal, served } from './oauth.mjs'
 
-const { auth } = createRequire(import.meta.url)('express-openid-connect')
+const require = createRequire(import.meta.url)
+const { auth } = require('express-openid-connect')
+const onLogIn = require('express-openid-connect/lib/hooks/backchannelLogout/onLogIn')
 const client = 'shop'
 
 // party is a relying party that notes what it was told, oldest first.
@@ -23,7 +25,7 @@ function party (app, base, backchannel) {
     }
     next()
   })
-  site.use(auth({
+  const params = {
     authRequired: false,
     issuerBaseURL: app.issuer,
     baseURL: base,
@@ -31,7 +33,9 @@ function party (app, base, backchannel) {
     secret: 'a secret of this party that is long enough',
     idTokenSigningAlg: app.alg,
     backchannelLogout: { store: new session.MemoryStore(), ...backchannel }
-  }))
+  }
+  site.use(auth(params))
+  site.config = require('express-openid-connect/lib/config').get(params)
   site.get('/enter', (req, res) => {
     req.appSession.id_token = req.headers['x-id-token']
     res.sendStatus(204)
@@ -128,6 +132,19 @@ async function spares (app) {
   })
 }
 
+// remembers shows that a log-out everywhere holds when the user logs in again, if each
+// token has to name a session: of one that names only the user the library then forgets.
+async function remembers (app) {
+  await withParty(app, {}, { backchannel_logout_session_required: true }, async (site, base) => {
+    const [one, two] = [await browser(app, base, 'ada'), await browser(app, base, 'ada')]
+    await revoke(app, { user_id: 'ada' })
+    await heard(site, 2)
+    const made = (await api(app, 'POST', '/v1/sessions', { user_id: 'ada' })).json.session
+    await onLogIn({ oidc: { idTokenClaims: { sub: 'ada', sid: made.session_id } } }, site.config)
+    equal([await one.who(), await two.who()], [null, null], 'those from before')
+  })
+}
+
 // genuine is a logout token of the app for the client id, caught on its way.
 async function genuine (app, id, user) {
   let got
@@ -189,6 +206,7 @@ async function refuses (app) {
 await Promise.all(apps.map(async (app) => {
   await check(app, 'a revocation, and a log-out everywhere, end sessions', () => ends(app))
   await check(app, 'other sessions of the user are spared', () => spares(app))
+  await check(app, 'a log-out everywhere outlasts the next log-in', () => remembers(app))
   await check(app, 'the good token is taken, others are not', () => refuses(app))
 }))
 done()
