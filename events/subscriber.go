@@ -39,6 +39,15 @@ type SubscriberConfig struct {
 	Domain string
 }
 
+// validDomain reports whether JetStream may have such a domain, none included. As a
+// part of subjects, one with a wildcard would let in to others; quotes would end the
+// configuration that it is written into.
+func validDomain(domain string) bool { return !strings.ContainsAny(domain, ".*>\"\\ \t\r\n") }
+
+func badDomain(domain string) error {
+	return fmt.Errorf("bad domain %q: want a name without . * > quotes and white space", domain)
+}
+
 // Check names the first field that is wrong.
 func (c SubscriberConfig) Check() error {
 	switch {
@@ -48,8 +57,8 @@ func (c SubscriberConfig) Check() error {
 		return fmt.Errorf("bad app %q: want [a-z0-9][a-z0-9_-]{0,63}", c.App)
 	case c.Name != "" && !ValidName(c.Name):
 		return fmt.Errorf("bad subscriber name %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Name)
-	case c.Domain != "" && !ValidName(c.Domain):
-		return fmt.Errorf("bad domain %q: want [a-z0-9][a-z0-9_-]{0,63}", c.Domain)
+	case !validDomain(c.Domain):
+		return badDomain(c.Domain)
 	}
 	return nil
 }
@@ -227,8 +236,8 @@ func Subscribers(ctx context.Context, nc *nats.Conn, region, domain string) ([]S
 	switch {
 	case !ValidName(region):
 		return nil, fmt.Errorf("list subscribers: bad region %q", region)
-	case domain != "" && !ValidName(domain):
-		return nil, fmt.Errorf("list subscribers: bad domain %q", domain)
+	case !validDomain(domain):
+		return nil, fmt.Errorf("list subscribers: %w", badDomain(domain))
 	}
 	api, _, err := subscribed(ctx, nc, region, domain)
 	if err != nil {

@@ -194,7 +194,9 @@ func namedApp(r *http.Request) (string, error) {
 	named := r.PathValue("app")
 	for _, other := range slices.Concat(r.Header.Values(appHeader), r.URL.Query()["app"]) {
 		switch {
-		case other == "" || other == named:
+		case other == "": // what was meant may not be what is without it
+			return "", fail(api.InvalidArgument, "app: want the id of an app, in the header %s or in ?app=", appHeader).with("field", "app")
+		case other == named:
 		case named != "":
 			return "", fail(api.InvalidArgument, "the request names two apps, %q and %q", named, other)
 		default:

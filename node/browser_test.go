@@ -75,7 +75,7 @@ func TestClientRefresh(t *testing.T) {
 			"cookie, own page": h.browse(refresh, publicURL, token),
 			"bearer":           h.do(token, "POST", refresh, nil, "Origin", page),
 			"bearer, no page":  h.do(token, "POST", refresh, nil),
-			"pinned":           h.browse(refresh+"?app=acme&other=1", page, token),
+			"pinned":           h.browse(refresh+"?app=acme", page, token),
 			"body":             h.do(token, "POST", refresh, m{"background": false}),
 		} {
 			r.want(200)
@@ -233,7 +233,8 @@ func TestClientRefusals(t *testing.T) {
 		h.do(gone.str("session_token"), "POST", refresh, nil).wantNoSession("revoked", noneOrOwn)
 		h.do(jwt, "POST", refresh, nil).wantNoSession("token_needed", noneOrOwn)
 		h.do(h.key, "POST", refresh, nil, "Origin", page).wantNoSession("missing", noneOrOwn)
-		h.do("", "POST", refresh+"?session_token="+token+"&token="+token, nil, "Origin", page).wantNoSession("missing", noneOrOwn)
+		h.do("", "POST", refresh+"?session_token="+token, nil, "Origin", page).wantError(400, "invalid_argument")
+		h.browse(refresh+"?other=1", page, token).wantError(400, "invalid_argument")
 		h.do("", "POST", refresh, m{}, "Cookie", "session="+token, "Origin", page).wantNoSession("missing", noneOrOwn)
 		h.browse(refresh, page, inShut.str("session_token")).wantError(403, "app_suspended").wantReadableBy(page)
 

@@ -126,7 +126,9 @@ func parseEvents(r *http.Request, app string) (f feedFilter, from events.Revisio
 	for name, values := range q {
 		switch value := values[0]; name {
 		case "since":
-			since = value
+			if since = value; value == "" { // not "now", which would pass over what was meant
+				err = fail(api.InvalidArgument, "since: want the id of an event of a feed, or a revision").with("field", "since")
+			}
 		case "types":
 			f.types, err = parseTypes(value)
 		case "user_id":

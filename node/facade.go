@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -124,7 +123,7 @@ var demands = []string{
 }
 
 // tolerable reports whether a member that is not known may be passed over.
-func tolerable(name string, known map[string]reflect.Type) bool {
+func tolerable(name string, known map[string]bodyMember) bool {
 	if !notMisspelt(name, known) {
 		return false
 	}

@@ -412,6 +412,7 @@ func TestFeedBadInput(t *testing.T) {
 			{h.key, "types=nonsense", 400, "invalid_argument"},
 			{h.key, "types=", 400, "invalid_argument"},
 			{h.key, "typ=session.revoked", 400, "invalid_argument"},
+			{h.key, "since=", 400, "invalid_argument"}, // as of a variable that is not set: not "from now on"
 			{h.key, "since=x", 400, "invalid_argument"},
 			{h.key, "since=eu:0:1,eu:0:2", 400, "invalid_argument"},
 			{h.key, "since=mars:0:1", 410, "cursor_gone"},
@@ -420,6 +421,7 @@ func TestFeedBadInput(t *testing.T) {
 			{h.key, "user_id=a&user_id=b", 400, "invalid_argument"},
 			{h.key, "app=mars", 404, "app_not_found"},
 			{h.admin, "user_id=a", 400, "invalid_argument"},
+			{h.admin, "app=", 400, "invalid_argument"}, // not all apps
 		} {
 			h.do(c.key, "GET", "/v1/events?"+c.query, nil).wantError(c.status, c.kind)
 		}

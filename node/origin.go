@@ -117,7 +117,7 @@ func (s sender) refused(ambient bool, listed func(origin string) bool) error {
 	case s.site != "":
 		return originRefused("the request comes from another site and does not say which")
 	case ambient:
-		return originRefused("a cookie without Origin and Sec-Fetch-Site: show the token as Bearer")
+		return originRefused("without Origin and Sec-Fetch-Site no cookie counts: show the token as Bearer")
 	}
 	return nil // no browser
 }

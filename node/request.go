@@ -31,7 +31,7 @@ func decodeStrict(b []byte, v any) error { return decodeBody(b, v, nil) }
 
 // decodeBody is decodeStrict that passes over members of the body itself that v
 // does not have, if tolerate says so.
-func decodeBody(b []byte, v any, tolerate func(name string, known map[string]reflect.Type) bool) error {
+func decodeBody(b []byte, v any, tolerate func(name string, known map[string]bodyMember) bool) error {
 	if !utf8.Valid(b) {
 		return fail(api.InvalidArgument, "the body is not UTF-8")
 	}
@@ -101,7 +101,8 @@ func typeWord(t reflect.Type) string {
 // walker checks the members of a value that is known to be JSON.
 type walker struct {
 	dec      *json.Decoder
-	tolerate func(name string, known map[string]reflect.Type) bool // nil: nothing
+	tolerate func(name string, known map[string]bodyMember) bool // nil: nothing
+	filled   bool                                                // the next value may not be an empty string
 }
 
 var (
@@ -125,6 +126,10 @@ func (w walker) value(t reflect.Type, path string, depth int) error {
 		return w.array(t, path, depth+1)
 	case nil:
 		return nil
+	case "":
+		if w.filled {
+			return fail(api.InvalidArgument, "%s: is empty; leave it out if nothing is meant", path).with("field", path)
+		}
 	}
 	if n, ok := token.(json.Number); ok {
 		// Beyond a double, readers of one document see different numbers or none.
@@ -165,7 +170,7 @@ func (w walker) object(t reflect.Type, path string, depth int) error {
 	if depth > maxNesting {
 		return tooDeep(path)
 	}
-	var known map[string]reflect.Type
+	var known map[string]bodyMember
 	if t != nil && t.Kind() == reflect.Struct && t != timeType {
 		known = membersOf(t)
 	}
@@ -177,7 +182,7 @@ func (w walker) object(t reflect.Type, path string, depth int) error {
 		}
 		name := token.(string) // the decoder gives nothing else before a colon
 		at := join(path, name)
-		member, ok := known[name]
+		m, ok := known[name]
 		if known != nil && !ok && (depth > 1 || w.tolerate == nil || !w.tolerate(name, known)) {
 			return fail(api.InvalidArgument, "unknown field %q", at).with("field", at)
 		}
@@ -187,7 +192,8 @@ func (w walker) object(t reflect.Type, path string, depth int) error {
 		if seen = append(seen, name); len(seen) > maxMembers {
 			return fail(api.InvalidArgument, "more than %d members in one object", maxMembers)
 		}
-		if err := w.value(member, at, depth); err != nil {
+		w.filled = m.filled
+		if err := w.value(m.typ, at, depth); err != nil {
 			return err
 		}
 	}
@@ -220,17 +226,25 @@ func (w walker) end() error {
 // structMembers holds the result of membersOf by type.
 var structMembers sync.Map
 
+// bodyMember is what a struct has under a name.
+type bodyMember struct {
+	typ reflect.Type
+	// filled, by a tag of that name: to say "" is not to say nothing. An empty variable
+	// in who must be spared, or which key was stolen, is a mistake that does harm.
+	filled bool
+}
+
 // membersOf returns the names under which encoding/json reads a struct, and
-// the type behind each.
-func membersOf(t reflect.Type) map[string]reflect.Type {
+// what is behind each.
+func membersOf(t reflect.Type) map[string]bodyMember {
 	if m, ok := structMembers.Load(t); ok {
-		return m.(map[string]reflect.Type)
+		return m.(map[string]bodyMember)
 	}
-	m := map[string]reflect.Type{}
+	m := map[string]bodyMember{}
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.IsExported() && name != "" && name != "-" {
-			m[name] = f.Type
+			m[name] = bodyMember{f.Type, f.Tag.Get("filled") != ""}
 		}
 	}
 	structMembers.Store(t, m)

@@ -23,6 +23,7 @@ type body struct {
 	List   []api.Attributes `json:"list"`
 	Words  []string         `json:"words"`
 	Raw    json.RawMessage  `json:"raw"`
+	Whom   string           `json:"whom,omitempty" filled:"true"`
 	hidden string           //lint:ignore U1000 must not be reachable by name
 }
 
@@ -30,6 +31,7 @@ func TestDecodeStrictRefuses(t *testing.T) {
 	deep := strings.Repeat("[", maxNesting) + strings.Repeat("]", maxNesting)
 	for name, c := range map[string]struct{ in, message string }{
 		"array":               {`[]`, "not a JSON object"},
+		"to be filled, empty": {`{"name":"","whom":""}`, "whom: is empty; leave it out"},
 		"null":                {`null`, "not a JSON object"},
 		"string":              {`"x"`, "not a JSON object"},
 		"nothing but space":   {` `, "not one JSON value"},

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -221,7 +220,7 @@ func (c *call) readSSF(v any) error {
 
 // notMisspelt reports whether a member that is not known may be passed over.
 // encoding/json would take one that differs only in case for the one that is known.
-func notMisspelt(name string, known map[string]reflect.Type) bool {
+func notMisspelt(name string, known map[string]bodyMember) bool {
 	for other := range known {
 		if strings.EqualFold(name, other) {
 			return false

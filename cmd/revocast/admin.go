@@ -290,7 +290,7 @@ type keyRotate struct {
 	remote
 	inApp
 	Alg         string `env:"-" placeholder:"ALG" help:"Algorithm of the new key: ES256, RS256 or EdDSA (default: the app's)."`
-	Compromised string `env:"-" placeholder:"KID" help:"Remove this key at once: JWTs signed with it are refused."`
+	Compromised string `env:"-" filled:"" placeholder:"KID" help:"Remove this key at once: JWTs signed with it are refused."`
 }
 
 // Run implements the command.

@@ -46,7 +46,7 @@ type apikeyCreate struct {
 	remote
 	keyOwner
 	Name           string        `env:"-" placeholder:"TEXT" help:"What the key is for."`
-	Scopes         []string      `env:"-" placeholder:"SCOPE" help:"What it may do: create, verify, read, revoke, admin (default: all of these), impersonate, ssf (Shared Signals)."`
+	Scopes         []string      `env:"-" filled:"" placeholder:"SCOPE" help:"What it may do: create, verify, read, revoke, admin (default: all of these), impersonate, ssf (Shared Signals)."`
 	Expires        time.Duration `env:"-" placeholder:"TIME" help:"Life of the key, such as 720h (default: no end)."`
 	Offline        bool          `env:"-" help:"Write the key into the data directory of a stopped node, for who lost the others."`
 	ClusterKeyFile string        `placeholder:"FILE" help:"With --offline: the cluster key (default: that of the data directory)."`

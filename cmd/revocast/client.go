@@ -39,7 +39,7 @@ type remote struct {
 
 // inApp names the app a command is about.
 type inApp struct {
-	App string `env:"-" placeholder:"APP" help:"The app (default: that of the API key, or of the data directory)."`
+	App string `env:"-" filled:"" placeholder:"APP" help:"The app (default: that of the API key, or of the data directory)."`
 }
 
 // connectFor is remote.connect for a command about sessions of the app: with an

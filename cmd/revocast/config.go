@@ -80,7 +80,25 @@ func dispatch(e *env, args []string) error {
 	if err != nil {
 		return &usageError{fmt.Errorf("%w (see revocast %s)", err, helpFor(args))}
 	}
+	if what := emptyOf(k); what != "" {
+		return &usageError{fmt.Errorf("%s is empty: a variable that is not set? (see revocast %s)", what, helpFor(args))}
+	}
 	return k.Run(e)
+}
+
+// emptyOf names an argument that was given as "" and is needed, or has the tag filled, or
+// a flag with that tag: those without which the command does more than was meant, such as
+// revoking what it was to spare.
+func emptyOf(k *kong.Context) string {
+	for _, p := range k.Path {
+		switch {
+		case p.Positional != nil && (p.Positional.Required || p.Positional.Tag.Has("filled")) && p.Positional.Target.IsZero():
+			return p.Positional.Summary()
+		case p.Flag != nil && p.Flag.Tag.Has("filled") && (p.Flag.Target.IsZero() || p.Flag.Target.Len() == 0):
+			return "--" + p.Flag.Name
+		}
+	}
+	return ""
 }
 
 // helpFor returns the arguments that show the help of the command in args.

@@ -79,7 +79,7 @@ func (s *sessionCreate) Run(e *env) error {
 type sessionVerify struct {
 	remote
 	Credential string `arg:"" optional:"" name:"token" help:"Session token or JWT; absent or -: the first line of stdin."`
-	App        string `env:"-" placeholder:"APP" help:"The app it must belong to (default: any)."`
+	App        string `env:"-" filled:"" placeholder:"APP" help:"The app it must belong to (default: any)."`
 }
 
 // Run implements the command. It needs no API key: the session's own
@@ -134,7 +134,7 @@ func (s *sessionGet) Run(e *env) error {
 type sessionList struct {
 	remote
 	inApp
-	UserID string `arg:"" optional:"" name:"user" help:"The user's id; absent: the sessions of the whole app."`
+	UserID string `arg:"" optional:"" filled:"" name:"user" help:"The user's id; absent: the sessions of the whole app."`
 	Status string `env:"-" enum:"active,idle,expired,revoked,all" default:"active" placeholder:"STATUS" help:"Sessions that are active (default), idle, expired, revoked, or all."`
 	Limit  int    `env:"-" placeholder:"N" help:"Sessions on a page (default: the node's)."`
 	Cursor string `env:"-" placeholder:"TEXT" help:"Where the page begins, as the last one said."`
@@ -289,7 +289,7 @@ type userRevoke struct {
 	inApp
 	revocation
 	UserID string `arg:"" name:"user" help:"The user's id."`
-	Except string `env:"-" placeholder:"SID" help:"Spare this session."`
+	Except string `env:"-" filled:"" placeholder:"SID" help:"Spare this session."`
 }
 
 // Run implements the command.

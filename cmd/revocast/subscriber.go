@@ -89,7 +89,7 @@ type subscriberAccess struct {
 	subscriberWho `embed:""`
 	Region        string `placeholder:"NAME" help:"Region whose revocations are meant. Required."`
 	Domain        string `env:"-" placeholder:"NAME" help:"JetStream domain of the region, if the service connects to another one (default: none)."`
-	Account       string `env:"-" placeholder:"NAME" default:"APP" help:"NATS account of the log (default: APP)."`
+	Account       string `env:"-" filled:"" placeholder:"NAME" default:"APP" help:"NATS account of the log (default: APP)."`
 }
 
 // Help is shown by "subscriber access --help".

@@ -27,8 +27,8 @@ type eventsTail struct {
 	Data           string   `placeholder:"DIR" default:"revocast-data" help:"Data directory: of a stopped node, to read its log; with --nats for the cluster key and what it knows of the streams (default: ./revocast-data)."`
 	ClusterKeyFile string   `placeholder:"FILE" help:"File with the cluster key (default: cluster.key in the data directory, or REVOCAST_CLUSTER_KEY)."`
 	Region         string   `placeholder:"NAME" help:"Region whose stream is read (default: that of the data directory)."`
-	From           string   `env:"-" placeholder:"POSITION" help:"Where to begin, such as local:0:1234: only the streams it names (default: all, from their beginning)."`
-	Kind           []string `env:"-" placeholder:"KIND" help:"Only these kinds (default: all but reg, hb and snap, which nodes write about themselves)."`
+	From           string   `env:"-" filled:"" placeholder:"POSITION" help:"Where to begin, such as local:0:1234: only the streams it names (default: all, from their beginning)."`
+	Kind           []string `env:"-" filled:"" placeholder:"KIND" help:"Only these kinds (default: all but reg, hb and snap, which nodes write about themselves)."`
 	Once           bool     `env:"-" help:"End when everything there is was printed. Implied for a stopped node."`
 	JSON           bool     `name:"json" env:"-" help:"Print a JSON object a line."`
 }

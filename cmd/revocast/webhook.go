@@ -86,7 +86,7 @@ type webhookAdd struct {
 	remote
 	inApp
 	URL         string   `arg:"" help:"Where events are POSTed: https, or in a network that serve --outbound-allow names."`
-	Types       []string `env:"-" placeholder:"TYPE" help:"Of which events (default: all), such as session.revoked,user.revoked."`
+	Types       []string `env:"-" filled:"" placeholder:"TYPE" help:"Of which events (default: all), such as session.revoked,user.revoked."`
 	Description string   `env:"-" placeholder:"TEXT" help:"What it is for."`
 }
 

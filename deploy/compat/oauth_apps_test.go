@@ -30,6 +30,13 @@ type oauthApp struct {
 	Bad []oauthBad `json:"bad"`
 	// Forged are JWTs that a local verifier refuses.
 	Forged []oauthBad `json:"forged"`
+	// Other is another app, if the script needs one.
+	Other *oauthOther `json:"other,omitempty"`
+}
+
+type oauthOther struct {
+	App string `json:"app"`
+	Key string `json:"key"`
 }
 
 type oauthBad struct {

@@ -163,7 +163,7 @@ type RotateKeys struct {
 	// Alg of the new key; default the app's.
 	Alg string `json:"alg,omitempty"`
 	// Compromised removes this key at once: JWTs signed with it are refused.
-	Compromised string `json:"compromised,omitempty"`
+	Compromised string `json:"compromised,omitempty" filled:"true"`
 }
 
 // Template is a named shape of JWT.

@@ -118,7 +118,7 @@ type CreateSession struct {
 	Actor json.RawMessage `json:"actor,omitempty"`
 	// AuthRevision is a revision read when the log-in began: if the user was
 	// logged out everywhere since, the session is refused with 409.
-	AuthRevision string `json:"auth_revision,omitempty"`
+	AuthRevision string `json:"auth_revision,omitempty" filled:"true"`
 	// SetCookie asks for set_cookie in the answer.
 	SetCookie bool `json:"set_cookie,omitempty"`
 	// Bind binds the session to a key of the client, for good. The header DPoP with a proof made for this call does
@@ -243,7 +243,7 @@ type Revoke struct {
 	SessionJWT   string `json:"session_jwt,omitempty"`
 	UserID       string `json:"user_id,omitempty"`
 	// ExceptSessionID spares one session; only with UserID.
-	ExceptSessionID string `json:"except_session_id,omitempty"`
+	ExceptSessionID string `json:"except_session_id,omitempty" filled:"true"`
 	// All revokes every session of the app.
 	All    bool   `json:"all,omitempty"`
 	Reason string `json:"reason,omitempty"`
@@ -337,7 +337,7 @@ type SessionEvent struct {
 
 // MintToken is the body of POST /v1/sessions/{sid}/tokens.
 type MintToken struct {
-	Template   string `json:"template,omitempty"`
+	Template   string `json:"template,omitempty" filled:"true"`
 	TTLSeconds int64  `json:"ttl_seconds,omitempty"`
 }
 

@@ -36,7 +36,7 @@ type CreateWebhook struct {
 	Description string   `json:"description,omitempty"`
 	Enabled     *bool    `json:"enabled,omitempty"` // absent: true
 	// Secret signs; absent: one is made, and shown once.
-	Secret string `json:"secret,omitempty"`
+	Secret string `json:"secret,omitempty" filled:"true"`
 }
 
 // PatchWebhook is the body of PATCH /v1/webhooks/{id}. What is absent stays.
@@ -128,7 +128,7 @@ type RotateSecret struct {
 	// a day, 0: not at all.
 	OverlapSeconds *int64 `json:"overlap_seconds,omitempty"`
 	// Secret is the new one; absent: one is made, and shown once.
-	Secret string `json:"secret,omitempty"`
+	Secret string `json:"secret,omitempty" filled:"true"`
 }
 
 // ReplayWebhook is the body of POST /v1/webhooks/{id}/replay: one of the two.

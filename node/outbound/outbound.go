@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // Timeout is the longest that a request may take, its answer included, unless
@@ -99,8 +100,10 @@ func (c *Client) Check(text string) error {
 		return fmt.Errorf("scheme %q: want https", u.Scheme)
 	case u.User != nil:
 		return errors.New("a URL with a user and a password is not taken")
-	case u.Fragment != "":
+	case strings.Contains(text, "#"):
 		return errors.New("a URL with a fragment is not taken")
+	case strings.ContainsFunc(text, unicode.IsSpace): // url.Parse takes it in a path, and escapes it
+		return errors.New("a URL with white space is not taken")
 	}
 	port := u.Port()
 	if port == "" && strings.HasSuffix(u.Host, ":") {
@@ -129,7 +132,7 @@ func (c *Client) Check(text string) error {
 
 // address returns the address that a host is, if it is one. Forms that only some
 // programs take for an address, such as 0x7f.1 and 2130706433, are refused: a
-// resolver may be one of those. So is a zone, and a name without a dot.
+// resolver may be one of those. So is a zone.
 func address(host string) (a netip.Addr, literal bool, err error) {
 	if a, err = netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {

@@ -66,7 +66,10 @@ func TestCheck(t *testing.T) {
 		"example.com":                        {false, false},
 		"":                                   {false, false},
 		"https://example.com/" + long("a"):   {false, false},
+		"https://example.com/#":              {false, false},
 		"https://exa mple.com/":              {false, false},
+		"https://example.com/hook ":          {false, false}, // as it is pasted
+		"https://example.com/a\u00a0b":       {false, false},
 		"https://example.com/\r\nHost: evil": {false, false},
 	} {
 		if err := strict.Check(text); (err == nil) != want.strict {
