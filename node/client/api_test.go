@@ -243,7 +243,11 @@ func TestSecrets(t *testing.T) {
 		if errDown == nil || errList == nil {
 			t.Fatal("a node that is down answers")
 		}
-		shown := fmt.Sprintf("%v %+v %#v %s %v %v", s, s, s, s, errDown, errList)
+		var logged bytes.Buffer
+		slog.New(slog.NewTextHandler(&logged, nil)).Info("text", "client", c, "session", s)
+		slog.New(slog.NewJSONHandler(&logged, nil)).Info("JSON", "client", c, "session", s)
+		shown := fmt.Sprintf("%v %+v %#v %s %v %v", s, s, s, s, errDown, errList) +
+			fmt.Sprintf("%v %+v %#v", c, c, c) + logged.String()
 		for _, secret := range []string{made.SessionToken, s.JWT, w.access.APIKey, "ada@example.com"} {
 			if strings.Contains(shown, secret) {
 				t.Errorf("%q shows a secret", shown)

@@ -40,6 +40,16 @@ const (
 	DefaultTimeout = 5 * time.Second
 )
 
+const (
+	leastLease   = time.Second
+	leastKeyAge  = time.Second
+	leastTimeout = time.Millisecond
+	// idleConns is how many connections to a node are kept for the next requests,
+	// unless the Transport says: net/http's own 2 are too few for a busy service,
+	// which would make a new one for most requests.
+	idleConns = 100
+)
+
 // Client is one app's view of Revocast. Base and App are required, APIKey nearly
 // always; the zero value of every other field is what most want. It is safe for
 // concurrent use. It must not be copied, nor its fields changed, once it is used.
@@ -188,8 +198,15 @@ func (c *Client) prepared() error {
 	switch {
 	case c.App == "" || url.PathEscape(c.App) != c.App:
 		return errors.New("client: App must be the id of an app")
-	case c.Lease < 0 || c.Timeout < 0 || c.KeyAge < 0 || c.Entries < 0:
-		return errors.New("client: Lease, Timeout, KeyAge and Entries may not be negative")
+	case c.Entries < 0:
+		return errors.New("client: Entries may not be negative")
+	// A number without a unit is nanoseconds: the node would be pinged without a pause.
+	case c.Lease != 0 && c.Lease < leastLease:
+		return fmt.Errorf("client: Lease must be %v at least, and is %v", leastLease, c.Lease)
+	case c.KeyAge != 0 && c.KeyAge < leastKeyAge:
+		return fmt.Errorf("client: KeyAge must be %v at least, and is %v", leastKeyAge, c.KeyAge)
+	case c.Timeout != 0 && c.Timeout < leastTimeout:
+		return fmt.Errorf("client: Timeout must be %v at least, and is %v", leastTimeout, c.Timeout)
 	case c.OnStale < Ask || c.OnStale > Accept:
 		return errors.New("client: OnStale must be Ask, Refuse or Accept")
 	}
@@ -237,6 +254,9 @@ func (c *Client) connect() {
 	two := one
 	if t, ok := one.Transport.(*http.Transport); ok {
 		kept := t.Clone()
+		if kept.MaxIdleConnsPerHost == 0 {
+			kept.MaxIdleConnsPerHost = idleConns
+		}
 		if kept.HTTP2 == nil {
 			kept.HTTP2 = &http.HTTP2Config{SendPingTimeout: s.lease / 6, PingTimeout: s.lease / 6}
 		}
@@ -246,6 +266,15 @@ func (c *Client) connect() {
 	}
 	s.api, s.feed = &one, &two
 }
+
+// String hides the API key.
+func (c *Client) String() string { return fmt.Sprintf("client of %s at %s", c.App, c.Base) }
+
+// Format hides the API key from every verb.
+func (c *Client) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, c.String()) }
+
+// LogValue hides the API key.
+func (c *Client) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // CloseIdleConnections closes connections that are not in use. A client that is no
 // longer used has no others.
