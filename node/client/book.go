@@ -83,9 +83,12 @@ type book struct {
 	revoked map[sid]time.Duration
 	queue   []ended // of revoked, in the order in which they were put there
 	marks   map[place][]mark
-	keys    map[string]bool // compromised
-	shut    bool            // the app is suspended or deleted
-	shutAt  string          // the position in CONFIG at which it became so
+	// told is up to where a node must have read to know of all marks.
+	told   string
+	sweep  int             // the length of queue at which it is to be swept
+	keys   map[string]bool // compromised
+	shut   bool            // the app is suspended or deleted
+	shutAt string          // the position in CONFIG at which it became so
 	// nodeWall was a node's clock when the boot clock showed nodeBoot. A JWT is
 	// judged by the later of the clocks: if this machine's is set back, or slow, no
 	// JWT lives on for longer than its revocation is remembered.
@@ -205,7 +208,7 @@ func (b *book) against(s *subject, known []string) judgement {
 	}
 	j := judgement{}
 	b.over(s, func(m *mark) {
-		if !slices.Contains(known, m.revision) {
+		if !covered(m.revision, known) {
 			j.verdict, j.revisions = isDoubtful, append(j.revisions, m.revision)
 		}
 	})
@@ -245,9 +248,30 @@ func (b *book) revokeLocked(id sid) {
 	if b.revoked == nil {
 		b.revoked = map[sid]time.Duration{}
 	}
+	if len(b.queue) >= b.sweep { // no heartbeat may ever come to have it done
+		b.forgetLocked()
+		b.sweep = 2*len(b.queue) + 1024
+	}
 	until := b.keep()
 	b.revoked[id] = until
 	b.queue = append(b.queue, ended{id, until})
+}
+
+// stolen reports whether the key is known to be.
+func (b *book) stolen(kid string) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.keys[kid]
+}
+
+// newest returns what a node must know to know of all marks.
+func (b *book) newest() []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if b.told == "" {
+		return nil
+	}
+	return []string{b.told}
 }
 
 // unknown is the known of a mark of which that is not known.
@@ -260,6 +284,11 @@ func (b *book) addMark(p place, m mark) {
 		b.marks = map[place][]mark{}
 	}
 	m.until = b.keep()
+	if b.told != "" {
+		b.told = together([]string{b.told, m.revision})
+	} else {
+		b.told = m.revision
+	}
 	held := b.marks[p]
 	for i := range held {
 		if h := &held[i]; h.at == m.at && h.known >= m.known && within(h.except, m.except) && within(m.except, h.except) {
@@ -294,7 +323,7 @@ func (b *book) asked(s *subject, revisions []string) {
 	defer b.mu.Unlock()
 	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
-			if m := &b.marks[p][i]; slices.Contains(revisions, m.revision) {
+			if m := &b.marks[p][i]; covered(m.revision, revisions) {
 				if m.asked == nil {
 					m.asked = map[sid]bool{}
 				}
@@ -354,6 +383,10 @@ func (b *book) livesLocked(seconds int64) {
 func (b *book) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.forgetLocked()
+}
+
+func (b *book) forgetLocked() {
 	now := b.clock.Boot()
 	n := 0
 	for ; n < len(b.queue) && b.queue[n].until <= now; n++ {
@@ -369,6 +402,16 @@ func (b *book) forget() {
 			b.marks[p] = held
 		}
 	}
+	if len(b.marks) == 0 {
+		b.told = ""
+	}
+}
+
+// covered reports whether who knows one of these knows the revision.
+func covered(revision string, known []string) bool {
+	return slices.ContainsFunc(known, func(k string) bool {
+		return k == revision || together([]string{revision, k}) == together([]string{k})
+	})
 }
 
 // supersedes reports whether the one position comes after the other in the same

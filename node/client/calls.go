@@ -49,7 +49,9 @@ func (c *Client) CreateOnce(ctx context.Context, key string, in *api.CreateSessi
 // Unlike Verify it holds the answer against nothing.
 func (c *Client) Authenticate(ctx context.Context, in *api.Authenticate) (*api.SessionAnswer, error) {
 	out := &api.SessionAnswer{}
-	if err := c.call(ctx, request{method: http.MethodPost, path: "/v1/sessions/authenticate", body: in}, out); err != nil {
+	r := request{method: http.MethodPost, path: "/v1/sessions/authenticate", body: in}
+	r.once = in.DPoP != nil // it counts once
+	if err := c.call(ctx, r, out); err != nil {
 		return nil, fmt.Errorf("authenticate session: %w", err)
 	}
 	return out, nil
@@ -112,8 +114,8 @@ func (c *Client) Revoke(ctx context.Context, in *api.Revoke) (*api.RevokeAnswer,
 	return out, nil
 }
 
-// request is one to the API. Each may be sent again, since doing it twice is the
-// same as once.
+// request is one to the API. Each but one with a proof of possession may be sent
+// again, since doing it twice is the same as once.
 type request struct {
 	method, path string
 	body         any

@@ -33,6 +33,7 @@ type script struct {
 	feed    *io.PipeWriter   // the present one
 	nonces  []string         // of pings, in their order
 	says    *api.Session     // what it answers to any credential: that this is good; nil: 503
+	refuses *api.Error       // what it answers to any credential instead; nil: says
 	asked   []string         // with which consistency, each time
 }
 
@@ -71,6 +72,11 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 			s.t.Errorf("authenticate: %v", err)
 		}
 		s.asked = append(s.asked, string(in.Consistency))
+		if s.refuses != nil {
+			w.status = s.refuses.StatusCode
+			_ = json.NewEncoder(w).Encode(s.refuses)
+			break
+		}
 		if s.says == nil {
 			w.status = http.StatusServiceUnavailable
 			break

@@ -1,0 +1,243 @@
+package client_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/node/client"
+	"github.com/revocast/revocast/signer"
+)
+
+// TestForeignToken: the token of another system may have dots. It is no JWT for that,
+// and nobody who came along with an import is logged out.
+func TestForeignToken(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		c, _ := w.following()
+		w.ready(c)
+		tokens := []string{"s:Vq7.x0Zp", "a.b.c", "ey.x", "a.b.c.d.e"}
+		var body bytes.Buffer
+		for _, token := range tokens {
+			_ = json.NewEncoder(&body).Encode(api.ImportSession{Token: token, UserID: "ada", SessionDurationMinutes: 60, StartedAt: new(time.Now())})
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "/v1/sessions/import", &body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+w.access.APIKey)
+		r.Header.Set("Content-Type", "application/x-ndjson")
+		rec := newRecorder()
+		w.nodes[0].all.ServeHTTP(rec, r)
+		if !strings.Contains(rec.body.String(), fmt.Sprintf(`"imported":%d`, len(tokens))) {
+			t.Fatalf("import: %s", rec.body.String())
+		}
+		for _, token := range tokens {
+			if s, err := c.Verify(t.Context(), token); err != nil || s.User != "ada" {
+				t.Errorf("%s: %v, %v", token, s, err)
+			}
+			if r := get(c.Require(who), "Cookie", "session="+token); r.Code != http.StatusOK {
+				t.Errorf("%s in a cookie: %d %s", token, r.Code, r.Body)
+			}
+		}
+		s, err := c.Verify(t.Context(), "s:Vq7.nobody")
+		wantErr(t, "another", s, err, client.ErrInvalid)
+	})
+}
+
+// prover makes proofs of possession of a key.
+type prover struct {
+	t      *testing.T
+	key    *signer.Key
+	header string
+}
+
+func newProver(t *testing.T) *prover {
+	k := mustKey(t)
+	jwk := k.JWK()
+	return &prover{t, k, fmt.Sprintf(`{"typ":"dpop+jwt","alg":"ES256","jwk":{"kty":"EC","crv":"P-256","x":%q,"y":%q}}`, jwk.X, jwk.Y)}
+}
+
+// proof is one for a GET of the URL with the credential.
+func (p *prover) proof(url, credential string) string {
+	sum := sha256.Sum256([]byte(credential))
+	return raw(p.t, p.key, p.header, fmt.Sprintf(`{"jti":%q,"htm":"GET","htu":%q,"iat":%d,"ath":%q}`,
+		rand.Text(), url, time.Now().Unix(), base64.RawURLEncoding.EncodeToString(sum[:])))
+}
+
+// trip is a RoundTripper that is a function.
+type trip func(*http.Request) (*http.Response, error)
+
+func (f trip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestProofOnce: a proof counts once, so no request with one is sent twice: neither
+// because its user was logged out, nor because an answer was lost.
+func TestProofOnce(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		var lose bool
+		below := w.http().Transport
+		c, _ := w.following(func(c *client.Client) {
+			c.HTTP = &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+				answer, err := below.RoundTrip(r)
+				if err == nil && lose && strings.HasSuffix(r.URL.Path, "/authenticate") {
+					_ = answer.Body.Close()
+					return nil, errors.New("the connection is gone")
+				}
+				return answer, err
+			})}
+		})
+		w.ready(c)
+		p := newProver(t)
+		bound := func() *api.SessionAnswer {
+			made, err := c.Create(t.Context(), &api.CreateSession{UserID: "ada", Bind: &api.Bind{DPoPJKT: p.key.ID}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return made
+		}
+		shows := func(credential string) (int, string) {
+			r := get(c.Require(who), "Authorization", "DPoP "+credential, "DPoP", p.proof("http://shop.example/cart", credential))
+			return r.Code, r.Body.String()
+		}
+		before := bound()
+		w.revokes(w.nodes[0], api.Revoke{UserID: "ada"})
+		w.revokes(w.nodes[0], api.Revoke{UserID: "eve"})
+		w.await("it is heard", func() bool { status, _ := shows(before.SessionJWT); return status == 401 })
+		after := bound()
+		for _, credential := range []string{after.SessionToken, after.SessionJWT} {
+			for range 2 {
+				if status, body := shows(credential); status != 200 {
+					t.Errorf("logged in again: %d %s", status, body)
+				}
+			}
+		}
+		lose = true
+		asked := w.nodes[0].asked("/v1/sessions/authenticate")
+		if status, body := shows(after.SessionToken); status != 503 {
+			t.Errorf("its answer was lost: %d %s", status, body)
+		}
+		if n := w.nodes[0].asked("/v1/sessions/authenticate") - asked; n != 1 {
+			t.Errorf("a proof was sent %d times", n)
+		}
+	})
+}
+
+// TestProofBelowPrefix: a proof is about the URL that the client asked for, whatever
+// a mux took off it before.
+func TestProofBelowPrefix(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		c, _ := w.following()
+		p := newProver(t)
+		made, err := c.Create(t.Context(), &api.CreateSession{UserID: "ada", Bind: &api.Bind{DPoPJKT: p.key.ID}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := http.StripPrefix("/cart", c.Require(who))
+		r := get(h, "Authorization", "DPoP "+made.SessionToken, "DPoP", p.proof("http://shop.example/cart", made.SessionToken))
+		if r.Code != 200 {
+			t.Errorf("%d %s", r.Code, r.Body)
+		}
+	})
+}
+
+// TestOwnMistake: what the API refuses because of how this service asks, or of what
+// the node asked does not know, says nothing of who is logged in.
+func TestOwnMistake(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		c, _ := w.following()
+		w.ready(c)
+		made := login(t, c, "ada")
+		for name, need := range map[string]api.Require{"no such level": {AAL: "aal9"}, "nothing": {}, "no such method": {AMR: []string{"a b"}}} {
+			r := get(c.RequireLogin(need, who), "Authorization", "Bearer "+made.SessionJWT)
+			if r.Code != 503 {
+				t.Errorf("%s: %d %s", name, r.Code, r.Body)
+			}
+		}
+	})
+	play(t, func(t *testing.T, a *act) {
+		// The node that is asked has not heard of the region us.
+		at := time.Now()
+		a.say(event(api.EventUserRevoked, "eu:0:6,us:0:3", api.Event{
+			AppID: "acme", Region: "eu", Stream: 2, Revision: "us:0:3", At: at, RevokedAt: &at, UserHash: events.UserHash("acme", "ada"),
+		}))
+		a.set(func() {
+			a.refuses = &api.Error{
+				StatusCode: 400, ErrorType: api.InvalidArgument, ErrorMessage: `consistency.at_least: no stream "us"`,
+				ErrorDetails: map[string]any{"field": "consistency"},
+			}
+		})
+		a.expect("logged out, recorded in a region of which the node does not know", a.ids[0], client.ErrStale)
+	})
+}
+
+// TestNewIssuer: nodes whose public URL was changed make JWTs that are good; nobody is
+// logged out until the client happens to ask for the keys again.
+func TestNewIssuer(t *testing.T) {
+	keyTest(t, func(t *testing.T, v *vault, c *client.Client) {
+		k := v.keys[0]
+		if err := v.good(c, k); err != nil {
+			t.Fatal(err)
+		}
+		const moved = "https://login.example.com/v1/apps/acme"
+		keys, err := json.Marshal(signer.NewRing(k).JWKS(time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := func(issuer string) string {
+			return v.jwt(k, signer.Native, func(c *signer.Claims) { c.Issuer = issuer })
+		}
+		if s, err := c.Verify(t.Context(), at(moved)); !errors.Is(err, client.ErrInvalid) {
+			t.Errorf("before: %v, %v", s, err)
+		}
+		time.Sleep(10 * time.Second)
+		v.set(func() { v.body = `{"issuer":"` + moved + `",` + string(keys[1:]) })
+		if _, err := c.Verify(t.Context(), at(moved)); err != nil {
+			t.Errorf("after: %v", err)
+		}
+		fetches := v.fetches()
+		for range 100 {
+			s, err := c.Verify(t.Context(), at("https://elsewhere.example.com"))
+			wantErr(t, "of another", s, err, client.ErrInvalid)
+		}
+		if n := v.fetches() - fetches; n > 1 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+// TestStolenKeyStays: the JWTs of a key that was stolen are refused here also once no
+// list has the key any more: a node that is behind would take them.
+func TestStolenKeyStays(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		stolen := a.keys[0]
+		jwt := a.jwt(stolen, signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[0] })
+		if _, err := a.c.Verify(t.Context(), jwt); err != nil {
+			t.Fatal(err)
+		}
+		a.say(event(api.EventKeyCompromised, "_config:0:2,eu:0:5", api.Event{AppID: "acme", KID: stolen.ID, Revision: "_config:0:2"}))
+		next := a.add(signer.ES256)
+		a.set(func() {
+			a.keys = []*signer.Key{next}
+			a.says = &api.Session{SessionID: a.ids[0], AppID: "acme", UserID: "ada", StartedAt: time.Now()}
+		})
+		for _, wait := range []time.Duration{0, 6 * time.Minute} { // the second, once the list is new
+			time.Sleep(wait)
+			s, err := a.c.Verify(t.Context(), a.jwt(stolen, signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[0] }))
+			wantErr(t, fmt.Sprintf("after %v", wait), s, err, client.ErrInvalid)
+		}
+		a.set(func() {
+			if len(a.asked) != 0 {
+				t.Errorf("the API was asked %d times", len(a.asked))
+			}
+		})
+	})
+}
