@@ -267,6 +267,32 @@ func TestNewStream(t *testing.T) {
 	})
 }
 
+// TestStreamUnread: what was revoked in a region of which the node cannot say yet what
+// was revoked there is not known here either, and stays so over any number of
+// connections, although the cursors of the feed name it.
+func TestStreamUnread(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		id, _ := events.NewToken(3).Key() // revoked before us:0:9
+		cursor := "_config:0:1,eu:0:5,us:0:9"
+		a.set(func() {
+			a.streams = append(a.streams, api.FeedStream{Region: "us", Stream: 3})
+			a.first = event("hello", cursor, api.FeedHello{Feed: anyFeed, JWTLifeSeconds: 300})
+		})
+		for range 20 {
+			time.Sleep(4 * time.Second)
+			a.say(event("heartbeat", cursor, api.FeedHeartbeat{Revision: cursor, Streams: a.streams}))
+			a.expect("in the region that was not read", id.String(), client.ErrStale)
+			a.expect("in the old region", a.ids[0], nil)
+			a.set(func() { _ = a.feed.Close() })
+		}
+		a.set(func() { a.know.Revision, a.know.Sessions = cursor, []string{id.String()} })
+		time.Sleep(20 * time.Second)
+		a.expect("once it was", id.String(), client.ErrRevoked)
+		other, _ := events.NewToken(3).Key()
+		a.expect("another of the region", other.String(), nil)
+	})
+}
+
 // TestResync: a feed that ends is followed from where it was, one from which something
 // may be missing only after a catch-up; and nothing that was revoked comes back.
 func TestResync(t *testing.T) {

@@ -222,6 +222,14 @@ func homes(cursor string) string {
 	}), ",")
 }
 
+// common returns the cursor without the streams that the other does not name.
+func common(cursor, other string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(cursor, ","), func(p string) bool {
+		region, _, _ := strings.Cut(p, ":")
+		return positionIn(other, region) == ""
+	}), ",")
+}
+
 // positionIn returns the position in the region's stream, empty if there is none.
 func positionIn(cursor, region string) string {
 	for p := range strings.SplitSeq(cursor, ",") {
