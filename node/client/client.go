@@ -11,6 +11,11 @@
 //	go c.Run(ctx)
 //	http.ListenAndServe(addr, c.Require(handler))
 //
+// Only JWTs are judged here; a token is asked about at the API each time. So give
+// clients the JWT of [Client.Create], also in a cookie, and a fresh one whenever the
+// API had to be asked, as the example of Require does. A JWT that has expired is as
+// good as its session: it stands for it until that ends.
+//
 // It imports nothing of a node but the wire types and the strict parser of JWTs.
 // DESIGN.md beside this file says why it is as it is.
 package client
@@ -78,7 +83,7 @@ type Client struct {
 	// and only when the feed stands still without being closed: else a revocation
 	// takes milliseconds. Shorter costs a ping each third of it; below some 6 s the
 	// usual leader election of the log, during which nodes can promise nothing, has
-	// the API asked about every JWT.
+	// the API asked about every JWT. A second at least.
 	Lease time.Duration
 	// OnStale is what happens to a JWT while no lease is held. Zero: Ask.
 	OnStale Policy
@@ -317,7 +322,9 @@ func (s *Session) LogValue() slog.Value { return slog.StringValue(s.String()) }
 func (s *Session) Claims(v any) error { return readClaims(s.JWT, v) }
 
 // Ready returns a channel that is closed once Run knows all revocations and holds
-// a lease. Before that a JWT is treated as OnStale says.
+// a lease. Before that a JWT is treated as OnStale says. Whoever waits for it should
+// not wait for ever: with a wrong APIKey, say, it stays open, and [Client.Status]
+// says why.
 func (c *Client) Ready() <-chan struct{} { return c.state.ready() }
 
 // Run follows the revocations until ctx ends, and returns nil then. Whatever

@@ -31,7 +31,8 @@ func NewContext(ctx context.Context, s *Session) context.Context {
 // [FromContext]. The credential is what the header Authorization says after Bearer
 // (or DPoP, with a proof), or else the first of Cookies that is there. Others are
 // answered 401 with WWW-Authenticate, 403 for an app that is suspended, or 503 with
-// Retry-After when nothing can be said of the session.
+// Retry-After when nothing can be said of the session. A CORS preflight carries no
+// credential: what answers those belongs around Require.
 func (c *Client) Require(next http.Handler) http.Handler {
 	return c.guard(next, nil, false)
 }

@@ -24,7 +24,7 @@ type Status struct {
 	Err error
 }
 
-// Status returns it.
+// Status returns how well the client follows the revocations now.
 func (c *Client) Status() Status {
 	if c.prepare() != nil {
 		return Status{Err: c.err}
