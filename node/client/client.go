@@ -14,7 +14,7 @@
 // Only JWTs are judged here; a token is asked about at the API each time. So give
 // clients the JWT of [Client.Create], also in a cookie, and a fresh one whenever the
 // API had to be asked, as the example of Require does. A JWT that has expired is as
-// good as its session: it stands for it until that ends.
+// good as its session: it stands for it until that ends, or its key is stolen.
 //
 // It imports nothing of a node but the wire types and the strict parser of JWTs.
 // DESIGN.md beside this file says why it is as it is.
@@ -98,7 +98,8 @@ type Client struct {
 	Entries int
 
 	// HTTP says how requests are made: by a copy of its Transport, with connections of
-	// this client's own. Nil: as http.DefaultClient does. Its Timeout does not count,
+	// this client's own, of which it keeps up to 100 a node unless MaxIdleConnsPerHost
+	// says otherwise. Nil: as http.DefaultClient does. Its Timeout does not count,
 	// since the feed has no end, and redirects are not followed: they would take
 	// tokens elsewhere. A Transport that is no *http.Transport is used as it is; it
 	// must give up a connection that is dead without being closed.

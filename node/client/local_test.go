@@ -250,7 +250,7 @@ func TestBadConfiguration(t *testing.T) {
 	if err := none.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "APIKey") {
 		t.Errorf("Run without a key: %v", err)
 	}
-	if _, err := none.Get(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), "APIKey") {
+	if _, err := none.Get(t.Context(), "Arc7vRFKASUkPSUVNV2IsA"); err == nil || !strings.Contains(err.Error(), "APIKey") {
 		t.Errorf("Get without a key: %v", err)
 	}
 }

@@ -241,3 +241,47 @@ func TestStolenKeyStays(t *testing.T) {
 		})
 	})
 }
+
+// TestNoNode: whatever answers 200 to everything is no node. Nobody was logged in or
+// out by it.
+func TestNoNode(t *testing.T) {
+	for _, body := range []string{"{}", "null", `{"status":"ok"}`, "[]", "<html>", ""} {
+		c := &client.Client{Base: "https://elsewhere", App: "acme", APIKey: "sk_x", HTTP: &http.Client{
+			Transport: trip(func(r *http.Request) (*http.Response, error) {
+				w := newRecorder()
+				w.body.WriteString(body)
+				return w.response(r), nil
+			}),
+		}}
+		_, create := c.Create(t.Context(), &api.CreateSession{UserID: "ada"})
+		_, revoke := c.Revoke(t.Context(), &api.Revoke{UserID: "ada"})
+		_, authenticate := c.Authenticate(t.Context(), &api.Authenticate{SessionToken: "x"})
+		_, get := c.Get(t.Context(), "Arc7vRFKASUkPSUVNV2IsA")
+		_, list := c.List(t.Context(), "ada", client.ListOptions{})
+		for name, err := range map[string]error{"create": create, "revoke": revoke, "authenticate": authenticate, "get": get, "list": list} {
+			if err == nil {
+				t.Errorf("%q: %s has no error", body, name)
+			}
+		}
+		s, err := c.Verify(t.Context(), "token")
+		wantErr(t, body, s, err, client.ErrStale)
+	}
+}
+
+// TestTokenInPath: a token that is taken for the id of a session reaches neither the
+// URL of a request nor an error.
+func TestTokenInPath(t *testing.T) {
+	token := events.NewToken(2).Reveal()
+	c := &client.Client{Base: "https://n1", App: "acme", APIKey: "sk_x", HTTP: &http.Client{
+		Transport: trip(func(r *http.Request) (*http.Response, error) {
+			t.Errorf("asked for %s", r.URL)
+			return nil, errors.New("no answer")
+		}),
+	}}
+	for _, id := range []string{token, "", "x", "../apps"} {
+		_, err := c.Get(t.Context(), id)
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.ErrorType != api.SessionNotFound || id != "" && strings.Contains(err.Error(), id) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
