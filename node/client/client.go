@@ -296,7 +296,7 @@ type Session struct {
 	// ID, App and User name it.
 	ID, App, User string
 	// JWT is what was shown, or a fresh one where the API was asked; empty when the
-	// session has none, as in the second in which it ends.
+	// session has none, as in the second in which it ends, or none for Audience.
 	JWT string
 	// JWTExpires is until when JWT is good; zero without one.
 	JWTExpires time.Time

@@ -257,9 +257,13 @@ func (q *question) request() *api.Authenticate {
 
 func (c *Client) answered(a *api.SessionAnswer, took time.Duration) *Session {
 	s := &Session{
-		ID: a.Session.SessionID, App: a.Session.AppID, User: a.Session.UserID, JWT: a.SessionJWT, Detail: &a.Session,
+		ID: a.Session.SessionID, App: a.Session.AppID, User: a.Session.UserID, Detail: &a.Session,
 		Staleness: time.Duration(a.StalenessMS)*time.Millisecond + took,
 	}
+	if c.setup.audience != c.App { // the JWT is for another audience, and would be refused here
+		return s
+	}
+	s.JWT = a.SessionJWT
 	var times struct {
 		Issued  int64 `json:"iat"`
 		Expires int64 `json:"exp"`
