@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -83,12 +84,11 @@ type book struct {
 	revoked map[sid]time.Duration
 	queue   []ended // of revoked, in the order in which they were put there
 	marks   map[place][]mark
-	// told is up to where a node must have read to know of all marks.
-	told   string
-	sweep  int             // the length of queue at which it is to be swept
-	keys   map[string]bool // compromised
-	shut   bool            // the app is suspended or deleted
-	shutAt string          // the position in CONFIG at which it became so
+	told    map[byte]string // by stream: up to where a node must have read to know of all marks of it
+	sweep   int             // the length of queue at which it is to be swept
+	keys    map[string]bool // compromised
+	shut    bool            // the app is suspended or deleted
+	shutAt  string          // the position in CONFIG at which it became so
 	// nodeWall was a node's clock when the boot clock showed nodeBoot. A JWT is
 	// judged by the later of the clocks: if this machine's is set back, or slow, no
 	// JWT lives on for longer than its revocation is remembered.
@@ -264,14 +264,18 @@ func (b *book) stolen(kid string) bool {
 	return b.keys[kid]
 }
 
-// newest returns what a node must know to know of all marks.
-func (b *book) newest() []string {
+// newest returns what a node must know to know of all marks of the stream or, if that
+// is not known, of all streams.
+func (b *book) newest(stream byte, known bool) []string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if b.told == "" {
-		return nil
+	if !known {
+		return slices.Collect(maps.Values(b.told))
 	}
-	return []string{b.told}
+	if told, ok := b.told[stream]; ok {
+		return []string{told}
+	}
+	return nil
 }
 
 // unknown is the known of a mark of which that is not known.
@@ -281,13 +285,13 @@ const unknown = math.MaxInt64
 // the same log took replaces it.
 func (b *book) addMark(p place, m mark) {
 	if b.marks == nil {
-		b.marks = map[place][]mark{}
+		b.marks, b.told = map[place][]mark{}, map[byte]string{}
 	}
 	m.until = b.keep()
-	if b.told != "" {
-		b.told = together([]string{b.told, m.revision})
+	if told, ok := b.told[p.stream]; ok {
+		b.told[p.stream] = together([]string{told, m.revision})
 	} else {
-		b.told = m.revision
+		b.told[p.stream] = m.revision
 	}
 	held := b.marks[p]
 	for i := range held {
@@ -403,7 +407,7 @@ func (b *book) forgetLocked() {
 		}
 	}
 	if len(b.marks) == 0 {
-		b.told = ""
+		clear(b.told)
 	}
 }
 

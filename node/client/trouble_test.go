@@ -131,6 +131,37 @@ func TestProofOnce(t *testing.T) {
 	})
 }
 
+// TestProofElsewhere: of a question with a proof the node must know what concerns the
+// session, and no more: another region may be out of its reach.
+func TestProofElsewhere(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		at := time.Now()
+		for _, e := range []api.Event{
+			{Region: "eu", Stream: 2, Revision: "eu:0:7", UserHash: events.UserHash("acme", "eve")},
+			{Region: "us", Stream: 3, Revision: "us:0:3", UserHash: events.UserHash("acme", "eve")},
+			{Region: "eu", Stream: 2, Revision: "us:0:2", UserHash: events.UserHash("acme", "bob")}, // recorded there
+		} {
+			kind := api.EventUserRevoked
+			e.AppID, e.At, e.RevokedAt = "acme", at, &at
+			a.say(event(kind, "eu:0:7,us:0:3", e))
+		}
+		a.set(func() { a.says = &api.Session{SessionID: a.ids[0], AppID: "acme", UserID: "ada", StartedAt: at} })
+		jwt := a.jwt(a.keys[0], signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[0] })
+		for _, one := range []struct{ credential, want string }{
+			{events.NewToken(2).Reveal(), `{"at_least":"eu:0:7,us:0:2"}`}, {jwt, `{"at_least":"eu:0:7,us:0:2"}`},
+			{events.NewToken(3).Reveal(), `{"at_least":"us:0:3"}`}, {"foreign", `{"at_least":"eu:0:7,us:0:3"}`},
+		} {
+			a.set(func() { a.asked = nil })
+			_, _ = a.c.VerifyWith(t.Context(), one.credential, client.Options{Proof: &api.DPoPProof{Proof: "x"}})
+			a.set(func() {
+				if len(a.asked) != 1 || a.asked[0] != one.want {
+					t.Errorf("asked with %q, want %s", a.asked, one.want)
+				}
+			})
+		}
+	})
+}
+
 // TestProofBelowPrefix: a proof is about the URL that the client asked for, whatever
 // a mux took off it before.
 func TestProofBelowPrefix(t *testing.T) {

@@ -203,7 +203,7 @@ func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 	}
 	if q.Proof != nil {
 		// It counts once, so the one answer has to know of all that was heard.
-		q.known = c.book.newest()
+		q.known = c.book.newest(q.home())
 	}
 	for range 3 {
 		boot := c.setup.clock.Boot()
@@ -240,6 +240,20 @@ func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 		q.known = append(q.known, j.revisions...)
 	}
 	return nil, refuse(ErrStale, errors.New("its user is logged out again and again"))
+}
+
+// home returns the home stream of the session, if the credential says it: a native
+// token does, in byte 0, and no session of a foreign one is bound to a key.
+func (q *question) home() (stream byte, ok bool) {
+	if q.subject.id != (sid{}) {
+		return q.subject.id[0], true
+	}
+	if q.jwt || len(q.credential) != 44 {
+		return 0, false
+	}
+	var first [3]byte
+	_, err := b64.Decode(first[:], []byte(q.credential[:4]))
+	return first[0], err == nil
 }
 
 func (q *question) request() *api.Authenticate {
