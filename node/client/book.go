@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -143,6 +142,9 @@ func (b *book) judge(s *subject, lease time.Duration) judgement {
 	v := b.look(s)
 	now := b.now(boot, wall)
 	switch {
+	case v.verdict == isShut && boot >= ends && b.shutAt != "":
+		// Nobody would have said that it is so no more.
+		v = judgement{verdict: isDoubtful, revisions: []string{b.shutAt}}
 	case v.verdict != good && v.verdict != isDoubtful:
 	case !s.exp.IsZero() && !now.Before(s.exp):
 		v.verdict = isExpired
@@ -200,13 +202,17 @@ func (b *book) look(s *subject) judgement {
 func (b *book) against(s *subject, known []string) judgement {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if b.shut {
-		return judgement{verdict: isShut}
-	}
 	if _, gone := b.revoked[s.id]; gone {
 		return judgement{verdict: isRevoked}
 	}
 	j := judgement{}
+	switch {
+	case !b.shut, covered(b.shutAt, known):
+	case b.clock.Boot() < b.leases[s.id[0]], b.shutAt == "":
+		return judgement{verdict: isShut}
+	default:
+		j.verdict, j.revisions = isDoubtful, []string{b.shutAt}
+	}
 	b.over(s, func(m *mark) {
 		if !covered(m.revision, known) {
 			j.verdict, j.revisions = isDoubtful, append(j.revisions, m.revision)
@@ -265,17 +271,20 @@ func (b *book) stolen(kid string) bool {
 }
 
 // newest returns what a node must know to know of all marks of the stream or, if that
-// is not known, of all streams.
+// is not known, of all streams, and that the app was suspended.
 func (b *book) newest(stream byte, known bool) []string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if !known {
-		return slices.Collect(maps.Values(b.told))
+	var all []string
+	for of, told := range b.told {
+		if of == stream || !known {
+			all = append(all, told)
+		}
 	}
-	if told, ok := b.told[stream]; ok {
-		return []string{told}
+	if b.shut && b.shutAt != "" {
+		all = append(all, b.shutAt)
 	}
-	return nil
+	return all
 }
 
 // unknown is the known of a mark of which that is not known.
@@ -325,6 +334,9 @@ func within(a, b map[sid]bool) bool {
 func (b *book) asked(s *subject, revisions []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.shut && covered(b.shutAt, revisions) {
+		b.shut = false // it was resumed since
+	}
 	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
 			if m := &b.marks[p][i]; covered(m.revision, revisions) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -315,4 +316,68 @@ func TestTokenInPath(t *testing.T) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
+}
+
+// TestResumedUnheard: that an app is suspended counts for as long as the feed would say
+// that it is so no more. Without one a node is asked that knows at least as much.
+func TestResumedUnheard(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, w *world) {
+		c, _ := w.following()
+		w.ready(c)
+		made := login(t, c, "ada")
+		w.must(w.nodes[0], w.admin, "POST", "/v1/apps/acme/suspend", nil, nil)
+		w.refuses("suspended", c, made.SessionJWT, client.ErrSuspended)
+		w.nodes[0].fails("/v1/events", http.StatusServiceUnavailable)
+		w.nodes[0].cut()
+		time.Sleep(20 * time.Second)
+		for _, credential := range []string{made.SessionToken, made.SessionJWT} {
+			s, err := c.Verify(t.Context(), credential)
+			wantErr(t, "suspended, without a feed", s, err, client.ErrSuspended)
+		}
+		w.must(w.nodes[0], w.admin, "POST", "/v1/apps/acme/resume", nil, nil)
+		for _, credential := range []string{made.SessionJWT, made.SessionToken} {
+			if _, err := c.Verify(t.Context(), credential); err != nil && !errors.Is(err, client.ErrStale) || err != nil && credential == made.SessionToken {
+				t.Errorf("resumed: %v", err)
+			}
+		}
+	})
+	play(t, func(t *testing.T, a *act) {
+		jwt := a.jwt(a.keys[0], signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[0] })
+		verify := func(name, credential string, want error, asked ...string) {
+			t.Helper()
+			a.set(func() { a.asked = nil })
+			_, err := a.c.Verify(t.Context(), credential)
+			a.set(func() {
+				if !errors.Is(err, want) || !slices.Equal(a.asked, asked) {
+					t.Errorf("%s: %v, want %v; asked with %q, want %q", name, err, want, a.asked, asked)
+				}
+			})
+		}
+		a.set(func() {
+			a.refuses = &api.Error{StatusCode: 403, ErrorType: api.AppSuspended}
+			a.says = &api.Session{SessionID: a.ids[0], AppID: "acme", UserID: "ada", StartedAt: time.Now()}
+		})
+		const knows = `{"at_least":"_config:0:1"}`
+		verify("suspended, JWT", jwt, client.ErrSuspended, knows)
+		verify("suspended, token", "token", client.ErrSuspended, "")
+		a.set(func() { a.refuses = nil })
+		verify("resumed, token", "token", nil, "", knows)
+		verify("resumed, token again", "token", nil, "")
+		verify("resumed, JWT", jwt, client.ErrStale) // there is no lease, and the policy is Refuse
+	}, func(s *script) { s.know.AppState, s.status["/v1/events"] = "suspended", 503 })
+	play(t, func(t *testing.T, a *act) {
+		jwt := a.jwt(a.keys[0], signer.Native, func(c *signer.Claims) { c.SessionID = a.ids[0] })
+		a.say(event(api.EventAppSuspended, "_config:0:2,eu:0:5", api.Event{AppID: "acme", Revision: "_config:0:2"}))
+		if _, err := a.c.Verify(t.Context(), jwt); !errors.Is(err, client.ErrSuspended) {
+			t.Errorf("with a lease: %v", err)
+		}
+		a.set(func() {
+			a.mute = true
+			a.says = &api.Session{SessionID: a.ids[0], AppID: "acme", UserID: "ada", StartedAt: time.Now()}
+		})
+		time.Sleep(20 * time.Second)
+		if _, err := a.c.Verify(t.Context(), jwt); err != nil {
+			t.Errorf("without one, and a node says that it is good: %v", err)
+		}
+	})
 }
