@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	soakSeeds = flag.Uint64("soak.seeds", 4, "how many schedules TestSoak tries")
+	soakSeeds = flag.Uint64("soak.seeds", 2, "how many schedules TestSoak tries")
 	soakFirst = flag.Uint64("soak.first", 1, "the first of them")
 )
 
@@ -61,7 +61,7 @@ type soakSession struct {
 }
 
 const (
-	soakSteps = 250
+	soakSteps = 150
 	soakLease = client.DefaultLease
 )
 
@@ -218,8 +218,14 @@ func (s *soak) step() {
 		s.clients[c].clock.move(0, skew)
 		s.note("client %d: clock set by %v", c, skew)
 	case 22:
-		if s.dice.IntN(3) == 0 {
+		switch s.dice.IntN(4) {
+		case 0:
 			s.startClient(c)
+		case 1:
+			p.log.Heal()
+			p.end()
+			p.start()
+			s.note("%s starts anew", p.name)
 		}
 	case 23:
 		if s.dice.IntN(4) == 0 {
