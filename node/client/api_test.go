@@ -243,7 +243,11 @@ func TestSecrets(t *testing.T) {
 		if errDown == nil || errList == nil {
 			t.Fatal("a node that is down answers")
 		}
-		shown := fmt.Sprintf("%v %+v %#v %s %v %v", s, s, s, s, errDown, errList)
+		var logged bytes.Buffer
+		slog.New(slog.NewTextHandler(&logged, nil)).Info("text", "client", c, "session", s)
+		slog.New(slog.NewJSONHandler(&logged, nil)).Info("JSON", "client", c, "session", s)
+		shown := fmt.Sprintf("%v %+v %#v %s %v %v", s, s, s, s, errDown, errList) +
+			fmt.Sprintf("%v %+v %#v", c, c, c) + logged.String()
 		for _, secret := range []string{made.SessionToken, s.JWT, w.access.APIKey, "ada@example.com"} {
 			if strings.Contains(shown, secret) {
 				t.Errorf("%q shows a secret", shown)
@@ -265,6 +269,15 @@ func TestTemplate(t *testing.T) {
 		w.local("with a lease", c, minted.SessionJWT)
 		s, err := c.Verify(t.Context(), made.SessionJWT)
 		wantErr(t, "a JWT of the app's own", s, err, client.ErrInvalid)
+		// So none is handed out: who took it would be logged out by it.
+		c.JWTHeader = "X-Session-Jwt"
+		if s, err := c.Verify(t.Context(), made.SessionToken); err != nil || s.JWT != "" || s.User != "ada" {
+			t.Errorf("a token: %v, %v", s, err)
+		}
+		if r := get(c.Require(who), "Authorization", "Bearer "+made.SessionToken); r.Code != 200 || len(r.Header()["X-Session-Jwt"]) > 0 {
+			t.Errorf("a token: %d %v", r.Code, r.Header())
+		}
+		asked := w.nodes[0].asked("/v1/sessions/authenticate")
 		stop()
 		clock.move(time.Minute, 0)
 		s, err = c.Verify(t.Context(), minted.SessionJWT)
@@ -272,7 +285,7 @@ func TestTemplate(t *testing.T) {
 		time.Sleep(6 * time.Minute)
 		s, err = c.Verify(t.Context(), minted.SessionJWT)
 		wantErr(t, "expired", s, err, client.ErrExpired)
-		if n := w.nodes[0].asked("/v1/sessions/authenticate"); n != 0 {
+		if n := w.nodes[0].asked("/v1/sessions/authenticate") - asked; n != 0 {
 			t.Errorf("the API was asked %d times", n)
 		}
 		w.ready(c)

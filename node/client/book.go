@@ -83,6 +83,8 @@ type book struct {
 	revoked map[sid]time.Duration
 	queue   []ended // of revoked, in the order in which they were put there
 	marks   map[place][]mark
+	told    map[byte]string // by stream: up to where a node must have read to know of all marks of it
+	sweep   int             // the length of queue at which it is to be swept
 	keys    map[string]bool // compromised
 	shut    bool            // the app is suspended or deleted
 	shutAt  string          // the position in CONFIG at which it became so
@@ -140,6 +142,9 @@ func (b *book) judge(s *subject, lease time.Duration) judgement {
 	v := b.look(s)
 	now := b.now(boot, wall)
 	switch {
+	case v.verdict == isShut && boot >= ends && b.shutAt != "":
+		// Nobody would have said that it is so no more.
+		v = judgement{verdict: isDoubtful, revisions: []string{b.shutAt}}
 	case v.verdict != good && v.verdict != isDoubtful:
 	case !s.exp.IsZero() && !now.Before(s.exp):
 		v.verdict = isExpired
@@ -197,15 +202,19 @@ func (b *book) look(s *subject) judgement {
 func (b *book) against(s *subject, known []string) judgement {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if b.shut {
-		return judgement{verdict: isShut}
-	}
 	if _, gone := b.revoked[s.id]; gone {
 		return judgement{verdict: isRevoked}
 	}
 	j := judgement{}
+	switch {
+	case !b.shut, covered(b.shutAt, known):
+	case b.clock.Boot() < b.leases[s.id[0]], b.shutAt == "":
+		return judgement{verdict: isShut}
+	default:
+		j.verdict, j.revisions = isDoubtful, []string{b.shutAt}
+	}
 	b.over(s, func(m *mark) {
-		if !slices.Contains(known, m.revision) {
+		if !covered(m.revision, known) {
 			j.verdict, j.revisions = isDoubtful, append(j.revisions, m.revision)
 		}
 	})
@@ -245,9 +254,37 @@ func (b *book) revokeLocked(id sid) {
 	if b.revoked == nil {
 		b.revoked = map[sid]time.Duration{}
 	}
+	if len(b.queue) >= b.sweep { // no heartbeat may ever come to have it done
+		b.forgetLocked()
+		b.sweep = 2*len(b.queue) + 1024
+	}
 	until := b.keep()
 	b.revoked[id] = until
 	b.queue = append(b.queue, ended{id, until})
+}
+
+// stolen reports whether the key is known to be.
+func (b *book) stolen(kid string) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.keys[kid]
+}
+
+// newest returns what a node must know to know of all marks of the stream or, if that
+// is not known, of all streams, and that the app was suspended.
+func (b *book) newest(stream byte, known bool) []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var all []string
+	for of, told := range b.told {
+		if of == stream || !known {
+			all = append(all, told)
+		}
+	}
+	if b.shut && b.shutAt != "" {
+		all = append(all, b.shutAt)
+	}
+	return all
 }
 
 // unknown is the known of a mark of which that is not known.
@@ -257,9 +294,14 @@ const unknown = math.MaxInt64
 // the same log took replaces it.
 func (b *book) addMark(p place, m mark) {
 	if b.marks == nil {
-		b.marks = map[place][]mark{}
+		b.marks, b.told = map[place][]mark{}, map[byte]string{}
 	}
 	m.until = b.keep()
+	if told, ok := b.told[p.stream]; ok {
+		b.told[p.stream] = together([]string{told, m.revision})
+	} else {
+		b.told[p.stream] = m.revision
+	}
 	held := b.marks[p]
 	for i := range held {
 		if h := &held[i]; h.at == m.at && h.known >= m.known && within(h.except, m.except) && within(m.except, h.except) {
@@ -292,9 +334,12 @@ func within(a, b map[sid]bool) bool {
 func (b *book) asked(s *subject, revisions []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.shut && covered(b.shutAt, revisions) {
+		b.shut = false // it was resumed since
+	}
 	for _, p := range [...]place{{s.id[0], ""}, {s.id[0], userHash(b.app, s.user)}} {
 		for i := range b.marks[p] {
-			if m := &b.marks[p][i]; slices.Contains(revisions, m.revision) {
+			if m := &b.marks[p][i]; covered(m.revision, revisions) {
 				if m.asked == nil {
 					m.asked = map[sid]bool{}
 				}
@@ -354,6 +399,10 @@ func (b *book) livesLocked(seconds int64) {
 func (b *book) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.forgetLocked()
+}
+
+func (b *book) forgetLocked() {
 	now := b.clock.Boot()
 	n := 0
 	for ; n < len(b.queue) && b.queue[n].until <= now; n++ {
@@ -369,6 +418,16 @@ func (b *book) forget() {
 			b.marks[p] = held
 		}
 	}
+	if len(b.marks) == 0 {
+		clear(b.told)
+	}
+}
+
+// covered reports whether who knows one of these knows the revision.
+func covered(revision string, known []string) bool {
+	return slices.ContainsFunc(known, func(k string) bool {
+		return k == revision || together([]string{revision, k}) == together([]string{k})
+	})
 }
 
 // supersedes reports whether the one position comes after the other in the same

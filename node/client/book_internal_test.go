@@ -337,6 +337,31 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// TestForgetUnfollowed: a client that only revokes, and follows no feed, holds no more
+// for it than the revocations of some minutes.
+func TestForgetUnfollowed(t *testing.T) {
+	b, clock := newBook()
+	b.lives(300)
+	most := 0
+	for range 100_000 {
+		b.revoke(sid(newSID(2)))
+		clock.pass(time.Second)
+		most = max(most, len(b.revoked), len(b.queue))
+	}
+	if most > 10_000 { // of 600 that count
+		t.Errorf("%d were held", most)
+	}
+	last := sid(newSID(2))
+	b.revoke(last)
+	clock.pass(10*time.Minute - 1)
+	for range 5000 {
+		b.revoke(sid(newSID(2)))
+	}
+	if _, ok := b.revoked[last]; !ok {
+		t.Error("forgotten too early")
+	}
+}
+
 // TestLives: what is held outlasts the JWTs of a setting that came later.
 func TestLives(t *testing.T) {
 	b, clock := newBook()

@@ -29,8 +29,26 @@ const (
 	nonceDetail = "dpop_nonce"
 )
 
+var (
+	errNoNode = errors.New("what answered is no node of Revocast")
+	errNoSID  = &api.Error{
+		StatusCode: http.StatusNotFound, ErrorType: api.SessionNotFound, ErrorMessage: "this is not the id of a session",
+		ErrorDetails: map[string]any{"reason": "unknown"},
+	}
+)
+
+// answeredBy returns the error of a call, or that no node has answered it: whatever
+// answers 200 to everything must not pass for one that has logged somebody out.
+func answeredBy(m *api.Meta, err error) error {
+	if err == nil && m.RequestID == "" {
+		return errNoNode
+	}
+	return err
+}
+
 // Create makes a session. It is sent under an Idempotency-Key of its own, so one
-// whose answer was lost is not made twice.
+// whose answer was lost is not made twice, as long as the nodes of Base are of one
+// region.
 func (c *Client) Create(ctx context.Context, in *api.CreateSession) (*api.SessionAnswer, error) {
 	return c.CreateOnce(ctx, rand.Text(), in)
 }
@@ -39,7 +57,8 @@ func (c *Client) Create(ctx context.Context, in *api.CreateSession) (*api.Sessio
 // repeat by whichever process is answered with the same session.
 func (c *Client) CreateOnce(ctx context.Context, key string, in *api.CreateSession) (*api.SessionAnswer, error) {
 	out := &api.SessionAnswer{}
-	if err := c.call(ctx, request{method: http.MethodPost, path: "/v1/sessions", body: in, idempotency: key}, out); err != nil {
+	err := c.call(ctx, request{method: http.MethodPost, path: "/v1/sessions", body: in, idempotency: key}, out)
+	if err := answeredBy(&out.Meta, err); err != nil {
 		return nil, fmt.Errorf("create session: %w", err)
 	}
 	return out, nil
@@ -49,7 +68,9 @@ func (c *Client) CreateOnce(ctx context.Context, key string, in *api.CreateSessi
 // Unlike Verify it holds the answer against nothing.
 func (c *Client) Authenticate(ctx context.Context, in *api.Authenticate) (*api.SessionAnswer, error) {
 	out := &api.SessionAnswer{}
-	if err := c.call(ctx, request{method: http.MethodPost, path: "/v1/sessions/authenticate", body: in}, out); err != nil {
+	r := request{method: http.MethodPost, path: "/v1/sessions/authenticate", body: in}
+	r.once = in.DPoP != nil // it counts once
+	if err := answeredBy(&out.Meta, c.call(ctx, r, out)); err != nil {
 		return nil, fmt.Errorf("authenticate session: %w", err)
 	}
 	return out, nil
@@ -57,8 +78,12 @@ func (c *Client) Authenticate(ctx context.Context, in *api.Authenticate) (*api.S
 
 // Get returns a session by its id, also one that has ended and is still known.
 func (c *Client) Get(ctx context.Context, id string) (*api.Session, error) {
+	if _, ok := parseSID(id); !ok { // it may be a token, which has no place in a URL
+		return nil, fmt.Errorf("get session: %w", errNoSID)
+	}
 	out := &api.SessionInfo{}
-	if err := c.call(ctx, request{method: http.MethodGet, path: "/v1/sessions/" + url.PathEscape(id)}, out); err != nil {
+	err := c.call(ctx, request{method: http.MethodGet, path: "/v1/sessions/" + id}, out)
+	if err := answeredBy(&out.Meta, err); err != nil {
 		return nil, fmt.Errorf("get session: %w", err)
 	}
 	return &out.Session, nil
@@ -87,14 +112,16 @@ func (c *Client) List(ctx context.Context, user string, o ListOptions) (*api.Ses
 		query.Set("limit", strconv.Itoa(o.Limit))
 	}
 	out := &api.SessionList{}
-	if err := c.call(ctx, request{method: http.MethodGet, path: "/v1/sessions?" + query.Encode()}, out); err != nil {
+	err := c.call(ctx, request{method: http.MethodGet, path: "/v1/sessions?" + query.Encode()}, out)
+	if err := answeredBy(&out.Meta, err); err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}
 	return out, nil
 }
 
 // Revoke ends sessions, by what the body names. With Wait "all" it returns once no
-// node answers "good" any more, and the answer's Receipt says so. That other
+// node answers "good" any more, and the answer's Receipt is complete; or, when a
+// region is out of reach, with one whose Status says that some may. That other
 // clients refuse the session a few milliseconds later is theirs to see; this one
 // does at once when the session is named by its id.
 func (c *Client) Revoke(ctx context.Context, in *api.Revoke) (*api.RevokeAnswer, error) {
@@ -103,7 +130,7 @@ func (c *Client) Revoke(ctx context.Context, in *api.Revoke) (*api.RevokeAnswer,
 	if in.Wait == "all" {
 		r.extra = waitAll
 	}
-	if err := c.call(ctx, r, out); err != nil {
+	if err := answeredBy(&out.Meta, c.call(ctx, r, out)); err != nil {
 		return nil, fmt.Errorf("revoke session: %w", err)
 	}
 	if id, ok := parseSID(in.SessionID); ok {
@@ -112,8 +139,8 @@ func (c *Client) Revoke(ctx context.Context, in *api.Revoke) (*api.RevokeAnswer,
 	return out, nil
 }
 
-// request is one to the API. Each may be sent again, since doing it twice is the
-// same as once.
+// request is one to the API. Each but one with a proof of possession may be sent
+// again, since doing it twice is the same as once.
 type request struct {
 	method, path string
 	body         any

@@ -11,6 +11,11 @@
 //	go c.Run(ctx)
 //	http.ListenAndServe(addr, c.Require(handler))
 //
+// Only JWTs are judged here; a token is asked about at the API each time. So give
+// clients the JWT of [Client.Create], also in a cookie, and a fresh one whenever the
+// API had to be asked, as the example of Require does. A JWT that has expired is as
+// good as its session: it stands for it until that ends, or its key is stolen.
+//
 // It imports nothing of a node but the wire types and the strict parser of JWTs.
 // DESIGN.md beside this file says why it is as it is.
 package client
@@ -38,6 +43,16 @@ const (
 	DefaultLease   = 15 * time.Second
 	DefaultKeyAge  = 5 * time.Minute
 	DefaultTimeout = 5 * time.Second
+)
+
+const (
+	leastLease   = time.Second
+	leastKeyAge  = time.Second
+	leastTimeout = time.Millisecond
+	// idleConns is how many connections to a node are kept for the next requests,
+	// unless the Transport says: net/http's own 2 are too few for a busy service,
+	// which would make a new one for most requests.
+	idleConns = 100
 )
 
 // Client is one app's view of Revocast. Base and App are required, APIKey nearly
@@ -68,7 +83,7 @@ type Client struct {
 	// and only when the feed stands still without being closed: else a revocation
 	// takes milliseconds. Shorter costs a ping each third of it; below some 6 s the
 	// usual leader election of the log, during which nodes can promise nothing, has
-	// the API asked about every JWT.
+	// the API asked about every JWT. A second at least.
 	Lease time.Duration
 	// OnStale is what happens to a JWT while no lease is held. Zero: Ask.
 	OnStale Policy
@@ -83,7 +98,8 @@ type Client struct {
 	Entries int
 
 	// HTTP says how requests are made: by a copy of its Transport, with connections of
-	// this client's own. Nil: as http.DefaultClient does. Its Timeout does not count,
+	// this client's own, of which it keeps up to 100 a node unless MaxIdleConnsPerHost
+	// says otherwise. Nil: as http.DefaultClient does. Its Timeout does not count,
 	// since the feed has no end, and redirects are not followed: they would take
 	// tokens elsewhere. A Transport that is no *http.Transport is used as it is; it
 	// must give up a connection that is dead without being closed.
@@ -188,8 +204,15 @@ func (c *Client) prepared() error {
 	switch {
 	case c.App == "" || url.PathEscape(c.App) != c.App:
 		return errors.New("client: App must be the id of an app")
-	case c.Lease < 0 || c.Timeout < 0 || c.KeyAge < 0 || c.Entries < 0:
-		return errors.New("client: Lease, Timeout, KeyAge and Entries may not be negative")
+	case c.Entries < 0:
+		return errors.New("client: Entries may not be negative")
+	// A number without a unit is nanoseconds: the node would be pinged without a pause.
+	case c.Lease != 0 && c.Lease < leastLease:
+		return fmt.Errorf("client: Lease must be %v at least, and is %v", leastLease, c.Lease)
+	case c.KeyAge != 0 && c.KeyAge < leastKeyAge:
+		return fmt.Errorf("client: KeyAge must be %v at least, and is %v", leastKeyAge, c.KeyAge)
+	case c.Timeout != 0 && c.Timeout < leastTimeout:
+		return fmt.Errorf("client: Timeout must be %v at least, and is %v", leastTimeout, c.Timeout)
 	case c.OnStale < Ask || c.OnStale > Accept:
 		return errors.New("client: OnStale must be Ask, Refuse or Accept")
 	}
@@ -237,6 +260,9 @@ func (c *Client) connect() {
 	two := one
 	if t, ok := one.Transport.(*http.Transport); ok {
 		kept := t.Clone()
+		if kept.MaxIdleConnsPerHost == 0 {
+			kept.MaxIdleConnsPerHost = idleConns
+		}
 		if kept.HTTP2 == nil {
 			kept.HTTP2 = &http.HTTP2Config{SendPingTimeout: s.lease / 6, PingTimeout: s.lease / 6}
 		}
@@ -246,6 +272,15 @@ func (c *Client) connect() {
 	}
 	s.api, s.feed = &one, &two
 }
+
+// String hides the API key.
+func (c *Client) String() string { return fmt.Sprintf("client of %s at %s", c.App, c.Base) }
+
+// Format hides the API key from every verb.
+func (c *Client) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, c.String()) }
+
+// LogValue hides the API key.
+func (c *Client) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // CloseIdleConnections closes connections that are not in use. A client that is no
 // longer used has no others.
@@ -261,7 +296,7 @@ type Session struct {
 	// ID, App and User name it.
 	ID, App, User string
 	// JWT is what was shown, or a fresh one where the API was asked; empty when the
-	// session has none, as in the second in which it ends.
+	// session has none, as in the second in which it ends, or none for Audience.
 	JWT string
 	// JWTExpires is until when JWT is good; zero without one.
 	JWTExpires time.Time
@@ -288,7 +323,9 @@ func (s *Session) LogValue() slog.Value { return slog.StringValue(s.String()) }
 func (s *Session) Claims(v any) error { return readClaims(s.JWT, v) }
 
 // Ready returns a channel that is closed once Run knows all revocations and holds
-// a lease. Before that a JWT is treated as OnStale says.
+// a lease. Before that a JWT is treated as OnStale says. Whoever waits for it should
+// not wait for ever: with a wrong APIKey, say, it stays open, and [Client.Status]
+// says why.
 func (c *Client) Ready() <-chan struct{} { return c.state.ready() }
 
 // Run follows the revocations until ctx ends, and returns nil then. Whatever

@@ -45,8 +45,8 @@ func refuse(r refusal, why error) error {
 }
 
 // refusalOf says what an error of the authenticate call means for the session.
-// Whatever does not say that it is not good is ErrStale: a wrong API key of ours,
-// or a node that does not know, must log nobody out.
+// Whatever does not say that it is not good is ErrStale: a wrong API key of ours, a
+// demand that there is not, or a node that does not know, must log nobody out.
 func refusalOf(err error) error {
 	e, ok := errors.AsType[*api.Error](err)
 	if !ok {
@@ -63,8 +63,6 @@ func refusalOf(err error) error {
 		return refuse(ErrInvalid, err)
 	case api.TokenReuse:
 		return refuse(ErrRevoked, err)
-	case api.InvalidArgument, api.HeaderTooLarge, api.BodyTooLarge:
-		return refuse(ErrInvalid, err)
 	case api.AppSuspended:
 		return refuse(ErrSuspended, err)
 	case api.ProofInvalid, api.ProofNonce:

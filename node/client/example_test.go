@@ -96,6 +96,48 @@ func Example() {
 	// 401 {"error":"session_revoked"}
 }
 
+// A website whose cookie is a JWT: as long as that is young it is judged here, and
+// when the API had to be asked the cookie is set anew.
+func ExampleClient_Require() {
+	url, app, key, stop := startNode()
+	defer stop()
+	c := &client.Client{Base: url, App: app, APIKey: key}
+	defer c.CloseIdleConnections()
+
+	setCookie := func(w http.ResponseWriter, jwt string, until time.Time) {
+		http.SetCookie(w, &http.Cookie{
+			Name: "__Host-session", Value: jwt, Expires: until, // of the session: the JWT may expire before
+			Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		})
+	}
+	site := http.NewServeMux()
+	site.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		login, err := c.Create(r.Context(), &api.CreateSession{UserID: "ada"}) // once she has proved who she is
+		if err != nil {
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+			return
+		}
+		setCookie(w, login.SessionJWT, login.Session.ExpiresAt)
+	})
+	site.Handle("GET /cart", c.Require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, _ := client.FromContext(r.Context())
+		if s.Detail != nil && s.JWT != "" { // the API was asked
+			setCookie(w, s.JWT, s.Detail.ExpiresAt)
+		}
+		fmt.Fprintf(w, "the cart of %s", s.User)
+	})))
+
+	w := httptest.NewRecorder()
+	site.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/login", nil))
+	r := httptest.NewRequest(http.MethodGet, "/cart", nil)
+	r.AddCookie(w.Result().Cookies()[0])
+	w = httptest.NewRecorder()
+	site.ServeHTTP(w, r)
+	fmt.Println(w.Code, w.Body, "set anew:", len(w.Result().Cookies()) == 1) // nobody runs Run here
+	// Output:
+	// 200 the cart of ada set anew: true
+}
+
 // What an error says. Only some of them say that nobody is logged in.
 func ExampleClient_Verify() {
 	url, app, key, stop := startNode()

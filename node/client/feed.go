@@ -134,7 +134,9 @@ func (f *follower) once(ctx context.Context) (proved bool, err error) {
 			}
 		}
 		if m.id != "" {
-			f.cursor = m.id
+			// Of a stream that the connection did not begin with, what came before is not in
+			// the book, and must not pass for it on the next connection.
+			f.cursor = common(m.id, f.since)
 		}
 	}
 }

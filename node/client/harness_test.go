@@ -117,7 +117,8 @@ type peer struct {
 	w    *world
 	name string
 	node *node.Node
-	all  http.Handler // what the node answers, without the way to it
+	log  *events.MemoryLink // to the home stream
+	all  http.Handler       // what the node answers, without the way to it
 	end  func()
 
 	mu     sync.Mutex // guards what follows
@@ -136,6 +137,7 @@ func (p *peer) start() {
 	mesh := w.mesh.Link(w.keys)
 	mesh.SetGroup("eu")
 	home := w.home.Link()
+	p.log = home
 	n, err := node.New(node.Config{
 		Name: p.name, Version: "test", PublicURL: publicURL,
 		Settings: w.config.Link(), Home: home, Archive: home, Keys: w.keys, Mesh: mesh,

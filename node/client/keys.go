@@ -24,6 +24,7 @@ const (
 	oldKeyPause = 30 * time.Second
 )
 
+// errPause: keys were fetched a moment ago.
 var errPause = errors.New("public keys were asked for a moment ago")
 
 // keys are the public keys of the app. Once there are some they are used until
@@ -72,8 +73,9 @@ type flight struct {
 	gone bool // whoever fetched gave up, which says nothing of the node
 }
 
-// fetch gets the keys, unless that was tried less than pause ago. Who comes while
-// another does waits for that, if asked to.
+// fetch gets the keys, unless that was tried less than pause ago: then its error is
+// errPause itself if they were got. Who comes while another does waits for that, if
+// asked to.
 func (k *keys) fetch(ctx context.Context, c *Client, pause time.Duration, wait bool) error {
 	for {
 		k.mu.Lock()
@@ -94,9 +96,12 @@ func (k *keys) fetch(ctx context.Context, c *Client, pause time.Duration, wait b
 		}
 		now := c.setup.clock.Boot()
 		if k.tried != 0 && now-k.tried < pause {
-			err := errors.Join(errPause, k.failed)
+			failed := k.failed
 			k.mu.Unlock()
-			return err
+			if failed != nil {
+				return fmt.Errorf("%w: %w", errPause, failed)
+			}
+			return errPause
 		}
 		ours := &flight{over: make(chan struct{})}
 		before := k.tried

@@ -234,6 +234,10 @@ func TestBadConfiguration(t *testing.T) {
 		"App must":     {Base: "https://x", App: "a/b"},
 		"Lease":        {Base: "https://x", App: "acme", Lease: -1},
 		"OnStale":      {Base: "https://x", App: "acme", OnStale: 7},
+		// A number without a unit is nanoseconds.
+		"Lease must be":   {Base: "https://x", App: "acme", Lease: 15},
+		"KeyAge must be":  {Base: "https://x", App: "acme", KeyAge: 300},
+		"Timeout must be": {Base: "https://x", App: "acme", Timeout: 5},
 	} {
 		if _, err := c.Verify(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: Verify: %v", want, err)
@@ -246,7 +250,7 @@ func TestBadConfiguration(t *testing.T) {
 	if err := none.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "APIKey") {
 		t.Errorf("Run without a key: %v", err)
 	}
-	if _, err := none.Get(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), "APIKey") {
+	if _, err := none.Get(t.Context(), "Arc7vRFKASUkPSUVNV2IsA"); err == nil || !strings.Contains(err.Error(), "APIKey") {
 		t.Errorf("Get without a key: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/revocast/revocast/node/api"
@@ -30,7 +31,8 @@ func NewContext(ctx context.Context, s *Session) context.Context {
 // [FromContext]. The credential is what the header Authorization says after Bearer
 // (or DPoP, with a proof), or else the first of Cookies that is there. Others are
 // answered 401 with WWW-Authenticate, 403 for an app that is suspended, or 503 with
-// Retry-After when nothing can be said of the session.
+// Retry-After when nothing can be said of the session. A CORS preflight carries no
+// credential: what answers those belongs around Require.
 func (c *Client) Require(next http.Handler) http.Handler {
 	return c.guard(next, nil, false)
 }
@@ -86,7 +88,7 @@ func (c *Client) verifyRequest(r *http.Request, need *api.Require) (*Session, er
 		if len(proofs) != 1 {
 			return nil, refuse(ErrProof, errors.New("want one header DPoP"))
 		}
-		o.Proof = &api.DPoPProof{Proof: proofs[0], Method: r.Method, URL: c.origin(r) + r.URL.EscapedPath()}
+		o.Proof = &api.DPoPProof{Proof: proofs[0], Method: r.Method, URL: c.origin(r) + pathOf(r)}
 	}
 	return c.VerifyWith(r.Context(), credential, o)
 }
@@ -116,6 +118,15 @@ func (c *Client) shown(r *http.Request) (credential string, dpop bool, err error
 		}
 	}
 	return "", false, nil
+}
+
+// pathOf returns the path that the client asked for: of r.URL a mux may have taken a
+// prefix.
+func pathOf(r *http.Request) string {
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		return u.EscapedPath()
+	}
+	return r.URL.EscapedPath() // no server has read the request
 }
 
 func (c *Client) origin(r *http.Request) string {

@@ -33,6 +33,7 @@ type script struct {
 	feed    *io.PipeWriter   // the present one
 	nonces  []string         // of pings, in their order
 	says    *api.Session     // what it answers to any credential: that this is good; nil: 503
+	refuses *api.Error       // what it answers to any credential instead; nil: says
 	asked   []string         // with which consistency, each time
 }
 
@@ -71,11 +72,16 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 			s.t.Errorf("authenticate: %v", err)
 		}
 		s.asked = append(s.asked, string(in.Consistency))
+		if s.refuses != nil {
+			w.status = s.refuses.StatusCode
+			_ = json.NewEncoder(w).Encode(s.refuses)
+			break
+		}
 		if s.says == nil {
 			w.status = http.StatusServiceUnavailable
 			break
 		}
-		_ = json.NewEncoder(w).Encode(&api.SessionAnswer{Session: *s.says})
+		_ = json.NewEncoder(w).Encode(&api.SessionAnswer{Meta: api.Meta{RequestID: "request-id-1"}, Session: *s.says})
 	default:
 		s.mu.Unlock()
 		defer s.mu.Lock()
@@ -261,6 +267,32 @@ func TestNewStream(t *testing.T) {
 	})
 }
 
+// TestStreamUnread: what was revoked in a region of which the node cannot say yet what
+// was revoked there is not known here either, and stays so over any number of
+// connections, although the cursors of the feed name it.
+func TestStreamUnread(t *testing.T) {
+	play(t, func(t *testing.T, a *act) {
+		id, _ := events.NewToken(3).Key() // revoked before us:0:9
+		cursor := "_config:0:1,eu:0:5,us:0:9"
+		a.set(func() {
+			a.streams = append(a.streams, api.FeedStream{Region: "us", Stream: 3})
+			a.first = event("hello", cursor, api.FeedHello{Feed: anyFeed, JWTLifeSeconds: 300})
+		})
+		for range 20 {
+			time.Sleep(4 * time.Second)
+			a.say(event("heartbeat", cursor, api.FeedHeartbeat{Revision: cursor, Streams: a.streams}))
+			a.expect("in the region that was not read", id.String(), client.ErrStale)
+			a.expect("in the old region", a.ids[0], nil)
+			a.set(func() { _ = a.feed.Close() })
+		}
+		a.set(func() { a.know.Revision, a.know.Sessions = cursor, []string{id.String()} })
+		time.Sleep(20 * time.Second)
+		a.expect("once it was", id.String(), client.ErrRevoked)
+		other, _ := events.NewToken(3).Key()
+		a.expect("another of the region", other.String(), nil)
+	})
+}
+
 // TestResync: a feed that ends is followed from where it was, one from which something
 // may be missing only after a catch-up; and nothing that was revoked comes back.
 func TestResync(t *testing.T) {
@@ -323,7 +355,7 @@ func TestLongerLife(t *testing.T) {
 		if a.expect("another", a.ids[1], nil); a.c.Status().Revoked != 0 {
 			t.Error("it is not forgotten")
 		}
-		// Before it is asked for, as it may be while the API is asked.
+		// Before the question: while that waits for an answer a ping may come back.
 		a.set(func() { a.know.JWTLifeSeconds, a.know.Sessions = 3600, []string{a.ids[0]} })
 		judge("revoked and forgotten", a.ids[0], client.ErrStale)
 		time.Sleep(10 * time.Second)

@@ -24,7 +24,7 @@ type Status struct {
 	Err error
 }
 
-// Status returns it.
+// Status returns how well the client follows the revocations now.
 func (c *Client) Status() Status {
 	if c.prepare() != nil {
 		return Status{Err: c.err}
@@ -219,6 +219,14 @@ const configRegion = "_config"
 func homes(cursor string) string {
 	return strings.Join(slices.DeleteFunc(strings.Split(cursor, ","), func(p string) bool {
 		return strings.HasPrefix(p, configRegion+":")
+	}), ",")
+}
+
+// common returns the cursor without the streams that the other does not name.
+func common(cursor, other string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(cursor, ","), func(p string) bool {
+		region, _, _ := strings.Cut(p, ":")
+		return positionIn(other, region) == ""
 	}), ",")
 }
 

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -264,5 +266,42 @@ func TestRedirect(t *testing.T) {
 	for _, credential := range []string{"token", "a.b.c"} {
 		s, err := c.Verify(t.Context(), credential)
 		wantErr(t, credential, s, err, client.ErrStale)
+	}
+}
+
+// TestConnections: connections to a node are used again, however many requests are
+// under way at a time.
+func TestConnections(t *testing.T) {
+	const atOnce, rounds = 32, 10
+	var arrived sync.WaitGroup
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived.Done()
+		arrived.Wait() // until all are here
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(&api.Error{ErrorType: api.SessionNotFound})
+	}))
+	var opened atomic.Int64
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	c := &client.Client{Base: server.URL, App: "acme", APIKey: "sk_x", Timeout: time.Minute}
+	defer c.CloseIdleConnections()
+	for range rounds {
+		arrived.Add(atOnce)
+		var all sync.WaitGroup
+		for range atOnce {
+			all.Go(func() {
+				s, err := c.Verify(t.Context(), "token")
+				wantErr(t, "a token of nobody", s, err, client.ErrInvalid)
+			})
+		}
+		all.Wait()
+	}
+	if n := opened.Load(); n > 2*atOnce {
+		t.Errorf("%d connections for %d requests at a time", n, atOnce)
 	}
 }

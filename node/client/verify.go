@@ -51,12 +51,14 @@ func (c *Client) VerifyWith(ctx context.Context, credential string, o Options) (
 		return nil, refuse(ErrMissing, nil)
 	case len(credential) > signer.MaxJWT:
 		return nil, refuse(ErrInvalid, errTooBig)
-	case !strings.Contains(credential, "."):
+	case !c.isJWT(credential):
 		return c.ask(ctx, question{credential: credential, Options: o})
 	}
 	v, set, err := c.check(ctx, credential)
 	q := question{credential: credential, jwt: true, Options: o}
 	switch {
+	case errors.Is(err, signer.ErrUnknownKey) && c.stolen(credential):
+		return nil, refuse(ErrInvalid, err)
 	case errors.Is(err, signer.ErrUnknownKey):
 		// Of a key that nobody lists any more, or that is not known here yet.
 		q.because = err
@@ -77,6 +79,21 @@ func (c *Client) VerifyWith(ctx context.Context, credential string, o Options) (
 		return nil, refuse(ErrProof, nil)
 	}
 	return c.decide(ctx, &v, q)
+}
+
+// isJWT reports whether the credential is one: three parts, of which the first encodes
+// a JSON object. A token that an app brought along from another system may have dots
+// too. Without an APIKey nothing can be said of tokens, so what has dots is a JWT.
+func (c *Client) isJWT(credential string) bool {
+	dots := strings.Count(credential, ".")
+	return dots == 2 && strings.HasPrefix(credential, "ey") || dots > 0 && c.APIKey == ""
+}
+
+// stolen reports whether the JWT names a key that is known to be stolen. Once no list
+// has the key any more the API would be asked, and a node that is behind takes it.
+func (c *Client) stolen(jwt string) bool {
+	kid, _, _, err := signer.PeekForeign(jwt)
+	return err == nil && c.book.stolen(kid)
 }
 
 // decide judges a JWT whose signature and claims are in order.
@@ -128,17 +145,25 @@ func (c *Client) without(ctx context.Context, q question, why error) (*Session, 
 	return c.ask(ctx, q)
 }
 
-// check checks all of a JWT that does not change with time. Without a
-// keySet there are no keys to check it with.
+// check checks all of a JWT that does not change with time. Without a keySet there
+// are no keys that could tell: the JWT may be of a key, or of an issuer, that is newer
+// than what could be fetched.
 func (c *Client) check(ctx context.Context, jwt string) (signer.Verified, *keySet, error) {
 	set, err := c.keys.get(ctx, c)
 	if err != nil {
 		return signer.Verified{}, nil, err
 	}
 	v, err := c.checkWith(set, jwt)
-	if errors.Is(err, signer.ErrUnknownKey) && c.keys.fetch(ctx, c, unknownKeyPause, true) == nil {
+	if !errors.Is(err, signer.ErrUnknownKey) && (!errors.Is(err, signer.ErrWrongIssuer) || c.Issuer != "") {
+		return v, set, err
+	}
+	switch late := c.keys.fetch(ctx, c, unknownKeyPause, true); late {
+	case nil:
 		set = c.keys.current.Load()
 		v, err = c.checkWith(set, jwt)
+	case errPause: // what is there was fetched a moment ago
+	default:
+		return signer.Verified{}, nil, late
 	}
 	return v, set, err
 }
@@ -176,6 +201,10 @@ func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 		}
 		return nil, refuse(ErrStale, errors.Join(errNobody, q.because))
 	}
+	if q.Proof != nil {
+		// It counts once, so the one answer has to know of all that was heard.
+		q.known = c.book.newest(q.home())
+	}
 	for range 3 {
 		boot := c.setup.clock.Boot()
 		answer, err := c.Authenticate(ctx, q.request())
@@ -205,9 +234,26 @@ func (c *Client) ask(ctx context.Context, q question) (*Session, error) {
 		if len(j.revisions) == 0 {
 			return c.answered(answer, c.setup.clock.Boot()-boot), nil
 		}
+		if q.Proof != nil {
+			return nil, refuse(ErrStale, errors.New("its user was logged out meanwhile, and the proof is used up"))
+		}
 		q.known = append(q.known, j.revisions...)
 	}
 	return nil, refuse(ErrStale, errors.New("its user is logged out again and again"))
+}
+
+// home returns the home stream of the session, if the credential says it: a native
+// token does, in byte 0, and no session of a foreign one is bound to a key.
+func (q *question) home() (stream byte, ok bool) {
+	if q.subject.id != (sid{}) {
+		return q.subject.id[0], true
+	}
+	if q.jwt || len(q.credential) != 44 {
+		return 0, false
+	}
+	var first [3]byte
+	_, err := b64.Decode(first[:], []byte(q.credential[:4]))
+	return first[0], err == nil
 }
 
 func (q *question) request() *api.Authenticate {
@@ -225,9 +271,13 @@ func (q *question) request() *api.Authenticate {
 
 func (c *Client) answered(a *api.SessionAnswer, took time.Duration) *Session {
 	s := &Session{
-		ID: a.Session.SessionID, App: a.Session.AppID, User: a.Session.UserID, JWT: a.SessionJWT, Detail: &a.Session,
+		ID: a.Session.SessionID, App: a.Session.AppID, User: a.Session.UserID, Detail: &a.Session,
 		Staleness: time.Duration(a.StalenessMS)*time.Millisecond + took,
 	}
+	if c.setup.audience != c.App { // the JWT is for another audience, and would be refused here
+		return s
+	}
+	s.JWT = a.SessionJWT
 	var times struct {
 		Issued  int64 `json:"iat"`
 		Expires int64 `json:"exp"`

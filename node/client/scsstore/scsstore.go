@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -60,15 +61,46 @@ type Store struct {
 	// that has ended: somebody was logged out while a request was running. That
 	// is no error; nothing is written.
 	Ended func(ctx context.Context, token string)
-	// HTTP makes the requests. Nil: one with a timeout of 5 s.
+	// HTTP makes the requests. Nil: one with a timeout of 5 s. Redirects are not
+	// followed: they would take tokens and the key elsewhere.
 	HTTP *http.Client
+
+	made sync.Once    // guards the making of http
+	http *http.Client // HTTP, that follows no redirect
 
 	mu       sync.Mutex // guards revision
 	revision string     // of the newest write: what every later Find has to know
 }
 
-// defaultHTTP is used when Store.HTTP is nil.
-var defaultHTTP = &http.Client{Timeout: 5 * time.Second}
+// idleConns is how many connections to a node are kept for the next requests. Of
+// net/http's own 2 a busy service would make a new one for most requests.
+const idleConns = 100
+
+// client returns what makes the requests.
+func (s *Store) client() *http.Client {
+	s.made.Do(func() {
+		one := http.Client{Timeout: 5 * time.Second}
+		if s.HTTP != nil {
+			one = *s.HTTP
+		} else if t, ok := http.DefaultTransport.(*http.Transport); ok {
+			t = t.Clone()
+			t.MaxIdleConnsPerHost = idleConns
+			one.Transport = t
+		}
+		one.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		s.http = &one
+	})
+	return s.http
+}
+
+// String hides the key.
+func (s *Store) String() string { return "store of sessions at " + s.URL }
+
+// Format hides the key from every verb.
+func (s *Store) Format(f fmt.State, _ rune) { _, _ = fmt.Fprint(f, s.String()) }
+
+// LogValue hides the key.
+func (s *Store) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // maxAnswer is more than any answer has: a page of 500 sessions of 8 KiB.
 const maxAnswer = 16 << 20
@@ -272,11 +304,7 @@ func (s *Store) once(ctx context.Context, node, method, path string, query url.V
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	client := s.HTTP
-	if client == nil {
-		client = defaultHTTP
-	}
-	answer, err := client.Do(r)
+	answer, err := s.client().Do(r)
 	if err != nil {
 		return 0, err
 	}
