@@ -145,7 +145,7 @@ func parseEvents(r *http.Request, app string) (f feedFilter, from events.Revisio
 		since = last
 	}
 	if since != "" {
-		if from, err = events.ParseRevision(since); err != nil {
+		if from, err = parseRevision(since); err != nil {
 			return f, nil, fail(api.InvalidArgument, "since, or Last-Event-ID: not the id of an event of a feed, nor a revision").
 				with("field", "since").because(err)
 		}
@@ -191,7 +191,13 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 		}
 		n.metrics.feedEvents.Add(float64(len(all)))
 		if changed != nil && due {
-			reader.join()
+			more, err := reader.join()
+			if err != nil {
+				return n.endFeed(ctx, out, err)
+			}
+			if more {
+				changed = nil
+			}
 			at := reader.level().String()
 			if err := out.value(sseHeartbeat, at, &api.FeedHeartbeat{Revision: at, Streams: streams, Nonce: nonce}); err != nil {
 				return feedFailed

@@ -94,7 +94,7 @@ var toldKinds = func() map[events.Kind]bool {
 func (s *stream) publish(r *events.Record, overwrite bool) {
 	revokes := r.Subject.Kind == events.KindRevoke || r.Subject.Kind == events.KindAll
 	if revokes {
-		s.recall(r)
+		s.recall(r, s.at(r.Seq).Gen)
 	}
 	if !toldKinds[r.Subject.Kind] || overwrite && !revokes {
 		return

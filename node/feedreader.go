@@ -19,8 +19,8 @@ const (
 	// maxCatchUp is how many sequences of the log a reader may be behind. Who was away
 	// for longer reads what counts now instead.
 	maxCatchUp = 1 << 20
-	// feedWait is how long a reader waits for this node to come as far as the cursor.
-	feedWait = 2 * time.Second
+	// cursorWait is how long a reader waits for this node to come as far as the cursor.
+	cursorWait = 2 * time.Second
 )
 
 // feedFilter says which events a reader wants.
@@ -98,6 +98,9 @@ type feedReader struct {
 	topic *topic // nil once closed
 	next  uint64 // number of the entry of the ring that it reads next
 	at    map[*stream]*feedPlace
+	// waits are, by region, the streams that the cursor names and that cannot be read
+	// now: what happens elsewhere is told meanwhile.
+	waits map[string]*feedWait
 	// passed is the cursor behind the events that after was called with.
 	passed events.Revision
 }
@@ -113,17 +116,19 @@ type feedPlace struct {
 
 // readFeed returns a reader of what comes after the position that from names of each
 // stream, or of what comes after now where it names none. The caller closes it.
+//
+// A reader of all streams does without one that is out of reach, but for the home.
 func (n *Node) readFeed(ctx context.Context, f feedFilter, from events.Revision) (*feedReader, error) {
 	streams := f.streams
 	if streams == nil {
 		streams = n.streams()
 	}
+	r := &feedReader{n: n, f: f, at: map[*stream]*feedPlace{}, waits: map[string]*feedWait{}}
 	for _, p := range from {
-		if err := n.reachCursor(ctx, p); err != nil {
+		if err := r.reach(ctx, p); err != nil {
 			return nil, err
 		}
 	}
-	r := &feedReader{n: n, f: f, at: map[*stream]*feedPlace{}}
 	n.feed.mu.Lock()
 	defer n.feed.mu.Unlock()
 	if n.feed.ended {
@@ -131,26 +136,25 @@ func (n *Node) readFeed(ctx context.Context, f feedFilter, from events.Revision)
 	}
 	for _, s := range streams {
 		p, named := from.In(s.region)
+		_, waits := r.waits[s.region]
 		switch {
+		case waits:
+			continue
 		case s.feeding:
-		case named: // it was left since: what comes next is not what follows the cursor
+		case named && r.mayWait(s.region): // it was left since
+			r.wait(p)
+			continue
+		case named: // what comes next is not what follows the cursor
 			return nil, &staleError{stream: s.region, reason: reasonStarting}
 		default:
 			continue // not applied up to date: its entries are no news
 		}
 		place := s.feedPlace()
-		now := events.Position{Stream: s.region, Gen: place.gen, Seq: place.seq}
 		if named {
-			switch {
-			case p.Gen != now.Gen:
-				return nil, n.cursorGone("the log of stream %s is another one than that of the cursor", s.region)
-			case !f.patient && p.Seq+maxCatchUp < now.Seq:
-				return nil, n.cursorGone("the cursor is %d entries behind stream %s", now.Seq-p.Seq, s.region)
-			case p.Seq < now.Seq:
-				place.seq = p.Seq
+			if err := r.goOn(s, place, p); err != nil {
+				return nil, err
 			}
 		}
-		place.since = place.seq
 		r.at[s] = place
 	}
 	r.topic, r.next = n.feed.subscribe(f.app, f.user), n.feed.tail
@@ -183,13 +187,13 @@ func (n *Node) reachCursor(ctx context.Context, p events.Position) error {
 	}
 	asked := n.conf.Clock.Boot()
 	if p.Gen > s.position().Gen { // it may be about to hear of it
-		pause(ctx, feedWait)
+		pause(ctx, cursorWait)
 	}
 	another := n.cursorGone("the log of stream %s is another one than that of the cursor", s.region)
 	if p.Gen != s.position().Gen {
 		return another
 	}
-	ctx, cancel := context.WithTimeout(ctx, feedWait)
+	ctx, cancel := context.WithTimeout(ctx, cursorWait)
 	defer cancel()
 	if err := s.wait(ctx, p.Seq); err != nil {
 		if s.lease.provenSince(asked) && s.begun.Load() < p.Seq { // in this order
@@ -228,6 +232,9 @@ func (r *feedReader) cursor() events.Revision {
 	var all events.Revision
 	for s, p := range r.at {
 		all = append(all, events.Position{Stream: s.region, Gen: p.gen, Seq: p.seq})
+	}
+	for _, w := range r.waits {
+		all = append(all, w.at)
 	}
 	slices.SortFunc(all, func(a, b events.Position) int { return cmp.Compare(a.Stream, b.Stream) })
 	return all
@@ -301,6 +308,12 @@ func (r *feedReader) step(ctx context.Context) ([]*feedEvent, <-chan struct{}, e
 	for s, p := range r.at {
 		if p.seq < p.until {
 			all, err := r.readLog(ctx, s, p)
+			if unreadable(err) && r.mayWait(s.region) && ctx.Err() == nil {
+				r.n.conf.Log.Warn("a feed does without a stream for now", "stream", s.region, "error", err)
+				delete(r.at, s)
+				r.wait(events.Position{Stream: s.region, Gen: p.gen, Seq: p.seq})
+				err = nil
+			}
 			return all, nil, err
 		}
 	}
@@ -437,26 +450,10 @@ func (r *feedReader) scan() (entries []feedEntry, changed <-chan struct{}, err e
 	return entries, changed, nil
 }
 
-// join takes up the streams that are fed since the reader began, of which it may hear
-// nothing for a long time. It does nothing while there is something to read.
-func (r *feedReader) join() {
-	if r.f.streams != nil {
-		return
-	}
-	all := r.n.streams()
-	r.n.feed.mu.Lock()
-	defer r.n.feed.mu.Unlock()
-	if r.next != r.n.feed.tail {
-		return
-	}
-	for _, s := range all {
-		if r.at[s] == nil && s.feeding {
-			r.at[s] = s.feedPlace()
-		}
-	}
-}
-
 // carries reports whether the reader reads the stream.
 func (r *feedReader) carries(s *stream) bool {
-	return r.f.streams == nil || slices.Contains(r.f.streams, s)
+	if r.f.streams == nil {
+		return r.waits[s.region] == nil
+	}
+	return slices.Contains(r.f.streams, s)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node/api"
+	"github.com/revocast/revocast/projection"
 )
 
 // recentMargin is how much longer than the longest life of a JWT a revocation is
@@ -30,8 +31,16 @@ type recent struct {
 
 // recentApp is what was revoked of one app.
 type recentApp struct {
-	sids  map[events.SID]int64 // when, unix ms
+	sids  map[events.SID]recentSession
 	marks map[recentKey][]recentMark
+}
+
+// recentSession is when (unix ms) the log took that a session is revoked. One that was
+// recorded away from its home counts as of now for as long as the home may not know of
+// it, and mint JWTs: see forget.
+type recentSession struct {
+	logged int64
+	away   bool
 }
 
 type recentKey struct {
@@ -41,8 +50,12 @@ type recentKey struct {
 
 // recentMark is one revocation of every older session.
 type recentMark struct {
-	at     int64 // as it was asked for, unix ms
-	logged int64 // when the log took it, unix ms
+	in     uint8     // number of the stream that it stands in, 0 if that is not known
+	gen    uint32    // of that stream, when it was last read there
+	seq    uint64    // where it stands
+	at     int64     // as it was asked for, unix ms
+	logged int64     // as in recentSession
+	heard  time.Time // by when it was committed, zero if that says nothing: see mintedUntil
 	user   string
 	except []events.SID
 }
@@ -52,54 +65,96 @@ func newRecent() recent {
 }
 
 // recall notes what the entry revokes: of the applier, as it comes, and of the look
-// through the log. Twice is as good as once.
-func (s *stream) recall(r *events.Record) {
-	logged := r.Time.UnixMilli()
-	if logged < s.node.judged()-recentMost.Milliseconds() {
+// through the log. Twice is as good as once. Gen is the generation that it was read in.
+func (s *stream) recall(r *events.Record, gen uint32) {
+	logged, judged := r.Time.UnixMilli(), s.node.judged()
+	if logged < judged-recentMost.Milliseconds() {
 		return
 	}
 	k := &s.node.recent
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	m := recentMark{in: s.number, gen: gen, seq: r.Seq, at: logged, logged: logged, heard: time.UnixMilli(max(logged, judged))}
 	switch e := r.Event.(type) {
 	case *events.Revoke:
-		k.of(r.Subject.App).sids[e.SID] = logged
+		k.revoke(r.Subject.App, e.SID, recentSession{logged, e.SID.Stream() != s.number})
 	case *events.RevokeAll:
-		k.mark(r, homeOr(e.Home, s.number), recentMark{at: e.At, logged: logged, user: e.User, except: e.Except})
+		m.at, m.user, m.except = e.At, e.User, e.Except
+		k.mark(r.Subject.App, recentKey{r.Subject.User, homeOr(e.Home, s.number)}, m)
 	default:
 		// Not authentic: it took away all that its subject can mean.
 		if r.Trust != events.Forged {
 			return
 		}
+		m.heard = time.Time{} // it may be gone before another node has read it
 		if sid, err := events.ParseSID(r.Subject.ID); err == nil && r.Subject.Kind == events.KindRevoke {
-			k.of(r.Subject.App).sids[sid] = logged
+			k.revoke(r.Subject.App, sid, recentSession{logged, sid.Stream() != s.number})
 		} else if home, ok := r.Subject.Home(); ok {
-			k.mark(r, homeOr(home, s.number), recentMark{at: logged, logged: logged})
+			k.mark(r.Subject.App, recentKey{r.Subject.User, homeOr(home, s.number)}, m)
 		}
 	}
 }
 
-// recentMost is how long ago anything here was revoked at most.
+// recentMost is how long ago anything here was revoked at most, but for what is pending.
 const recentMost = maxJWTTTL*time.Second + recentMargin + maxClockSkew
 
 func (k *recent) of(app string) *recentApp {
 	a := k.apps[app]
 	if a == nil {
-		a = &recentApp{sids: map[events.SID]int64{}, marks: map[recentKey][]recentMark{}}
+		a = &recentApp{sids: map[events.SID]recentSession{}, marks: map[recentKey][]recentMark{}}
 		k.apps[app] = a
 	}
 	return a
 }
 
+// revoke notes that a session is revoked. Where two entries say so the later counts, in
+// whichever order they are read: until then its home may not have known. k.mu is held.
+func (k *recent) revoke(app string, sid events.SID, is recentSession) {
+	a := k.of(app)
+	was := a.sids[sid]
+	a.sids[sid] = recentSession{max(was.logged, is.logged), was.away || is.away}
+}
+
 // mark notes a revocation of every older session. One that spares nobody says what
-// those before it said; one that spares a session says nothing of whether an earlier
-// one took it.
-func (k *recent) mark(r *events.Record, number uint8, m recentMark) {
-	a, key := k.of(r.Subject.App), recentKey{r.Subject.User, number}
+// those before it in its stream said; one that spares a session says nothing of whether
+// an earlier one took it. k.mu is held.
+func (k *recent) mark(app string, key recentKey, m recentMark) {
+	a := k.of(app)
 	kept := slices.DeleteFunc(a.marks[key], func(was recentMark) bool {
-		return was.at == m.at && was.logged == m.logged || len(m.except) == 0 && was.at <= m.at && was.logged <= m.logged
+		if was.in != m.in {
+			return false // another region's may be one that the home does not know of
+		}
+		if was.seq == m.seq && was.at == m.at { // the same once more
+			m.logged = max(m.logged, was.logged)
+			if was.gen == m.gen && was.heard.Before(m.heard) { // of another log its time says nothing
+				m.heard = was.heard
+			}
+			m.gen = max(m.gen, was.gen)
+			return true
+		}
+		return len(m.except) == 0 && was.at <= m.at && was.logged <= m.logged
 	})
 	a.marks[key] = append(kept, m)
+}
+
+// mintedUntil returns until when (by iat) a JWT of a session that the mark took may have
+// been minted, nil if that cannot be told.
+//
+// Who mints has read its wall clock, and then held a lease on the home: by a heartbeat
+// sent before the mark was committed there, or it would have known of it. So it read it
+// at most W after that, and that clock was at most twice maxClockSkew ahead of the log's:
+// see lastMinted. The log's stamp says when it was committed; should its clock have been
+// wrong then, this node's own, when it first read of it, is no earlier.
+//
+// It cannot be told of what its home may not know yet, nor of what the home's log may
+// have lost when it went backwards: nodes that do not know of it go on. Nor of a home on
+// which this node holds no lease, as it may not know how long those of others are.
+func (n *Node) mintedUntil(number uint8, m *recentMark) *time.Time {
+	s := n.stream(number)
+	if s == nil || m.in != number || m.heard.IsZero() || m.gen != s.position().Gen || s.fenced() != nil {
+		return nil
+	}
+	return new(m.heard.Add(n.maxWait() + 2*maxClockSkew).UTC().Truncate(time.Millisecond).Add(time.Millisecond))
 }
 
 // fillRecent adds, until ctx ends, what was revoked before this node began to follow
@@ -149,38 +204,77 @@ func (s *stream) lookThrough(ctx context.Context) error {
 	if err := s.wait(ctx, 1); err != nil {
 		return err
 	}
+	gen := s.position().Gen // before: what the log lost meanwhile is not of the next one
 	what := events.Range{Since: time.UnixMilli(s.node.judged()).Add(-recentMost), To: s.applied.Load()}
 	for _, k := range []events.Kind{events.KindRevoke, events.KindAll} {
 		what.Filters = append(what.Filters, events.Subject{Region: s.region, App: "*", User: "*", ID: "*", Kind: k}.String())
 	}
 	err := s.log.Read(ctx, what, func(e events.Entry) bool {
 		r := s.node.conf.Keys.Decode(s.number, e)
-		s.recall(&r)
+		s.recall(&r, gen)
 		return true
 	})
 	if err != nil {
 		return err
 	}
+	s.node.recallPending()
 	s.node.recent.mu.Lock()
 	defer s.node.recent.mu.Unlock()
 	s.node.recent.through[s] = true
 	return nil
 }
 
-// forget drops what no JWT can be alive of any more.
-func (k *recent) forget(app string, before int64) {
+// recallPending notes what is yet to be delivered, however long ago it was recorded.
+func (n *Node) recallPending() {
+	k, now := &n.recent, n.judged()
+	note := func(home uint8, e events.Event) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		switch e := e.(type) {
+		case *events.Revoke:
+			k.revoke(e.App, e.SID, recentSession{now, true})
+		case *events.RevokeAll:
+			k.mark(e.App, recentKey{events.UserHash(e.App, e.User), home}, recentMark{at: e.At, logged: now, user: e.User, except: e.Except})
+		}
+	}
+	for r := range n.catalog.Snapshot().Regions() {
+		if n.sessions().PendingLen(r.Number) == 0 {
+			continue
+		}
+		for fix := range n.sessions().Pending(r.Number, n.wall()) {
+			note(r.Number, fix.Event)
+		}
+	}
+}
+
+// forget drops what no JWT can be alive of any more. What is pending may have been
+// recorded long ago, and its home mints on: it counts as of now.
+func (k *recent) forget(app string, before, now int64, held projection.Projection) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	a := k.apps[app]
 	if a == nil {
 		return
 	}
-	for sid, at := range a.sids {
-		if at < before {
+	for sid, is := range a.sids {
+		if is.away {
+			if is.away = held.PendingSession(sid); is.away {
+				is.logged = max(is.logged, now)
+			}
+			a.sids[sid] = is
+		}
+		if is.logged < before {
 			delete(a.sids, sid)
 		}
 	}
 	for key, all := range a.marks {
+		if held.PendingAll(key.number, app, key.user) {
+			for i := range all {
+				if all[i].in != key.number {
+					all[i].logged = max(all[i].logged, now)
+				}
+			}
+		}
 		if all = slices.DeleteFunc(all, func(m recentMark) bool { return m.logged < before }); len(all) == 0 {
 			delete(a.marks, key)
 		} else {
@@ -201,7 +295,7 @@ func (n *Node) forgetRecent() {
 	}
 	n.recent.mu.Unlock()
 	for _, app := range apps {
-		n.recent.forget(app, n.recentFrom(app))
+		n.recent.forget(app, n.recentFrom(app), n.judged(), n.sessions())
 	}
 }
 
@@ -219,19 +313,20 @@ func (n *Node) revocations(_ context.Context, c *call) (int, any, error) {
 	if err := c.nothing(); err != nil {
 		return 0, nil, err
 	}
+	if _, stale := n.fresh(n.home.number); stale != nil {
+		return 0, nil, stale
+	}
+	// The cursor first: all up to there was noted before it was applied, and who goes on
+	// behind it is not told again what became of the app.
+	revision, streams := n.throughCursor().String(), n.feedStreams(nil)
 	app, ok := n.app(c.caller.app)
 	if !ok {
 		return 0, nil, appNotFound(c.caller.app)
 	}
-	if _, stale := n.fresh(n.home.number); stale != nil {
-		return 0, nil, stale
-	}
 	out := &api.Revocations{
-		JWTLifeSeconds: int64(n.jwtLife(app).Seconds()), AppState: app.State, Streams: n.feedStreams(nil),
+		Revision: revision, JWTLifeSeconds: int64(n.jwtLife(app).Seconds()), AppState: app.State, Streams: streams,
 		Sessions: []string{}, Users: []api.Watermark{}, All: []api.Watermark{}, CompromisedKeys: []string{},
 	}
-	// The cursor first: all up to there was noted before it was applied.
-	out.Revision = n.throughCursor().String()
 	for _, key := range n.catalog.Snapshot().Keys(app.App) {
 		if key.Event.Compromised {
 			out.CompromisedKeys = append(out.CompromisedKeys, key.Event.KID)
@@ -269,9 +364,9 @@ func (k *recent) since(app string, from int64) (sids map[events.SID]int64, marks
 		return nil, nil
 	}
 	sids, marks = make(map[events.SID]int64, len(a.sids)), make(map[recentKey][]recentMark, len(a.marks))
-	for sid, at := range a.sids {
-		if at >= from {
-			sids[sid] = at
+	for sid, is := range a.sids {
+		if is.logged >= from {
+			sids[sid] = is.logged
 		}
 	}
 	for key, all := range a.marks {
@@ -293,7 +388,10 @@ func (n *Node) listRecent(app string, from int64, out *api.Revocations) {
 	slices.Sort(out.Sessions)
 	for key, all := range marks {
 		for _, m := range all {
-			w := api.Watermark{UserHash: key.user, UserID: m.user, Region: n.regionOf(key.number), Stream: key.number, RevokedAt: date(m.at)}
+			w := api.Watermark{
+				UserHash: key.user, UserID: m.user, Region: n.regionOf(key.number), Stream: key.number, RevokedAt: date(m.at),
+				MintedUntil: n.mintedUntil(key.number, &m),
+			}
 			for _, sid := range m.except {
 				w.Except = append(w.Except, sid.String())
 			}

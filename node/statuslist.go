@@ -326,6 +326,9 @@ func (n *Node) learnStatus(k *statusKnown, app string, s *stream) {
 		}
 	}
 	k.whole = n.sessions().AppRevoked(s.number, app)
+	if n.sessions().PendingAll(s.number, app, "") {
+		k.whole.ByTime = n.judged() // its home mints on until it is told
+	}
 	if k.whole.ByTime >= since && (k.scanned == 0 || now-k.scanned >= statusScans) {
 		for held, v := range n.sessions().App(app, n.judged()) {
 			if v == projection.Revoked && held.SID.Stream() == s.number {

@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"compress/zlib"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/revocast/revocast/events"
 )
 
 // statusRef is what a JWT says of where its status is.
@@ -371,6 +374,48 @@ func TestStatusListOfARegion(t *testing.T) {
 		}
 		if eu1.listOf(home.URI).at(home.Idx) != 1 {
 			t.Error("everybody, at home")
+		}
+	})
+}
+
+// TestStatusListPending: what a region is yet to be told is in its lists wherever it is
+// known, however long ago it was recorded.
+func TestStatusListPending(t *testing.T) {
+	continentsBubble(t, func(t *testing.T, c *continents) {
+		eu1, us1 := c.nodes["eu1"], c.nodes["us1"]
+		shop, mall := eu1.newApp("shop", m{"status_list": true}), eu1.newApp("mall", m{"status_list": true})
+		time.Sleep(time.Second)
+		one, two, good := us1.place(shop, "ada"), us1.place(shop, "bob"), us1.place(shop, "carol")
+		all := us1.place(mall, "ada")
+		time.Sleep(time.Second)
+		c.cut()
+		time.Sleep(20 * time.Second)
+		eu1.do(shop, "POST", "/v1/sessions/revoke", m{"session_id": one.str("session.session_id")}).want(202)
+		eu1.do(shop, "POST", "/v1/sessions/revoke", m{"user_id": "bob"}).want(202)
+		eu1.do(mall, "POST", "/v1/sessions/revoke", m{"all": true}).want(202)
+		time.Sleep(30 * time.Minute)
+
+		// The region can be read, and takes nothing.
+		for _, n := range []*continental{eu1, c.nodes["eu2"]} {
+			n.links["us"].SetFaults(events.MemoryFaults{Send: func(_ context.Context, msg events.Message) error {
+				if isBeat(msg.Subject) {
+					return nil
+				}
+				return events.ErrUnavailable
+			}})
+			n.heal()
+		}
+		time.Sleep(10 * time.Second)
+		for range 8 {
+			if us1.verify(one.str("session_token")).Status != 204 {
+				t.Fatal("delivered")
+			}
+			eu1.wantRevoked("pending", one, two)
+			if eu1.listOf(good.URI).at(good.Idx) != 0 {
+				t.Error("somebody else")
+			}
+			eu1.wantRevoked("everybody", all)
+			time.Sleep(statusFresh)
 		}
 	})
 }

@@ -151,5 +151,8 @@ type Watermark struct {
 	Region    string    `json:"region"`
 	Stream    uint8     `json:"stream"`
 	RevokedAt time.Time `json:"revoked_at"`
-	Except    []string  `json:"except_session_ids,omitempty"`
+	// MintedUntil: whatever JWT has a later iat is of a session that this revocation did
+	// not take. It allows for leases and for clocks; absent: it cannot be told.
+	MintedUntil *time.Time `json:"minted_until,omitempty"`
+	Except      []string   `json:"except_session_ids,omitempty"`
 }
