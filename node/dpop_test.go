@@ -310,12 +310,12 @@ func TestBoundElsewhere(t *testing.T) {
 		h.do(rotated, "GET", "/v1/verify", nil).wantProof("rotated, as Bearer", "dpop_proof")
 		h.do("", "GET", "/v1/verify", nil, "Authorization", "DPoP "+rotated, "DPoP", d.proof("GET", verifyAt, rotated)).want(204)
 		h.do(h.key, "PUT", "/v1/apps/acme/templates/st", m{"jwt_profile": "stytch"}).want(200)
-		for _, template := range []string{"", "st"} {
-			jwt := h.do(h.key, "POST", "/v1/sessions/"+sid+"/tokens", m{"template": template}).want(200).str("session_jwt")
+		for name, template := range map[string]m{"none": {}, "st": {"template": "st"}} {
+			jwt := h.do(h.key, "POST", "/v1/sessions/"+sid+"/tokens", template).want(200).str("session_jwt")
 			if cnf, _ := claims(t, jwt)["cnf"].(map[string]any); cnf["jkt"] != d.jkt {
-				t.Errorf("template %q: %v", template, claims(t, jwt))
+				t.Errorf("template %s: %v", name, claims(t, jwt))
 			}
-			h.do(jwt, "GET", "/v1/verify", nil).wantProof("template "+template, "dpop_proof")
+			h.do(jwt, "GET", "/v1/verify", nil).wantProof("template "+name, "dpop_proof")
 			h.do("", "GET", "/v1/verify", nil, "Authorization", "DPoP "+jwt, "DPoP", d.proof("GET", verifyAt, jwt)).want(204)
 		}
 
