@@ -36,7 +36,7 @@ func anyWeather(t *testing.T, f *fleet, r *receiver, chance *rand.Rand) {
 		}
 	}
 	patch := func(body m) { any().do(f.key, "PATCH", path, body) }
-	for step := range 250 {
+	for step := range 120 {
 		switch chance.IntN(16) {
 		default:
 			n := any()
