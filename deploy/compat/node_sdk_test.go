@@ -29,6 +29,17 @@ func TestNodeSDK(t *testing.T) {
 	t.Logf("Node.js SDK: %d tests passed", passed)
 }
 
+// TestNodeSDKTypes has tsc check the SDK's types, by what an application does with them.
+func TestNodeSDKTypes(t *testing.T) {
+	t.Parallel()
+	needPackages(t, "typescript")
+	tsc := exec.Command("node", "node_modules/typescript/bin/tsc", "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
+		"--moduleResolution", "nodenext", "--lib", "es2022,dom", "node_sdk_types.ts")
+	if out, err := tsc.CombinedOutput(); err != nil {
+		t.Errorf("tsc: %v\n%s", err, out)
+	}
+}
+
 func (c *cluster) options(more object, urls ...string) object {
 	o := object{"baseUrl": urls, "app": c.a.boot.App, "apiKey": c.a.boot.APIKey}
 	for k, v := range more {
