@@ -136,6 +136,21 @@ describe('the lease', () => {
     await client.start()
     assert.equal(await outcome(client, jwt), 'good local')
   })
+
+  test('is void when the client is stopped while it begins, and comes with the next start', async (t) => {
+    const { fake, key, client } = await setup(t, { whenStale: 'refuse' })
+    const jwt = await mint(fake, key)
+    const started = client.start()
+    const stopped = client.stop() // while /v1/revocations is asked for
+    const again = client.start()
+    await assert.rejects(started, (err) => err.type === 'stopped')
+    await stopped
+    await again
+    assert.equal(await outcome(client, jwt), 'good local')
+    await client.stop()
+    assert.equal(await outcome(client, jwt), 'stale')
+    assert.equal(fake.opened.length, 1)
+  })
 })
 
 describe('a feed that', () => {
@@ -271,6 +286,31 @@ describe('a feed that', () => {
     await until(() => got.length === 1 && problems.length === 1)
     assert.equal(problems[0].message, 'from the application')
     assert.ok(client.status().connected)
+  })
+
+  test('is told to an application that fails later', async (t) => {
+    const { fake, client, problems } = await setup(t, { onEvent: async () => { throw new Error('from the application') } })
+    await client.start()
+    fake.event('session.revoked', { session_id: newSID() })
+    await until(() => problems.length === 1)
+    assert.equal(problems[0].message, 'from the application')
+    assert.ok(client.status().connected)
+  })
+
+  test('is lost again and again: nothing is left behind', async (t) => {
+    const warnings = []
+    const note = (warning) => warnings.push(warning.message)
+    process.on('warning', note)
+    t.after(() => process.off('warning', note))
+    const { fake, client } = await setup(t)
+    await client.start()
+    for (let i = 0; i < 12; i++) {
+      const opened = fake.opened.length
+      fake.feeds[0].res.destroy()
+      await until(() => fake.opened.length > opened && fake.feeds.length === 1 && client.status().connected && client.status().streams[1].leaseMs > 0)
+      await until(() => fake.pings > opened) // so that the next attempt is made at once
+    }
+    assert.deepEqual(warnings, [])
   })
 
   test('is refused for good: start says so', async (t) => {

@@ -80,6 +80,11 @@ export class Feed {
 
   /** Begins to follow. The promise is for the first lease. */
   start () {
+    if (this.#stopping?.signal.aborted && this.#running !== undefined) { // the one before has not ended yet
+      const again = this.#running.then(() => this.start())
+      again.catch(() => {})
+      return again
+    }
     if (this.#running === undefined) {
       this.#stopping = new AbortController()
       this.started = new Promise((resolve, reject) => { this.#live = { resolve, reject } })
@@ -102,7 +107,7 @@ export class Feed {
       let heard = false
       try {
         if (this.#cursor === undefined) await this.#catchUp()
-        heard = await this.#follow(signal)
+        if (!signal.aborted) heard = await this.#follow(signal)
       } catch (err) {
         if (!signal.aborted && !this.#report(err)) break
       }
@@ -167,7 +172,7 @@ export class Feed {
     }, Math.min(500, this.#leaseMs / 8))
     try {
       const res = await this.#api.fetch(`${url}/v1/events?${query}`, {
-        headers: { ...this.#api.headers, accept: 'text/event-stream' }, redirect: 'error', signal: abort.signal
+        headers: { ...this.#api.headers, accept: 'text/event-stream' }, redirect: 'error', cache: 'no-store', signal: abort.signal
       })
       if (!res.ok) await this.#refused(res)
       if (!/^text\/event-stream\b/.test(res.headers.get('content-type') ?? '')) throw new Error('the feed is no text/event-stream')
@@ -236,7 +241,12 @@ export class Feed {
       this.#revoked.apply(event, performance.now())
       if (event.type === 'key.compromised') this.#keys.compromise([event.kid])
     }
-    try { this.#onEvent?.(event) } catch (err) { this.#onProblem(err) }
+    void this.#tell(event)
+  }
+
+  /** Tells the application, at once. What it does wrong, also later, is no end of the feed nor of the process. */
+  async #tell (event) {
+    try { await this.#onEvent?.(event) } catch (err) { this.#onProblem(err) }
   }
 
   #heartbeat (c, { nonce, streams }) {
@@ -322,6 +332,12 @@ function behind (a, b) {
 }
 
 const pause = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms)
-  signal.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
+  const end = () => {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', end) // which lives as long as the client
+    resolve()
+  }
+  const timer = setTimeout(end, ms)
+  signal.addEventListener('abort', end)
+  if (signal.aborted) end()
 })
