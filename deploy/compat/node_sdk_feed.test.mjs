@@ -278,6 +278,33 @@ describe('a feed that', () => {
     assert.equal(await outcome(client, await mint(fake, key, { sid })), 'good local')
   })
 
+  test('repeats what was heard, or comes from a node that is behind: the state of the app does not go back', async (t) => {
+    const { fake, key, client } = await setup(t)
+    const jwt = await mint(fake, key)
+    const restart = async (revision) => {
+      const { length } = fake.opened
+      fake.snapshot = { ...fake.snapshot, revision, app_state: 'active' }
+      fake.write(fake.feeds[0], 'resync', { reason: 'gone' })
+      await until(() => fake.opened.length > length && client.status().streams[1]?.leaseMs > 0)
+      assert.equal(fake.opened.at(-1).get('since'), revision)
+    }
+    await client.start()
+    fake.event('app.suspended', { revision: '_config:0:9' })
+    await until(async () => await outcome(client, jwt) === 'suspended')
+    fake.event('app.resumed', { revision: '_config:0:5' })
+    fake.event('session.revoked', { session_id: newSID() })
+    await until(() => client.status().revocations === 1)
+    assert.equal(await outcome(client, jwt), 'suspended')
+    await restart('_config:0:6,eu:0:10')
+    assert.equal(await outcome(client, jwt), 'suspended')
+    fake.event('app.resumed', { revision: '_config:0:10' })
+    await until(async () => await outcome(client, jwt) === 'good local')
+    fake.event('app.suspended', { revision: '_config:1:3' }) // the log is another one
+    await until(async () => await outcome(client, jwt) === 'suspended')
+    await restart('_config:1:4,eu:0:10')
+    assert.equal(await outcome(client, jwt), 'good local')
+  })
+
   test('is told to the application, whose errors are its own', async (t) => {
     const got = []
     const { fake, client, problems } = await setup(t, { onEvent: (e) => { got.push(e.type); throw new Error('from the application') } })
