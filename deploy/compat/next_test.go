@@ -35,8 +35,8 @@ func TestNext(t *testing.T) {
 	}
 	w.await(t, "/api/cart/7", s.SessionJWT, "200 ada local 7")
 	time.Sleep(time.Until(brief.Session.ExpiresAt))
-	w.await(t, "/api/cart/7", brief.SessionJWT, "401 expired")
-	w.wants(t, "/account", brief.SessionJWT, "303 /login")
+	w.await(t, "/account", brief.SessionJWT, "303 /login")
+	w.wants(t, "/api/visit", brief.SessionJWT, "200 <nil>")
 }
 
 // testNextNobody: who shows nothing, or nothing that is good.
