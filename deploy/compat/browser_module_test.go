@@ -247,6 +247,7 @@ func TestBrowserModuleTrouble(t *testing.T) {
 	d.switched(tabs)
 	d.clocks(tabs[0])
 	d.loggedOut(tabs)
+	d.hasty(tabs[0])
 }
 
 // nodeGone kills the node and starts it again.
@@ -356,6 +357,27 @@ func (d *demo) loggedOut(tabs []*tab) {
 	d.rows.row(unless(got == "signed_outlogout", "%s", got), "signed out", "there is no JWT, and why")
 	got = js[string](tabs[0], `demo.session.refresh().then((s) => s.status + s.reason)`)
 	d.rows.row(unless(got == "signed_outmissing" || got == "signed_outlogout", "%s", got), "signed out", "the cookie is gone")
+}
+
+// hasty signs out on a page that does not know yet who is signed in: the answer to what it
+// asked when it was loaded comes afterwards.
+func (d *demo) hasty(a *tab) {
+	d.login(a, "ada")
+	d.road.set(answered)
+	p := d.b.open(d.t, "hasty", d.road.url+"/demo/")
+	p.await(10*time.Second, "globalThis.demo")
+	js[bool](p, watch)
+	for begun := time.Now(); !d.road.holds(1); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begun) > 10*time.Second {
+			d.t.Fatal("no request came")
+		}
+	}
+	out := js[string](p, `demo.session.signOut().then(() => demo.session.state.status + demo.session.state.reason, (e) => e.code)`)
+	d.road.set("")
+	after := js[string](p, `demo.session.getToken().then(() => "taken", (e) => e.code).then((got) => demo.session.refresh().then(() => got + " " + states.join("; ")))`)
+	d.rows.row(unless(out == "signed_outlogout" && strings.HasPrefix(after, "signed_out ") && !strings.Contains(after, " active"), "%s, then %s", out, after),
+		"signed out before it was known who is in", "the late answer signs nobody in")
+	p.end()
 }
 
 // TestBrowserModuleAlone: without what tabs need to speak to each other, each goes by

@@ -1,28 +1,35 @@
 // The Node.js SDK in the real Express and the real Fastify; and its handlers for
-// Next, which are functions from Request to Response, as such: Next itself is NOT
-// TESTED.
+// Next, which are functions from Request to Response, as such: TestNext runs them in
+// Next itself.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import net from 'node:net'
 import { describe, test } from 'node:test'
 import express from 'express'
 import fastify from 'fastify'
 import { expressAuth, fastifyAuth, nextMiddleware, nextRoute } from '../../node/client/js/index.js'
-import { good, mint, newSID, refused, setup } from './node_sdk_fake.mjs'
+import { good, mint, newSID, refused, setup as begin } from './node_sdk_fake.mjs'
 
-/** The real servers, each as url → answer. optional is at /maybe. */
+// A lease that none of these tests outlives, however busy the machine is.
+const setup = (t) => begin(t, { leaseMs: 15_000 })
+
+/** The real servers, each as url → answer. optional is at /maybe. at: gets the address of one of which every path is guarded. */
 const servers = {
-  async express (t, client, options) {
+  async express (t, client, options, at) {
     const app = express()
+    if (at) app.use(expressAuth(client, options))
     app.get('/me', expressAuth(client, options), (req, res) => res.json(req.auth))
     app.get('/maybe', expressAuth(client, { ...options, optional: true }), (req, res) => res.json({ user: req.auth?.userId ?? null }))
     const server = app.listen(0, '127.0.0.1')
     await once(server, 'listening')
     t.after(() => { server.closeAllConnections(); server.close() })
     const base = `http://127.0.0.1:${server.address().port}`
+    at?.(base)
     return (path, init) => fetch(base + path, init)
   },
-  async fastify (t, client, options) {
+  async fastify (t, client, options, at) {
     const app = fastify()
+    if (at) await app.register(fastifyAuth(client, options))
     await app.register(async (scope) => {
       await scope.register(fastifyAuth(client, options))
       scope.get('/me', (request) => request.auth)
@@ -34,7 +41,8 @@ const servers = {
     app.get('/open', (request) => ({ auth: request.auth ?? null }))
     const base = await app.listen({ port: 0, host: '127.0.0.1' })
     t.after(() => app.close())
-    assert.deepEqual(await (await fetch(`${base}/open`)).json(), { auth: null }, 'another scope is not concerned')
+    at?.(base)
+    if (!at) assert.deepEqual(await (await fetch(`${base}/open`)).json(), { auth: null }, 'another scope is not concerned')
     return (path, init) => fetch(base + path, init)
   },
   async next (t, client, options) {
@@ -80,7 +88,8 @@ for (const [name, serve] of Object.entries(servers)) {
         [{ authorization: 'Bearer token' }, refused(404, 'session_not_found', 'revoked'), 401, invalid, null],
         [{ authorization: 'Bearer token' }, refused(403, 'app_suspended'), 403, null, null],
         [{ authorization: 'Bearer token' }, refused(503, 'node_stale'), 503, null, '1'],
-        [{ authorization: 'Bearer token' }, refused(401, 'unauthorized_credentials'), 503, null, '1']
+        [{ authorization: 'Bearer token' }, refused(401, 'unauthorized_credentials'), 503, null, '1'],
+        [{ authorization: 'Bearer token' }, [401, { error: 'of some proxy' }], 503, null, '1']
       ]) {
         fake.answer = () => answer
         const res = await get('/me', { headers })
@@ -126,11 +135,56 @@ for (const [name, serve] of Object.entries(servers)) {
     test('options are checked', async (t) => {
       const { client } = await setup(t)
       const make = { express: expressAuth, fastify: fastifyAuth, next: (c, o) => nextRoute(c, () => {}, o) }[name]
-      assert.throws(() => make(client, { option: 1 }), TypeError)
+      for (const bad of [{ option: 1 }, { login: '/login' }, { cookies: 'session' }, { origin: 'shop.example' }, { origin: 'https://shop.example/path' }]) {
+        assert.throws(() => make(client, bad), TypeError, JSON.stringify(bad))
+      }
       assert.throws(() => make({}), TypeError)
     })
   })
 }
+
+describe('a proof of possession is for this server, whatever host the path or the request line names', () => {
+  for (const name of ['express', 'fastify']) {
+    test(name, async (t) => {
+      const { fake, key, client } = await setup(t)
+      await client.start()
+      const sid = newSID()
+      const jwt = await mint(fake, key, { sid, claims: { cnf: { jkt: 'x' } } })
+      fake.answer = () => good(sid)
+      let base
+      await servers[name](t, client, { origin: 'https://shop.example/' }, (at) => { base = at })
+      const { hostname, port } = new URL(base)
+      for (const [target, host, htu] of [
+        ['/me?a=b', 'shop.example', 'https://shop.example/me'],
+        ['//evil.example/me', 'shop.example', 'https://shop.example//evil.example/me'],
+        ['http://evil.example/me', 'shop.example', 'https://shop.example/me'],
+        ['/me', '[', 'https://shop.example/me']
+      ]) {
+        fake.asked = []
+        const socket = net.connect(port, hostname)
+        socket.write(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\nAuthorization: DPoP ${jwt}\r\nDPoP: p\r\nConnection: close\r\n\r\n`)
+        const [answer] = await once(socket, 'data')
+        assert.match(String(answer), /^HTTP\/1.1 (200|404) /)
+        assert.equal(fake.asked[0]?.dpop.htu, htu, `${target} at ${host}`)
+        socket.destroy()
+      }
+    })
+  }
+})
+
+test('fastify: a scope has its own options within one that has others', async (t) => {
+  const { client } = await setup(t)
+  const app = fastify()
+  t.after(() => app.close())
+  await app.register(fastifyAuth(client, { optional: true }))
+  app.get('/maybe', (request) => ({ auth: request.auth }))
+  await app.register(async (scope) => {
+    await scope.register(fastifyAuth(client))
+    scope.get('/me', (request) => request.auth)
+  })
+  assert.deepEqual((await app.inject('/maybe')).json(), { auth: null })
+  assert.equal((await app.inject('/me')).statusCode, 401)
+})
 
 describe('next', () => {
   test('keeps what a handler is given, and its answer', async (t) => {
@@ -159,5 +213,6 @@ describe('next', () => {
     fake.answer = () => refused(503, 'node_stale')
     assert.equal((await guard(request('Bearer token'))).status, 503)
     assert.equal((await nextMiddleware(client)(request())).status, 401)
+    assert.throws(() => nextMiddleware(client, { onRefresh () {} }), TypeError, 'there is no answer to put a new JWT into')
   })
 })

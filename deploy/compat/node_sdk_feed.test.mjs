@@ -136,6 +136,21 @@ describe('the lease', () => {
     await client.start()
     assert.equal(await outcome(client, jwt), 'good local')
   })
+
+  test('is void when the client is stopped while it begins, and comes with the next start', async (t) => {
+    const { fake, key, client } = await setup(t, { whenStale: 'refuse' })
+    const jwt = await mint(fake, key)
+    const started = client.start()
+    const stopped = client.stop() // while /v1/revocations is asked for
+    const again = client.start()
+    await assert.rejects(started, (err) => err.type === 'stopped')
+    await stopped
+    await again
+    assert.equal(await outcome(client, jwt), 'good local')
+    await client.stop()
+    assert.equal(await outcome(client, jwt), 'stale')
+    assert.equal(fake.opened.length, 1)
+  })
 })
 
 describe('a feed that', () => {
@@ -263,6 +278,33 @@ describe('a feed that', () => {
     assert.equal(await outcome(client, await mint(fake, key, { sid })), 'good local')
   })
 
+  test('repeats what was heard, or comes from a node that is behind: the state of the app does not go back', async (t) => {
+    const { fake, key, client } = await setup(t)
+    const jwt = await mint(fake, key)
+    const restart = async (revision) => {
+      const { length } = fake.opened
+      fake.snapshot = { ...fake.snapshot, revision, app_state: 'active' }
+      fake.write(fake.feeds[0], 'resync', { reason: 'gone' })
+      await until(() => fake.opened.length > length && client.status().streams[1]?.leaseMs > 0)
+      assert.equal(fake.opened.at(-1).get('since'), revision)
+    }
+    await client.start()
+    fake.event('app.suspended', { revision: '_config:0:9' })
+    await until(async () => await outcome(client, jwt) === 'suspended')
+    fake.event('app.resumed', { revision: '_config:0:5' })
+    fake.event('session.revoked', { session_id: newSID() })
+    await until(() => client.status().revocations === 1)
+    assert.equal(await outcome(client, jwt), 'suspended')
+    await restart('_config:0:6,eu:0:10')
+    assert.equal(await outcome(client, jwt), 'suspended')
+    fake.event('app.resumed', { revision: '_config:0:10' })
+    await until(async () => await outcome(client, jwt) === 'good local')
+    fake.event('app.suspended', { revision: '_config:1:3' }) // the log is another one
+    await until(async () => await outcome(client, jwt) === 'suspended')
+    await restart('_config:1:4,eu:0:10')
+    assert.equal(await outcome(client, jwt), 'good local')
+  })
+
   test('is told to the application, whose errors are its own', async (t) => {
     const got = []
     const { fake, client, problems } = await setup(t, { onEvent: (e) => { got.push(e.type); throw new Error('from the application') } })
@@ -271,6 +313,31 @@ describe('a feed that', () => {
     await until(() => got.length === 1 && problems.length === 1)
     assert.equal(problems[0].message, 'from the application')
     assert.ok(client.status().connected)
+  })
+
+  test('is told to an application that fails later', async (t) => {
+    const { fake, client, problems } = await setup(t, { onEvent: async () => { throw new Error('from the application') } })
+    await client.start()
+    fake.event('session.revoked', { session_id: newSID() })
+    await until(() => problems.length === 1)
+    assert.equal(problems[0].message, 'from the application')
+    assert.ok(client.status().connected)
+  })
+
+  test('is lost again and again: nothing is left behind', async (t) => {
+    const warnings = []
+    const note = (warning) => warnings.push(warning.message)
+    process.on('warning', note)
+    t.after(() => process.off('warning', note))
+    const { fake, client } = await setup(t)
+    await client.start()
+    for (let i = 0; i < 12; i++) {
+      const opened = fake.opened.length
+      fake.feeds[0].res.destroy()
+      await until(() => fake.opened.length > opened && fake.feeds.length === 1 && client.status().connected && client.status().streams[1].leaseMs > 0)
+      await until(() => fake.pings > opened) // so that the next attempt is made at once
+    }
+    assert.deepEqual(warnings, [])
   })
 
   test('is refused for good: start says so', async (t) => {

@@ -19,14 +19,25 @@ func TestNodeSDK(t *testing.T) {
 	t.Parallel()
 	needPackages(t, "jose", "express", "fastify")
 	cmd := exec.CommandContext(t.Context(), "node", "--import", "./node_sdk_resolve.mjs", "--test", "--test-reporter=tap",
-		"node_sdk_verify.test.mjs", "node_sdk_feed.test.mjs", "node_sdk_adapters.test.mjs")
+		"node_sdk_verify.test.mjs", "node_sdk_feed.test.mjs", "node_sdk_adapters.test.mjs", "node_sdk_chaos.test.mjs")
 	cmd.Env = append(environ(), "NODE_ENV=test")
 	out, err := cmd.CombinedOutput()
 	passed := strings.Count(string(out), "\n    ok ")
-	if err != nil || passed < 60 {
+	if err != nil || passed < 80 {
 		t.Fatalf("%v; %d passed\n%s", err, passed, out)
 	}
 	t.Logf("Node.js SDK: %d tests passed", passed)
+}
+
+// TestNodeSDKTypes has tsc check the SDK's types, by what an application does with them.
+func TestNodeSDKTypes(t *testing.T) {
+	t.Parallel()
+	needPackages(t, "typescript")
+	tsc := exec.Command("node", "node_modules/typescript/bin/tsc", "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
+		"--moduleResolution", "nodenext", "--lib", "es2022,dom", "node_sdk_types.ts")
+	if out, err := tsc.CombinedOutput(); err != nil {
+		t.Errorf("tsc: %v\n%s", err, out)
+	}
 }
 
 func (c *cluster) options(more object, urls ...string) object {

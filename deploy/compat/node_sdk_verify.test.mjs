@@ -302,7 +302,7 @@ describe('what the API is asked', () => {
       [refused(503, 'node_stale'), 'unavailable', 503], [refused(503, 'home_unreachable'), 'unavailable', 503], [refused(503, 'consistency_timeout'), 'unavailable', 503],
       [refused(500, 'internal_server_error'), 'unavailable', 500], [refused(401, 'unauthorized_credentials'), 'unavailable', 503],
       [refused(403, 'forbidden'), 'unavailable', 503], [refused(404, 'not_found'), 'unavailable', 503], [refused(400, 'invalid_argument'), 'unavailable', 503],
-      [refused(401, 'session_home_unreachable'), 'unavailable', 401], [[404, {}], 'unavailable', 404], [[200, {}], 'unavailable', 503],
+      [refused(401, 'session_home_unreachable'), 'unavailable', 401], [[404, {}], 'unavailable', 503], [[401, {}], 'unavailable', 503], [[200, {}], 'unavailable', 503],
       [[200, { session: { session_id: newSID(), status: 'revoked', app_id: APP, user_id: 'a' } }], 'unavailable', 503],
       [good(newSID(), { app_id: 'other' }), 'unavailable', 503]
     ]) {

@@ -14,6 +14,12 @@ import (
 // the pinned versions. What cannot be installed is said loudly, and skipped.
 func needPackages(t *testing.T, names ...string) {
 	t.Helper()
+	needPackagesIn(t, ".", names...)
+}
+
+// needPackagesIn is needPackages for the package.json in dir.
+func needPackagesIn(t *testing.T, dir string, names ...string) {
+	t.Helper()
 	skip := func(why string) {
 		fmt.Fprintf(os.Stderr, "NOT TESTED: %s: %s\n", t.Name(), why)
 		t.Skip("NOT TESTED: " + why)
@@ -23,24 +29,26 @@ func needPackages(t *testing.T, names ...string) {
 			skip(tool + " is not installed")
 		}
 	}
-	if packagesThere(t, names) {
+	if packagesThere(t, dir, names) {
 		return
 	}
-	if out, err := exec.Command("npm", "ci", "--no-audit", "--no-fund").CombinedOutput(); err != nil {
+	ci := exec.Command("npm", "ci", "--no-audit", "--no-fund")
+	ci.Dir = dir
+	if out, err := ci.CombinedOutput(); err != nil {
 		skip(fmt.Sprintf("npm ci: %v\n%s", err, out))
 	}
-	if !packagesThere(t, names) {
+	if !packagesThere(t, dir, names) {
 		t.Fatalf("npm ci did not install %v as package.json pins them", names)
 	}
 }
 
-// packagesThere reports whether the packages are installed as pinned.
-func packagesThere(t *testing.T, names []string) bool {
+// packagesThere reports whether the packages are installed in dir as pinned.
+func packagesThere(t *testing.T, dir string, names []string) bool {
 	t.Helper()
 	var pinned struct {
 		Dependencies map[string]string `json:"dependencies"`
 	}
-	text, err := os.ReadFile("package.json")
+	text, err := os.ReadFile(filepath.Join(dir, "package.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &pinned)
 	}
@@ -51,7 +59,7 @@ func packagesThere(t *testing.T, names []string) bool {
 		var installed struct {
 			Version string `json:"version"`
 		}
-		text, err := os.ReadFile(filepath.Join("node_modules", name, "package.json"))
+		text, err := os.ReadFile(filepath.Join(dir, "node_modules", name, "package.json"))
 		if err != nil || json.Unmarshal(text, &installed) != nil || installed.Version != pinned.Dependencies[name] {
 			return false
 		}

@@ -50,6 +50,7 @@ class Session {
   #jwt = null; // {text, at, life, renew}: life and renew in ms since at
   #ended = new Map(); // session ids, and why
   #ending = ""; // why the session ends, as an event says
+  #logouts = 0; // that were asked for here, and done
   #asking = null; // the request for a JWT that is under way
   #askingNext = null; // the one that follows it
   #failed = null; // {at, wait}: when the last request failed, and how long to wait
@@ -143,6 +144,7 @@ class Session {
     if (this.#closed || !this.#life) throw closed();
     const sid = this.#sid;
     await this.#wire.logout(this.#life.signal);
+    this.#logouts++;
     this.#signedOut("logout", sid, true);
   }
 
@@ -238,13 +240,15 @@ class Session {
   async #askNode({ background, quiet = false }) {
     const life = this.#life;
     if (!life) throw closed();
+    const logouts = this.#logouts;
     let about = this.#sid;
     try {
       background ??= !(await this.#used());
       const at = moment();
       const { jwt, session } = await this.#wire.refresh(background, life.signal);
-      const over = this.#ended.get(session.session_id);
-      if (over) { // the node is behind, or the answer was overtaken
+      // A log-out overtook the answer, also one that could not say of which session.
+      const over = this.#ended.get(session.session_id) || (logouts < this.#logouts && "logout");
+      if (over) { // or the node is behind
         about = session.session_id;
         throw signedOut(over);
       }

@@ -25,11 +25,14 @@ function shown (header, cookies, method, url) {
   return {}
 }
 
-/** The session of a request; null where none is needed and none that is good was shown. */
-async function sessionOf (client, { cookies = COOKIES, optional = false, origin }, header, method, url) {
+/**
+ * The session of a request; null where none is needed and none that is good was shown.
+ * target: path or URL that was requested. host: scheme and host, as far as the request says.
+ */
+async function sessionOf (client, { cookies = COOKIES, optional = false, origin }, header, method, target, host) {
   try {
     // What a proof is about is the request as the client made it, not as a proxy handed it on.
-    const seen = () => origin === undefined ? url() : new URL(new URL(url()).pathname, origin).href
+    const seen = () => `${origin ?? host()}${pathOf(target)}`
     const { credential, dpop } = shown(header, cookies, method, seen)
     return await client.verify(credential, { dpop })
   } catch (err) {
@@ -39,14 +42,23 @@ async function sessionOf (client, { cookies = COOKIES, optional = false, origin 
   }
 }
 
-const KNOWN = ['cookies', 'optional', 'onRefresh', 'origin', 'login']
+/**
+ * The path of what was requested, character by character: it is never read as a URL of
+ * its own. The host that "//host/path", or "http://host/path" in a request line, names is
+ * for who asks to choose, and a proof made for another server would be good there.
+ */
+const pathOf = (target) => target.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#]*/i, '').split(/[?#]/)[0] || '/'
 
-function checked (client, options = {}) {
+function checked (client, options = {}, more = 'onRefresh') {
+  const known = ['cookies', 'optional', 'origin', more]
   if (typeof client?.verify !== 'function') throw new TypeError('the first argument is a client')
   for (const name of Object.keys(options)) {
-    if (!KNOWN.includes(name)) throw new TypeError(`unknown option ${name}; there are ${KNOWN.join(', ')}`)
+    if (!known.includes(name)) throw new TypeError(`unknown option ${name}; there are ${known.join(', ')}`)
   }
-  return options
+  const { cookies, origin } = options
+  if (cookies !== undefined && !Array.isArray(cookies)) throw new TypeError('option cookies: a list of names')
+  if (origin !== undefined && !/^https?:\/\/[^/?#]+\/?$/.test(origin)) throw new TypeError('option origin: scheme and host, such as https://shop.example')
+  return { ...options, ...(origin !== undefined && { origin: new URL(origin).origin }) }
 }
 
 const one = (value) => Array.isArray(value) ? value.join(', ') : value
@@ -59,8 +71,7 @@ export function expressAuth (client, options) {
   const o = checked(client, options)
   return async (req, res, next) => {
     try {
-      req.auth = await sessionOf(client, o, (name) => one(req.headers[name]), req.method,
-        () => `${req.protocol}://${req.get('host')}${req.originalUrl.split('?')[0]}`)
+      req.auth = await sessionOf(client, o, (name) => one(req.headers[name]), req.method, req.originalUrl, () => `${req.protocol}://${req.get('host')}`)
       if (req.auth?.jwt !== undefined) await o.onRefresh?.(req.auth, req, res)
     } catch (err) {
       return next(err)
@@ -73,10 +84,10 @@ export function expressAuth (client, options) {
 export function fastifyAuth (client, options) {
   const o = checked(client, options)
   const plugin = async (fastify) => {
-    fastify.decorateRequest('auth', null)
+    if (!fastify.hasRequestDecorator('auth')) fastify.decorateRequest('auth', null) // a scope around this one may have its own options
     fastify.addHook('onRequest', async (request, reply) => {
-      request.auth = await sessionOf(client, o, (name) => one(request.headers[name]), request.method,
-        () => `${request.protocol}://${request.host}${request.url.split('?')[0]}`)
+      request.auth = await sessionOf(client, o, (name) => one(request.headers[name]), request.method, request.originalUrl ?? request.url,
+        () => `${request.protocol}://${request.host}`)
       if (request.auth?.jwt !== undefined) await o.onRefresh?.(request.auth, request, reply)
     })
   }
@@ -85,8 +96,8 @@ export function fastifyAuth (client, options) {
   return plugin
 }
 
-const requestOf = (client, o, request) => sessionOf(client, o, (name) => request.headers.get(name) ?? undefined, request.method,
-  () => request.url.split(/[?#]/)[0])
+const requestOf = (client, o, request) =>
+  sessionOf(client, o, (name) => request.headers.get(name) ?? undefined, request.method, request.url, () => new URL(request.url).origin)
 
 /**
  * Wraps a route handler of Next's app router, or any Request → Response: it gets
@@ -113,7 +124,7 @@ export function nextRoute (client, handler, options) {
  * this host, if there is one and somebody has to log in; else an error.
  */
 export function nextMiddleware (client, options) {
-  const o = checked(client, options)
+  const o = checked(client, options, 'login')
   return async (request) => {
     try {
       await requestOf(client, o, request)
@@ -126,6 +137,7 @@ export function nextMiddleware (client, options) {
 }
 
 function errorResponse (err) {
-  if (!(err instanceof RevocastError)) throw err
+  // Not by instanceof: Next loads this module more than once, and the client may be of another load of it.
+  if (err?.name !== 'RevocastError') throw err
   return Response.json({ error: err.code }, { status: err.status, headers: { ...err.headers, 'cache-control': 'no-store' } })
 }

@@ -52,6 +52,7 @@ export class Api {
         headers: { ...this.headers, ...(body !== undefined && { 'content-type': 'application/json' }), ...headers },
         body: body === undefined ? undefined : JSON.stringify(body),
         redirect: 'error', // it would carry tokens elsewhere
+        cache: 'no-store', // Next keeps what is fetched, also what a POST is answered
         signal: AbortSignal.timeout(this.timeoutMs + wait)
       })
       text = await res.text()
@@ -84,7 +85,9 @@ export function refusal (method, path, res, json) {
   for (const name of ['retry-after', 'www-authenticate', 'dpop-nonce']) {
     if (res.headers.get(name)) headers[name] = res.headers.get(name)
   }
+  // Passed on, a proxy's own 401 or 404 would log somebody out.
+  const status = code === 'unavailable' && res.status < 500 && res.status !== 429 ? undefined : res.status
   return new RevocastError(code, `${method} ${path}: ${res.status} ${type}: ${json?.error_message ?? 'no error of a node'}`, {
-    status: res.status, type, reason, details: json?.error_details, requestId: json?.request_id, headers: Object.keys(headers).length ? headers : undefined
+    status, type, reason, details: json?.error_details, requestId: json?.request_id, headers: Object.keys(headers).length ? headers : undefined
   })
 }

@@ -7,6 +7,8 @@ import { EventStream } from './sse.js'
 // What decides about JWTs. The other states of sessions are not asked for.
 const TYPES = ['session.revoked', 'user.revoked', 'app.revoked', 'app.suspended', 'app.resumed', 'app.deleted', 'key.compromised']
 
+const STATES = ['app.suspended', 'app.resumed', 'app.deleted']
+
 const MAX_WAIT = 5000 // ms between two attempts to connect, at most
 const MAX_PINGS = 8 // outstanding on one connection
 const CAUGHT = 300_000 // ms for which a catch-up is not repeated because JWTs live longer than it says
@@ -31,6 +33,7 @@ export class Feed {
   #regions = new Map() // region → stream, of those that the feed has told of
   #cursor // everything up to here was heard; undefined: /v1/revocations is needed
   #newest = '' // the last cursor there was
+  #stateAt = '' // revision of what the state of the app was last learned from
   #caught // when they were last caught up with
   #covered = new Set() // regions whose revocations were heard from the beginning on
   #stopping
@@ -80,6 +83,11 @@ export class Feed {
 
   /** Begins to follow. The promise is for the first lease. */
   start () {
+    if (this.#stopping?.signal.aborted && this.#running !== undefined) { // the one before has not ended yet
+      const again = this.#running.then(() => this.start())
+      again.catch(() => {})
+      return again
+    }
     if (this.#running === undefined) {
       this.#stopping = new AbortController()
       this.started = new Promise((resolve, reject) => { this.#live = { resolve, reject } })
@@ -102,7 +110,7 @@ export class Feed {
       let heard = false
       try {
         if (this.#cursor === undefined) await this.#catchUp()
-        heard = await this.#follow(signal)
+        if (!signal.aborted) heard = await this.#follow(signal)
       } catch (err) {
         if (!signal.aborted && !this.#report(err)) break
       }
@@ -140,7 +148,7 @@ export class Feed {
     this.#revoked.load(body, at / 1000, performance.now())
     this.#keys.compromise(body.compromised_keys)
     // The answer may be of a node that lags: then the feed tells the rest.
-    if (!behind(body.revision, this.#newest)) this.#revoked.become(body.app_state)
+    if (this.#learns(body.revision)) this.#revoked.become(body.app_state)
     this.#covered = new Set(parts(body.revision).keys())
     this.#caught = began
     this.#cursor = body.revision
@@ -167,7 +175,7 @@ export class Feed {
     }, Math.min(500, this.#leaseMs / 8))
     try {
       const res = await this.#api.fetch(`${url}/v1/events?${query}`, {
-        headers: { ...this.#api.headers, accept: 'text/event-stream' }, redirect: 'error', signal: abort.signal
+        headers: { ...this.#api.headers, accept: 'text/event-stream' }, redirect: 'error', cache: 'no-store', signal: abort.signal
       })
       if (!res.ok) await this.#refused(res)
       if (!/^text\/event-stream\b/.test(res.headers.get('content-type') ?? '')) throw new Error('the feed is no text/event-stream')
@@ -233,10 +241,22 @@ export class Feed {
   /** An event that cannot be read throws: the connection ends, and with it the leases. */
   #apply (event) {
     if (event.app_id === undefined || event.app_id === this.#api.app) {
-      this.#revoked.apply(event, performance.now())
+      if (!STATES.includes(event.type) || this.#learns(event.revision)) this.#revoked.apply(event, performance.now())
       if (event.type === 'key.compromised') this.#keys.compromise([event.kid])
     }
-    try { this.#onEvent?.(event) } catch (err) { this.#onProblem(err) }
+    void this.#tell(event)
+  }
+
+  /** Whether the revision says something about the state of the app, which is not one that was left since. */
+  #learns (revision) {
+    if (behind(revision, this.#stateAt)) return false
+    this.#stateAt = revision
+    return true
+  }
+
+  /** Tells the application, at once. What it does wrong, also later, is no end of the feed nor of the process. */
+  async #tell (event) {
+    try { await this.#onEvent?.(event) } catch (err) { this.#onProblem(err) }
   }
 
   #heartbeat (c, { nonce, streams }) {
@@ -322,6 +342,12 @@ function behind (a, b) {
 }
 
 const pause = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms)
-  signal.addEventListener('abort', () => { clearTimeout(timer); resolve() }, { once: true })
+  const end = () => {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', end) // which lives as long as the client
+    resolve()
+  }
+  const timer = setTimeout(end, ms)
+  signal.addEventListener('abort', end)
+  if (signal.aborted) end()
 })

@@ -26,8 +26,8 @@ export interface ClientOptions {
   fetch?: typeof globalThis.fetch
   /** Instead of the clocks of this machine, for tests. */
   clock?: Clock
-  /** Called with each revocation, after it is in force. At least once each. */
-  onEvent?: (event: RevocationEvent) => void
+  /** Called with each revocation, after it is in force. At least once each. What it throws goes to onProblem. */
+  onEvent?: (event: RevocationEvent) => unknown
   /** Called with what went wrong in the background: the feed, the keys. */
   onProblem?: (problem: Error) => void
 }
@@ -142,7 +142,7 @@ export function createClient(options: ClientOptions): Client
 export interface AuthOptions<Request = any, Response = any> {
   /** Cookies that may hold the token or JWT, the first that is there counts. Default: __Host-session, session. */
   cookies?: string[]
-  /** Scheme and host under which clients reach this service, for DPoP proofs behind a proxy. Default: as in the request. */
+  /** Scheme and host under which clients reach this service, for DPoP proofs. Default: what the request says, which its sender chooses. */
   origin?: string
   /** Who is nobody gets null instead of 401. What is not known now stays 503. */
   optional?: boolean
@@ -171,5 +171,5 @@ export function nextRoute<Context extends object>(
 /** For Next's middleware on the Node.js runtime: undefined where the request may go on. */
 export function nextMiddleware(
   client: Pick<Client, 'verify'>,
-  options?: AuthOptions & { login?: string }
+  options?: Omit<AuthOptions, 'onRefresh'> & { login?: string }
 ): (request: Request) => Promise<Response | undefined>

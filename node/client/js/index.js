@@ -158,8 +158,9 @@ class Client {
   /**
    * POST /v1/sessions/revoke: by session_id, session_token, session_jwt, user_id
    * or all. wait "all": the answer comes once no node says "good" any more, or
-   * with a receipt that is not complete. This client refuses the session from
-   * then on, whatever the feed does.
+   * with a receipt that is not complete. A session that is named by its id, or by a
+   * JWT that was verified here, this client refuses from then on, whatever the feed
+   * does; others as soon as the feed tells.
    */
   async revoke (body) {
     // Until a silent node can have no lease any more takes 15.3 s.
