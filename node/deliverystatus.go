@@ -67,7 +67,7 @@ func worstOf(all []api.Delivery) (status, reason string) {
 // replayable returns the place of each region from which events are to be delivered
 // again.
 func (n *Node) replayable(text string) (map[string]string, error) {
-	from, err := events.ParseRevision(text)
+	from, err := parseRevision(text)
 	if err != nil {
 		return nil, badSetting("from", "%v", err)
 	}

@@ -436,13 +436,26 @@ describe('revocations', () => {
     assert.equal(await outcome(client, await mint(fake, key, { sid: gone })), 'revoked')
     assert.equal(await outcome(client, await mint(fake, key, { iat: now - 161 })), 'revoked')
     assert.equal(await outcome(client, await mint(fake, key, { iat: now - 261, user: 'bob' })), 'revoked')
-    // When the log took them is not told: the API is asked about everything since.
+    // Until when JWTs were minted of those it took is not told: the API is asked about everything since.
     assert.equal(await outcome(client, await mint(fake, key)), 'revoked revoked')
     const fresh = newSID()
     fake.answer = () => good(fresh)
     assert.equal(await outcome(client, await mint(fake, key, { sid: fresh })), 'good api')
     assert.equal(await outcome(client, await mint(fake, key, { sid: fresh })), 'good local')
     assert.deepEqual(fake.asked.at(-1).consistency, { at_least: fake.snapshot.revision })
+  })
+
+  test('that were there before the client began, with until when JWTs were minted', async (t) => {
+    const { fake, key, client } = await setup(t)
+    const now = Math.floor(Date.now() / 1000)
+    const mark = { region: 'eu', stream: STREAM, revoked_at: new Date((now - 200) * 1000).toISOString() }
+    fake.snapshot.users = [{ ...mark, user_hash: userHash(APP, 'ada'), minted_until: new Date((now - 100) * 1000).toISOString() }]
+    await client.start()
+    assert.equal(await outcome(client, await mint(fake, key, { iat: now - 261 })), 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { iat: now - 99 })), 'good local')
+    fake.answer = () => refused(404, 'session_not_found', 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { iat: now - 100 })), 'revoked revoked')
+    assert.equal(fake.asked.length, 1)
   })
 
   test('the app suspended, resumed, deleted', async (t) => {

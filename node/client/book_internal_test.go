@@ -152,6 +152,16 @@ func TestPending(t *testing.T) {
 	}
 	expect("before a catch-up", asked.Add(-2*time.Minute), isRevoked)
 	expect("of a catch-up, which does not say when it was delivered", heard.Add(time.Hour), isDoubtful)
+	b.marks = nil
+	until := heard.Add(75 * time.Second)
+	if err := b.load(&api.Revocations{
+		Revision: "eu:0:9", JWTLifeSeconds: 300, Users: []api.Watermark{{UserHash: e.UserHash, Stream: 2, RevokedAt: asked, MintedUntil: &until}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	expect("before a catch-up that says it", asked.Add(-2*time.Minute), isRevoked)
+	expect("until it was known everywhere", until, isDoubtful)
+	expect("and later", until.Add(time.Millisecond), good)
 }
 
 // TestToldAgain: a log-out that was recorded elsewhere takes more sessions once it is

@@ -175,8 +175,8 @@ func (b *book) steal(kid string) {
 }
 
 // load adds what a catch-up says. A node that answers at_least its revision, but for
-// CONFIG, knows each of the watermarks; when the nodes of the home came to know of
-// one, it does not say.
+// CONFIG, knows each of the watermarks; when the last node of the home came to know of
+// one, it says unless it cannot know.
 func (b *book) load(r *api.Revocations) error {
 	revision := homes(r.Revision)
 	b.mu.Lock()
@@ -193,7 +193,11 @@ func (b *book) load(r *api.Revocations) error {
 	}
 	for all, list := range map[bool][]api.Watermark{false: r.Users, true: r.All} {
 		for i := range list {
-			if err := b.mark(&list[i], all, revision, unknown); err != nil {
+			known := int64(unknown)
+			if until := list[i].MintedUntil; until != nil {
+				known = until.UnixMilli()
+			}
+			if err := b.mark(&list[i], all, revision, known); err != nil {
 				return fmt.Errorf("read a watermark: %w", err)
 			}
 		}

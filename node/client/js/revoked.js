@@ -62,8 +62,11 @@ export class Revoked {
   load (snapshot, at, now) {
     this.life = snapshot.jwt_life_seconds
     for (const sid of snapshot.sessions) this.revoke(sid, at, now)
-    // It does not say whether the home of the sessions knows of a watermark.
-    for (const mark of [...snapshot.users, ...snapshot.all]) this.#mark(mark, { at, until: Infinity, revision: snapshot.revision, now })
+    for (const mark of [...snapshot.users, ...snapshot.all]) {
+      // Without it, the home of the sessions may not know of the watermark yet.
+      const until = mark.minted_until === undefined ? Infinity : seconds(mark.minted_until)
+      this.#mark(mark, { at, until, revision: snapshot.revision, now })
+    }
     // What it leaves out was revoked that much earlier, and JWTs from then are over.
     this.over = Math.max(this.over, at - SLACK + MARGIN)
   }
@@ -108,7 +111,7 @@ export class Revoked {
    */
   #mark ({ stream, user_hash: user, revoked_at: asked, except_session_ids: except = [] }, { at, until, revision, now }) {
     const from = seconds(asked)
-    if (!Number.isInteger(stream) || Number.isNaN(from) || Number.isNaN(at)) throw new Error('a revocation names no stream or no time')
+    if (!Number.isInteger(stream) || [from, at, until].some(Number.isNaN)) throw new Error('a revocation names no stream or no time')
     const key = `${stream}:${user ?? ''}`
     const mark = { from, at, until: Math.max(until, from + MARGIN), revision, except: new Set(except), good: new Set(), heard: now }
     // Told again, or said by one that spares nobody.
