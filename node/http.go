@@ -174,8 +174,8 @@ func respond(w http.ResponseWriter, c *call, status int, body any) {
 	_, _ = w.Write(buf.Bytes()) // a client that went away reads nothing
 }
 
-// readQuery reads the parameters, of which there may be only these, and app, which
-// authorize reads: each once.
+// readQuery reads the parameters, of which there may be only these, each once, and app,
+// which namedApp and pinOf judge.
 func readQuery(raw string, known ...string) (url.Values, error) {
 	if raw == "" {
 		return nil, nil
@@ -186,7 +186,8 @@ func readQuery(raw string, known ...string) (url.Values, error) {
 	}
 	for name, values := range q {
 		switch {
-		case name != "app" && !slices.Contains(known, name):
+		case name == "app":
+		case !slices.Contains(known, name):
 			return nil, fail(api.InvalidArgument, "unknown parameter %q", name).with("field", name)
 		case len(values) > 1:
 			return nil, fail(api.InvalidArgument, "%s: appears twice", name).with("field", name)

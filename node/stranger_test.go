@@ -31,7 +31,7 @@ func TestTwoApps(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		h.newApp("other", nil)
 		ask := func(query, authorization string, apps ...string) *reply {
-			r, _ := http.NewRequestWithContext(t.Context(), "GET", "/v1/rbac/policy?x=1"+query, nil)
+			r, _ := http.NewRequestWithContext(t.Context(), "GET", "/v1/rbac/policy?"+strings.TrimPrefix(query, "&"), nil)
 			r.Header.Set("Authorization", authorization)
 			r.Header["X-Revocast-App"] = apps
 			return h.send(r)
