@@ -471,6 +471,29 @@ describe('revocations', () => {
     }
   })
 
+  test('the app resumed while there is no feed: a node is asked that knows that it was suspended', async (t) => {
+    for (const whenStale of ['api', 'refuse']) {
+      const { fake, key, client } = await setup(t, { whenStale })
+      await client.start()
+      const sid = newSID()
+      const jwt = await mint(fake, key, { sid })
+      fake.event('app.suspended', { region: '_config', stream: 1, revision: '_config:0:9' })
+      await until(async () => await outcome(client, jwt) === 'suspended')
+      fake.refuse = refused(503, 'memory_full')
+      fake.feeds[0].res.destroy()
+      await until(() => client.status().streams.every((s) => s.leaseMs === 0))
+      fake.answer = () => refused(403, 'app_suspended')
+      assert.equal(await outcome(client, jwt), 'suspended')
+      fake.answer = () => good(sid)
+      assert.equal(await outcome(client, jwt), whenStale === 'api' ? 'good api' : 'suspended')
+      for (const { consistency } of fake.asked) assert.equal(consistency.at_least, '_config:0:9,eu:0:11')
+      assert.equal(fake.asked.length, whenStale === 'api' ? 2 : 0)
+      fake.refuse = null
+      await until(() => client.status().streams.every((s) => s.leaseMs > 0))
+      assert.equal(await outcome(client, jwt), 'suspended') // the feed did not say that it was resumed
+    }
+  })
+
   test('are forgotten when no JWT can need them, and JWTs from before stay refused', () => {
     const r = new Revoked()
     const sid = newSID()

@@ -70,6 +70,9 @@ export class Feed {
     return undefined
   }
 
+  /** The position in CONFIG from which the state of the app is known, undefined when none is. */
+  get stateAt () { return this.#stateAt.split(',').find((part) => part.startsWith('_config:')) }
+
   status () {
     const now = this.#clock.now()
     return {
