@@ -508,6 +508,20 @@ describe('revocations', () => {
     assert.equal(r.over, 1375) // 300 s after the last JWT that a node at most 75 s behind has minted
   })
 
+  test('that a catch-up names again are kept from then on: their home may not know of them yet', () => {
+    const r = new Revoked()
+    const sid = newSID()
+    const load = (now) => r.load({ revision: 'eu:0:1', jwt_life_seconds: 300, sessions: [sid], users: [], all: [] }, 1000 + now / 1000, now)
+    load(0)
+    r.revoke(newSID(), 1000, 100_000)
+    load(400_000)
+    r.forget(819_999)
+    assert.equal(r.look({ sid, stream: STREAM, userHash: 'x', iat: 1700 }), 'revoked')
+    assert.equal(r.size, 1)
+    r.forget(820_000)
+    assert.equal(r.size, 0)
+  })
+
   test('a clock that is set back revives nothing', async (t) => {
     const clock = newClock()
     const { fake, key, client } = await setup(t, { clock, leaseMs: 15_000, whenExpired: 'refuse' })
