@@ -57,7 +57,7 @@ func (n *Node) parseConsistency(raw json.RawMessage) (consistency, error) {
 			with("field", "consistency").because(err)
 	}
 	for _, p := range r {
-		if n.streamOf(p.Stream) == nil {
+		if _, known := n.catalog.Snapshot().Region(p.Stream); !known && n.streamOf(p.Stream) == nil {
 			return consistency{}, fail(api.InvalidArgument, "consistency.at_least: no stream %q", p.Stream).with("field", "consistency")
 		}
 	}
@@ -78,6 +78,9 @@ func (n *Node) reach(ctx context.Context, want consistency) error {
 	defer cancel()
 	for _, p := range want.atLeast {
 		s := n.streamOf(p.Stream)
+		if s == nil { // its region is out of reach since this node began
+			return fail(api.ConsistencyTimeout, "this node does not follow stream %s yet; ask another", p.Stream)
+		}
 		switch gen := s.position().Gen; {
 		case p.Gen < gen:
 			// The log that the position was of is gone: it reads as "bounded".

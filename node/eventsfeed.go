@@ -186,6 +186,7 @@ func (n *Node) serveFeed(ctx context.Context, out *sseWriter, reader *feedReader
 		if err != nil {
 			return n.endFeed(ctx, out, err)
 		}
+		reader.disown(streams)
 		for _, e := range all {
 			out.event(e.Type, reader.after(e).String(), e.json)
 		}

@@ -141,6 +141,27 @@ func TestFeedGoesOnWithoutARegion(t *testing.T) {
 	}
 }
 
+// Who demands what stands in a region that this node knows and cannot follow yet is told to
+// ask another: the demand is none that there is not.
+func TestConsistencyOfARegionAway(t *testing.T) {
+	continentsBubble(t, func(t *testing.T, c *continents) {
+		token := c.nodes["eu1"].login("ada").str("session_token")
+		c.end("eu2")
+		c.adjust = func(_ string, conf *node.Config) {
+			conf.Open = func(context.Context, *events.Region) (events.Log, error) { return nil, errors.New("no route") }
+		}
+		c.start("eu3")
+		time.Sleep(10 * time.Second)
+		n := c.nodes["eu3"]
+		ask := func(at string) *reply {
+			return n.do(n.key, "POST", "/v1/sessions/authenticate", m{"session_token": token, "consistency": m{"at_least": at}})
+		}
+		ask("eu:0:1").want(http.StatusOK)
+		ask("eu:0:1,mars:0:1").wantError(http.StatusBadRequest, "invalid_argument")
+		ask("eu:0:1,us:0:1").wantError(http.StatusServiceUnavailable, "consistency_timeout")
+	})
+}
+
 // A cursor of a log that is not there any more is gone, also when that is only found
 // out once its region can be reached again.
 func TestFeedOfARegionThatIsAnother(t *testing.T) {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -44,6 +45,16 @@ func (r *feedReader) reach(ctx context.Context, p events.Position) error {
 	}
 	r.wait(p)
 	return nil
+}
+
+// disown takes back what was said of streams that the reader has had to leave since: what
+// the log holds of them was not given.
+func (r *feedReader) disown(all []api.FeedStream) {
+	for i, s := range all {
+		if r.waits[s.Region] != nil {
+			all[i] = api.FeedStream{Region: s.Region, Stream: s.Stream, Stale: cmp.Or(s.Stale, reasonStarting)}
+		}
+	}
 }
 
 // unreadable reports whether the error is one of the log of a stream, and not of the

@@ -255,6 +255,31 @@ describe('a feed that', () => {
     assert.equal(await outcome(client, jwt), 'stale')
   })
 
+  test('has a region again that was out of reach for long: what its home was not told of is read first', async (t) => {
+    const clock = newClock()
+    const { fake, key, client } = await setup(t, { clock })
+    const us = { region: 'us', stream: 3, staleness_ms: 0 }
+    fake.streams = [...fake.streams, us]
+    fake.snapshot.revision += ',us:0:3'
+    await client.start()
+    const [sid, other] = [newSID(3), newSID(3)]
+    const back = async () => {
+      delete us.stale
+      await until(() => client.status().streams.find((s) => s.region === 'us').leaseMs > 0)
+    }
+    us.stale = 'silent'
+    clock.pass(30_000)
+    await back()
+    assert.equal(fake.snapshots, 1)
+    us.stale = 'silent'
+    clock.pass(100_000)
+    fake.snapshot.sessions = [sid] // revoked elsewhere, heard, and forgotten since
+    await back()
+    assert.equal(fake.snapshots, 2)
+    assert.equal(await outcome(client, await mint(fake, key, { sid })), 'revoked')
+    assert.equal(await outcome(client, await mint(fake, key, { sid: other })), 'good local')
+  })
+
   test('says what cannot be read: no lease comes of it', async (t) => {
     for (const data of ['{', '{"type":"session.revoked","app_id":"shop"}', '{"type":"user.revoked","app_id":"shop","user_hash":"x"}', 'null']) {
       const { fake, client, problems } = await setup(t)

@@ -471,6 +471,29 @@ describe('revocations', () => {
     }
   })
 
+  test('the app resumed while there is no feed: a node is asked that knows that it was suspended', async (t) => {
+    for (const whenStale of ['api', 'refuse']) {
+      const { fake, key, client } = await setup(t, { whenStale })
+      await client.start()
+      const sid = newSID()
+      const jwt = await mint(fake, key, { sid })
+      fake.event('app.suspended', { region: '_config', stream: 1, revision: '_config:0:9' })
+      await until(async () => await outcome(client, jwt) === 'suspended')
+      fake.refuse = refused(503, 'memory_full')
+      fake.feeds[0].res.destroy()
+      await until(() => client.status().streams.every((s) => s.leaseMs === 0))
+      fake.answer = () => refused(403, 'app_suspended')
+      assert.equal(await outcome(client, jwt), 'suspended')
+      fake.answer = () => good(sid)
+      assert.equal(await outcome(client, jwt), whenStale === 'api' ? 'good api' : 'suspended')
+      for (const { consistency } of fake.asked) assert.equal(consistency.at_least, '_config:0:9,eu:0:11')
+      assert.equal(fake.asked.length, whenStale === 'api' ? 2 : 0)
+      fake.refuse = null
+      await until(() => client.status().streams.every((s) => s.leaseMs > 0))
+      assert.equal(await outcome(client, jwt), 'suspended') // the feed did not say that it was resumed
+    }
+  })
+
   test('are forgotten when no JWT can need them, and JWTs from before stay refused', () => {
     const r = new Revoked()
     const sid = newSID()
@@ -483,6 +506,20 @@ describe('revocations', () => {
     r.forget(420_000)
     assert.equal(r.size, 0)
     assert.equal(r.over, 1375) // 300 s after the last JWT that a node at most 75 s behind has minted
+  })
+
+  test('that a catch-up names again are kept from then on: their home may not know of them yet', () => {
+    const r = new Revoked()
+    const sid = newSID()
+    const load = (now) => r.load({ revision: 'eu:0:1', jwt_life_seconds: 300, sessions: [sid], users: [], all: [] }, 1000 + now / 1000, now)
+    load(0)
+    r.revoke(newSID(), 1000, 100_000)
+    load(400_000)
+    r.forget(819_999)
+    assert.equal(r.look({ sid, stream: STREAM, userHash: 'x', iat: 1700 }), 'revoked')
+    assert.equal(r.size, 1)
+    r.forget(820_000)
+    assert.equal(r.size, 0)
   })
 
   test('a clock that is set back revives nothing', async (t) => {

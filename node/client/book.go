@@ -356,6 +356,15 @@ func (b *book) renew(stream byte, ends time.Duration) {
 	b.leases[stream] = max(b.leases[stream], ends)
 }
 
+// lapsed reports whether there has been no lease on the stream, nor a catch-up (which began
+// at that boot time), for so long that a revocation may soon be forgotten that its home
+// was never told of.
+func (b *book) lapsed(stream byte, caught time.Duration) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.clock.Boot()-max(b.leases[stream], caught) > keepMargin/2
+}
+
 // heard notes a node's clock: the header Date of an answer that came just now,
 // which is never ahead of it.
 func (b *book) heard(date time.Time) {

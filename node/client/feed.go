@@ -38,7 +38,7 @@ var (
 	errLost = errors.New("the feed cannot go on from here")
 	// errSilent: no ping has come back for a lease.
 	errSilent = errors.New("the feed is silent")
-	// errMoved: the node knows a stream that the cursor does not.
+	// errMoved: the node knows a stream that the cursor does not, or has it again.
 	errMoved = errors.New("the feed has a stream that was not caught up with")
 	// errOutlived: JWTs live longer than was said.
 	errOutlived = errors.New("JWTs live longer than what was caught up with")
@@ -50,6 +50,7 @@ type follower struct {
 	cursor string // everything up to here is in the book; empty: nothing is known
 	since  string // the cursor with which the present connection began
 	moved  time.Duration
+	caught time.Duration // when (on the boot clock) the last catch-up began
 	// outlived is when (on the boot clock) that was last a reason to catch up.
 	outlived time.Duration
 }
@@ -161,6 +162,7 @@ func resync(data []byte) error {
 // book holds.
 func (f *follower) catchUp(ctx context.Context) error {
 	var r api.Revocations
+	began := f.c.setup.clock.Boot()
 	if err := f.c.call(ctx, request{method: http.MethodGet, path: "/v1/revocations", once: true}, &r); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
@@ -171,7 +173,7 @@ func (f *follower) catchUp(ctx context.Context) error {
 		return fmt.Errorf("catch up: %w", err)
 	}
 	f.c.book.outlived.Store(false)
-	f.cursor = r.Revision
+	f.cursor, f.caught = r.Revision, began
 	return nil
 }
 
@@ -211,7 +213,9 @@ func (f *follower) connect(ctx context.Context) (io.ReadCloser, error) {
 // what the node itself may have been behind. It reports whether it does.
 //
 // Nothing is promised of a stream that the connection's cursor did not name: of
-// that the feed began where the node was, and what came before is not known here.
+// that the feed began where the node was, and what came before is not known here. Nor is
+// it of one that was out of reach for long: what was revoked elsewhere meanwhile may be
+// forgotten here, although its own region, which is yet to be told, went on minting.
 func (f *follower) heartbeat(p *pings, data []byte) (back bool, err error) {
 	var h api.FeedHeartbeat
 	if err := json.Unmarshal(data, &h); err != nil {
@@ -230,7 +234,7 @@ func (f *follower) heartbeat(p *pings, data []byte) (back bool, err error) {
 	for _, s := range h.Streams {
 		switch {
 		case s.Stale != "" || s.StalenessMS < 0:
-		case positionIn(f.since, s.Region) != "":
+		case positionIn(f.since, s.Region) != "" && !f.c.book.lapsed(s.Stream, f.caught):
 			f.c.book.renew(s.Stream, sent-time.Duration(s.StalenessMS)*time.Millisecond+lease)
 			if s.Region != configRegion {
 				f.c.state.proved()

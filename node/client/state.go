@@ -187,7 +187,9 @@ func (b *book) load(r *api.Revocations) error {
 		if !ok {
 			return fmt.Errorf("read a revoked session: %w", errUnreadable)
 		}
-		if _, held := b.revoked[id]; !held {
+		// What is held may be pending, and matter for longer than was known. Not each time,
+		// as the queue grows by it.
+		if until, held := b.revoked[id]; !held || until < b.keep()-time.Minute {
 			b.revokeLocked(id)
 		}
 	}

@@ -11,6 +11,7 @@ const STATES = ['app.suspended', 'app.resumed', 'app.deleted']
 
 const MAX_WAIT = 5000 // ms between two attempts to connect, at most
 const MAX_PINGS = 8 // outstanding on one connection
+const LAPSE = 60_000 // ms without a lease, and without a catch-up, after which a stream is not taken up again without one
 const CAUGHT = 300_000 // ms for which a catch-up is not repeated because JWTs live longer than it says
 
 /**
@@ -69,6 +70,9 @@ export class Feed {
     }
     return undefined
   }
+
+  /** The position in CONFIG from which the state of the app is known, undefined when none is. */
+  get stateAt () { return this.#stateAt.split(',').find((part) => part.startsWith('_config:')) }
 
   status () {
     const now = this.#clock.now()
@@ -273,8 +277,10 @@ export class Feed {
     for (const s of streams) {
       if (s.stale !== undefined || !(s.staleness_ms >= 0)) continue
       // Of a stream that began after this feed, or was out of reach when it did, the
-      // first revocations were not heard.
-      if (!this.#covered.has(s.region)) {
+      // first revocations were not heard. Of one that was out of reach for long, those
+      // that were recorded elsewhere meanwhile may be forgotten, although its own
+      // region, which is yet to be told of them, went on minting.
+      if (!this.#covered.has(s.region) || this.#lapsed(s.stream, now)) {
         this.#cursor = undefined
         return c.end(`the revocations of region ${s.region} are to be read first`)
       }
@@ -290,6 +296,11 @@ export class Feed {
     } else if (this.#api.urls.length > 1) {
       c.end('the node is fenced') // another one may not be
     }
+  }
+
+  #lapsed (stream, now) {
+    const lease = this.#leases.get(stream)
+    return elapsed(this.#caught, now) > LAPSE && (lease === undefined || elapsed(lease.sent, now) > LAPSE)
   }
 
   #ping (c) {

@@ -72,6 +72,10 @@ class Client {
     const fresh = this.#feed.holds(v.stream, now)
     const known = this.#revoked.look(v)
     if (known === 'revoked') throw revoked()
+    if (this.#revoked.state === 'suspended' && !fresh && this.#conf.whenStale === 'api' && this.#askable) {
+      // Nobody would have said that it is so no more.
+      return this.#ask(jwt, { dpop, touch, stream: v.stream, mark: known, least: this.#feed.stateAt })
+    }
     if (this.#revoked.state !== 'active') throw new RevocastError('suspended', `the app is ${this.#revoked.state}`)
     if (v.bound) {
       if (dpop === undefined) throw unproved()

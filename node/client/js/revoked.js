@@ -99,8 +99,8 @@ export class Revoked {
   revoke (sid, at, now) {
     if (typeof sid !== 'string' || sid.length !== 22 || Number.isNaN(at)) throw new Error('a revocation names no session or no time')
     const held = this.#sessions.get(sid)
-    if (held === undefined) this.#sessions.set(sid, { at, heard: now })
-    else held.at = Math.max(held.at, at)
+    this.#sessions.delete(sid) // so that the order stays that of hearing
+    this.#sessions.set(sid, { at: Math.max(held?.at ?? at, at), heard: now })
   }
 
   /**
