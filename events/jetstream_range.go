@@ -24,26 +24,31 @@ const readAgain = 100 * time.Millisecond
 // deadline, until nothing was read for five seconds.
 func (j *JetStream) Read(ctx context.Context, r Range, fn func(Entry) bool) error {
 	beats := Subject{Region: j.region, User: "*", ID: "*", Kind: KindBeat}.String()
-	along := readConfig{from: r.From, since: r.Since, filters: append(slices.Clone(r.Filters), beats)}
+	along := readConfig{from: r.From, filters: append(slices.Clone(r.Filters), beats)}
 	_, limited := ctx.Deadline()
 	heard, pause := time.Now(), backoff{}
-	if !j.replicated {
-		along.begun = func(seq uint64) { along.from, along.since = seq, time.Time{} }
-	}
-	for along.from <= r.To {
+	for since := r.Since; along.from <= r.To; {
 		over := false
-		err := j.api.read(ctx, j.name, along, func(d delivery, m *nats.Msg) (bool, error) {
-			along.from, along.since = d.seq+1, time.Time{}
-			heard, pause = time.Now(), backoff{}
-			if d.seq > r.To {
-				over = true
-				return false, nil
+		var err error
+		if !since.IsZero() {
+			if along.from, err = j.api.seqAt(ctx, j.name, since); err == nil {
+				since = time.Time{}
+				continue
 			}
-			e := deliveredEntry(m, d)
-			wanted := slices.ContainsFunc(r.Filters, func(f string) bool { return within(e.Subject, f) })
-			over = wanted && !fn(e)
-			return !over, nil
-		})
+		} else {
+			err = j.api.read(ctx, j.name, along, func(d delivery, m *nats.Msg) (bool, error) {
+				along.from = d.seq + 1
+				heard, pause = time.Now(), backoff{}
+				if d.seq > r.To {
+					over = true
+					return false, nil
+				}
+				e := deliveredEntry(m, d)
+				wanted := slices.ContainsFunc(r.Filters, func(f string) bool { return within(e.Subject, f) })
+				over = wanted && !fn(e)
+				return !over, nil
+			})
+		}
 		if err == nil && !over && !j.replicated && along.from <= r.To {
 			var left bool
 			if left, err = j.holds(ctx, along.from, r); err == nil && !left {

@@ -104,3 +104,32 @@ func TestReadReplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestReadSince reads from a time on what matches several filters, of which one also
+// matches something older and another something younger: nothing between is passed over.
+func TestReadSince(t *testing.T) {
+	s := newSite(t, true)
+	log := s.create(t, s.cluster())
+	write := func(from, to int, kind string) (last uint64) {
+		for i := from; i < to; i++ {
+			m := benchMessage(t, s.keys, i)
+			m.Subject = fmt.Sprintf("ev.eu.demo.u.s%d.%s", i, kind)
+			last = put(t, log, m)
+		}
+		return last
+	}
+	write(0, 5, "rev")
+	began := time.Now()
+	write(5, 10, "rev")
+	write(0, 5, "all")
+	last := write(10, 15, "rev")
+	got := 0
+	what := events.Range{Since: began, To: last, Filters: []string{"ev.eu.demo.*.*.rev", "ev.eu.demo.*.*.all"}}
+	err := log.Read(t.Context(), what, func(events.Entry) bool {
+		got++
+		return true
+	})
+	if err != nil || got != 15 {
+		t.Errorf("%d of 15 entries, %v", got, err)
+	}
+}

@@ -28,11 +28,8 @@ var errSilent = errors.New("consumer fell silent")
 
 // readConfig says what a bulk read delivers.
 type readConfig struct {
-	from    uint64    // first sequence
-	since   time.Time // if set: in its place, the time of the first
-	filters []string  // subjects; none means all
-	// begun, if not nil, is told the first sequence that the server looks at.
-	begun func(seq uint64)
+	from    uint64   // first sequence
+	filters []string // subjects; none means all
 	// idle, if not nil, is called before the read waits for the next message.
 	idle func() error
 }
@@ -43,34 +40,50 @@ type readConfig struct {
 // counts too little for a moment when a message takes the place of another, which it
 // takes off at once and the new one it adds later.
 func (a jsAPI) read(ctx context.Context, stream string, c readConfig, each func(delivery, *nats.Msg) (bool, error)) error {
+	consumer, end, err := a.consumer(ctx, stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1), FilterSubjects: c.filters,
+	})
+	if err != nil {
+		return err
+	}
+	defer end()
+	if consumer.NumPending == 0 {
+		return nil
+	}
+	p := puller{api: a, next: a.prefix + "CONSUMER.MSG.NEXT." + stream + "." + consumer.Name, each: each, idle: c.idle}
+	return p.run(ctx)
+}
+
+// seqAt returns the first sequence of the stream that was stored at the time or later.
+// A replica that is behind may name an earlier one. It is asked by a consumer without
+// filters: of one with several that begins at a time, the server (v2.15.2) passes over
+// what matches a filter that also matches something older, up to where another one
+// begins to match.
+func (a jsAPI) seqAt(ctx context.Context, stream string, at time.Time) (uint64, error) {
+	consumer, end, err := a.consumer(ctx, stream, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &at})
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	return consumer.Delivered.Stream + 1, nil
+}
+
+// consumer creates an ephemeral consumer without acknowledgements; end drops it.
+func (a jsAPI) consumer(ctx context.Context, stream string, c jetstream.ConsumerConfig) (info *jetstream.ConsumerInfo, end func(), err error) {
 	setup, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	config := jetstream.ConsumerConfig{
-		Name: "read_" + rand.Text(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(c.from, 1),
-		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: c.filters,
-		MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
-	}
-	if !c.since.IsZero() {
-		config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &c.since
-	}
-	consumer, err := a.js.CreateConsumer(setup, stream, config)
+	c.Name, c.AckPolicy = "read_"+rand.Text(), jetstream.AckNonePolicy
+	c.MemoryStorage, c.Replicas, c.InactiveThreshold = true, 1, 30*time.Second
+	made, err := a.js.CreateConsumer(setup, stream, c)
 	if err != nil {
-		return fmt.Errorf("create consumer: %w", explain(a.nc, a.prefix+"CONSUMER.CREATE."+stream, err))
+		return nil, nil, fmt.Errorf("create consumer: %w", explain(a.nc, a.prefix+"CONSUMER.CREATE."+stream, err))
 	}
-	defer func() {
+	return made.CachedInfo(), func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), attemptTimeout)
 		defer cancel()
 		// If this fails the server drops the consumer for its inactivity.
-		_ = a.js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name)
-	}()
-	if c.begun != nil {
-		c.begun(consumer.CachedInfo().Delivered.Stream + 1)
-	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return nil
-	}
-	p := puller{api: a, next: a.prefix + "CONSUMER.MSG.NEXT." + stream + "." + consumer.CachedInfo().Name, each: each, idle: c.idle}
-	return p.run(ctx)
+		_ = a.js.DeleteConsumer(ctx, stream, made.CachedInfo().Name)
+	}, nil
 }
 
 // puller is one running bulk read; its goroutine owns it.

@@ -168,3 +168,74 @@ func TestDeliveryHolderWakes(t *testing.T) {
 		r.wantTold(t, "with a holder that woke", want)
 	})
 }
+
+// A replay from the log as it is, asked for while an endpoint's place is of the log as
+// it was, passes over nothing.
+func TestWebhookReplayAfterRewindPassesOverNothing(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		id, _ := h.webhook(revoked)
+		poller := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		r.set(func() { r.answer = func(received) int { return 503 } })
+		all := h.ended("ada", 4)
+		h.home.Truncate(2)
+		time.Sleep(time.Minute)
+		now := h.ended("bob", 1)
+		r.set(func() { r.answer = nil })
+		h.do(h.key, "POST", "/v1/webhooks/"+id+"/replay", m{"from": now[0]}).want(http.StatusOK)
+		time.Sleep(20 * time.Minute)
+		if got := revisionsOf(r.taken()); len(got) < len(all)+len(now) {
+			t.Errorf("told of %v; before %v, now %v", got, all, now)
+		}
+		h.do(poller.key, "POST", "/ssf/replay", m{"stream_id": poller.id, "from": now[0]}).want(http.StatusOK)
+		if got := poller.all(); len(got) < len(all)+len(now) {
+			t.Errorf("a receiver of Shared Signals was told of %d", len(got))
+		}
+	})
+}
+
+// A receiver that polled, and has SETs pushed from now on, is told what the log held
+// that it had not been told, also if that went backwards meanwhile.
+func TestSSFPushAfterRewind(t *testing.T) {
+	hooked(t, func(t *testing.T, h *harness, r *receiver) {
+		poller := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		all := h.ended("ada", 4)
+		time.Sleep(10 * time.Minute)
+		h.home.Truncate(2)
+		time.Sleep(time.Minute)
+		h.do(poller.key, "PATCH", "/ssf/streams", m{"stream_id": poller.id, "delivery": m{
+			"method": "urn:ietf:rfc:8935", "endpoint_url": "https://rx.example.com/ssf",
+		}}).want(http.StatusOK)
+		time.Sleep(20 * time.Minute)
+		if got := r.all(); len(got) < len(all) {
+			t.Errorf("told of %d of %d", len(got), len(all))
+		}
+	})
+}
+
+// A generation of the log that nobody remembers is counted anew: a receiver that polls
+// goes on in that all the same.
+func TestSSFPollOfAGenerationCountedAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		r := h.receive(m{"events_requested": []string{caep + "session-revoked"}})
+		h.ended("ada", 2)
+		h.home.Truncate(2)
+		time.Sleep(time.Minute)
+		h.ended("bob", 1)
+		r.all()
+		h.wantGeneration("1")
+		h.stop()
+		time.Sleep(time.Hour)
+		next, _ := h.another(func(c *node.Config) { c.Name, c.Solo = "n1", true })
+		next.start()
+		next.ended("eve", 3)
+		other := r.before(next)
+		next.do(r.key, "POST", "/ssf/poll/"+r.id, m{"returnImmediately": true})
+		got := other.now()
+		if len(got) < 3 {
+			t.Fatalf("told of %d", len(got))
+		}
+		if again := other.now(byPosition(got)...); len(again) != 0 {
+			t.Errorf("%d come again that were acknowledged", len(again))
+		}
+	})
+}

@@ -112,17 +112,18 @@ func (w *worker) begin(conf *endpointConf) bool {
 		w.load(d.Born)
 	}
 	start, known := d.Start[region]
+	gen := w.n.home.position().Gen
 	switch {
 	case w.p.Born != d.Born:
 		w.p, w.dirty = progress{Born: d.Born, Turn: d.Turn, Position: start}, true
 		if r, asked := d.Replay[region]; asked { // before anything was noted
-			w.p.Position = earlier(start, r.From)
+			w.p.Position, known = earlier(start, r.From, gen), false
 		} else if known {
 			w.p.LoggedAt = d.BornAt
 		}
 	case w.p.Turn < d.Turn: // a higher one is of a setting that this node has not heard of yet
 		if r := d.Replay[region]; w.p.Turn < r.Turn {
-			w.p.Position, w.p.Heard, w.p.LoggedAt = earlier(w.p.Position, r.From), 0, 0 // nothing counts as settled
+			w.p.Position, w.p.Heard, w.p.LoggedAt = earlier(w.p.Position, r.From, gen), 0, 0 // nothing counts as settled
 		}
 		w.p.Turn, w.p.State, w.p.Reason, w.p.StateAt, w.p.Failing, w.dirty = d.Turn, "", "", 0, nil, true
 	case w.last != nil && w.last != conf && w.p.Failing != nil:
@@ -136,18 +137,19 @@ func (w *worker) begin(conf *endpointConf) bool {
 	case known: // where the stream stood then is not known, but when that was
 		w.reach(w.n.home.at(0))
 		w.p.Heard = max(0, d.BornAt-logClocks.Milliseconds())
-	default: // a region that is younger than the endpoint
+	default: // a region that is younger than the endpoint, or of which a replay was asked for
 		w.reach(w.n.home.at(0))
 	}
 	return !d.Off && w.p.State == ""
 }
 
-// earlier returns from where to deliver again: from there, or the place of the
-// endpoint if it has not come so far. What comes between would never be delivered.
-func earlier(place, from string) string {
+// earlier returns from where to deliver again, in a log of that generation: from there,
+// or the place of the endpoint if it has not come so far, is of another log, or is not
+// known. What comes between would never be delivered.
+func earlier(place, from string, gen uint32) string {
 	p, err := events.ParsePosition(place)
 	f, bad := events.ParsePosition(from)
-	if err == nil && bad == nil && p.Gen == f.Gen && p.Seq < f.Seq {
+	if err != nil || p.Gen != gen || bad == nil && p.Gen == f.Gen && p.Seq < f.Seq {
 		return place
 	}
 	return from

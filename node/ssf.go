@@ -114,7 +114,7 @@ func (n *Node) createSSFStream(ctx context.Context, c *call) (int, any, error) {
 			return nil, nil, err
 		}
 		s.Epoch = max(s.Epoch, noted)
-		s.beginAt(n, snap, n.revisionNow())
+		s.beginAt(n, snap, n.revisionNow(), n.wall())
 		value, err := marshal(s)
 		return value, header, err
 	})
@@ -197,7 +197,7 @@ func (n *Node) changeSSFStream(ctx context.Context, c *call, replace bool) (int,
 			if err != nil {
 				return nil, err
 			}
-			s.beginAt(n, snap, at)
+			s.beginAt(n, snap, at, was.Delivery.BornAt)
 		case s.Method == ssfPush && (r.hasDelivery || replace):
 			s.Delivery.Turn++ // what was wrong may be right by now
 		}
@@ -290,7 +290,7 @@ func (n *Node) setSSFStatus(ctx context.Context, c *call) (int, any, error) {
 		s.Status, s.Reason = in.Status, in.Reason
 		switch {
 		case was == ssfDisabled && in.Status != ssfDisabled:
-			s.beginAt(n, snap, n.revisionNow())
+			s.beginAt(n, snap, n.revisionNow(), n.wall())
 		case s.Method == ssfPush:
 			s.Delivery.enable(in.Status == ssfEnabled)
 		}
@@ -327,12 +327,12 @@ func (n *Node) replaySSFStream(ctx context.Context, c *call) (int, any, error) {
 		}
 		for i, p := range at {
 			if text, ok := from[p.Stream]; ok {
-				if at[i], err = events.ParsePosition(earlier(p.String(), text)); err != nil {
+				if at[i], err = events.ParsePosition(earlier(p.String(), text, n.streamOf(p.Stream).position().Gen)); err != nil {
 					return nil, err
 				}
 			}
 		}
-		s.beginAt(n, snap, at)
+		s.beginAt(n, snap, at, 0)
 		return header, nil
 	})
 	if err != nil {

@@ -248,7 +248,7 @@ func (p *polling) open(ctx context.Context) error {
 		if failed, is := errors.AsType[*failure](err); is && failed.kind == api.CursorGone {
 			// The log went backwards: all that it holds now is told again.
 			was := at
-			if at = (events.Position{Stream: s.region, Gen: s.position().Gen}); at.Gen == was.Gen {
+			if at = (events.Position{Stream: s.region, Gen: s.position().Gen}); at.Gen <= was.Gen {
 				return p.anew(ctx, at)
 			}
 			p.done = further(p.done, events.Revision{at})
@@ -268,7 +268,8 @@ func (p *polling) open(ctx context.Context) error {
 }
 
 // anew has the stream begin anew, in the region of the position with that. Of the same
-// generation what is noted says that all of it is acknowledged.
+// generation, or of a lower one, as one that nobody remembers is counted anew, what is
+// noted says that all of it is acknowledged.
 func (p *polling) anew(ctx context.Context, at events.Position) error {
 	_, err := p.n.editSSFStreamIn(ctx, &p.c.caller, p.s.ID, func(snap *projection.Snapshot, s *ssfStream, header []byte) ([]byte, error) {
 		if s.Epoch != p.s.Epoch {
@@ -280,7 +281,7 @@ func (p *polling) anew(ctx context.Context, at events.Position) error {
 				from[i] = at
 			}
 		}
-		s.beginAt(p.n, snap, from)
+		s.beginAt(p.n, snap, from, 0)
 		return header, nil
 	})
 	if err != nil {

@@ -285,11 +285,13 @@ func (n *Node) ssfPlace(snap *projection.Snapshot, s *ssfStream) (events.Revisio
 }
 
 // beginAt has the stream, whichever way it is delivered, go on from there: what was
-// noted of it before counts no more.
-func (s *ssfStream) beginAt(n *Node, snap *projection.Snapshot, at events.Revision) {
+// noted of it before counts no more. What the log took before the time born (unix ms)
+// is not to be told even if the log went backwards; 0: there is no such time.
+func (s *ssfStream) beginAt(n *Node, snap *projection.Snapshot, at events.Revision, born int64) {
 	s.Since, s.Epoch = at.String(), max(n.wall(), s.Epoch+1)
 	s.Controls, s.Halted = nil, 0
 	s.Delivery = n.newDelivery(snap)
+	s.Delivery.BornAt = born
 	for _, p := range at {
 		s.Delivery.Start[p.Stream] = p.String()
 	}
