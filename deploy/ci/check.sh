@@ -44,7 +44,7 @@ race() {
 	local others half='^Test[A-L]'
 	others=$(go list ./... | grep -v '/node$') || return 1
 	# shellcheck disable=SC2086 # one argument for each package
-	go test -race $others || return 1
+	go test -race -timeout 30m $others || return 1
 	# The tests of node take longest, and run one after the other: half of them beside
 	# the rest.
 	go test -race -timeout 30m -run "$half" ./node &
