@@ -40,17 +40,7 @@ race() {
 		echo "the race detector needs a C compiler: install $(go env CC), such as by apt-get install gcc libc6-dev"
 		return 1
 	fi
-	local -x CGO_ENABLED=1
-	local others half='^Test[A-L]'
-	others=$(go list ./... | grep -v '/node$') || return 1
-	# shellcheck disable=SC2086 # one argument for each package
-	go test -race -timeout 30m $others || return 1
-	# The tests of node take longest, and run one after the other: half of them beside
-	# the rest.
-	go test -race -timeout 30m -run "$half" ./node &
-	local first=$! second=0
-	go test -race -timeout 30m -skip "$half" ./node || second=1
-	wait "$first" && return "$second"
+	CGO_ENABLED=1 go test -race -timeout 30m ./...
 }
 
 # The protocol itself, apart from the code: every rule kept holds, every rule
