@@ -457,6 +457,20 @@ func TestFeedOfAllApps(t *testing.T) {
 	})
 }
 
+// recalled waits until the node has looked through what was revoked before it began to
+// follow the log of the region, a moment after it is ready, and returns what it knows.
+func (h *harness) recalled(key, region string) *reply {
+	h.t.Helper()
+	for range 20 {
+		if r := h.do(key, "GET", "/v1/revocations", nil).want(200); strings.Contains(r.str("revision"), region+":") {
+			return r
+		}
+		time.Sleep(time.Second)
+	}
+	h.t.Fatal("recent revocations were not looked through within 20 s")
+	return nil
+}
+
 // What is revoked and whose JWTs may be alive is listed, also by a node that began
 // from a snapshot and never read those revocations; and no longer than that.
 func TestRevocations(t *testing.T) {
@@ -470,13 +484,7 @@ func TestRevocations(t *testing.T) {
 		h.do(h.key, "POST", "/v1/sessions/revoke", map[string]any{"user_id": "cid"}).want(200)
 		check := func(h *harness, when string) {
 			t.Helper()
-			var r *reply
-			for range 20 {
-				if r = h.do(h.key, "GET", "/v1/revocations", nil).want(200); strings.Contains(r.str("revision"), "eu:") {
-					break
-				}
-				time.Sleep(time.Second)
-			}
+			r := h.recalled(h.key, "eu")
 			if got := fmt.Sprint(r.at("sessions")); got != "["+sid+"]" {
 				t.Errorf("%s: sessions %s, want %s", when, got, sid)
 			}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,7 @@ func (h *harness) place(key, user string) placed {
 	if ref == nil {
 		h.t.Fatalf("a JWT without a status: %s", r.Raw)
 	}
+	h.recalled(key, path.Base(path.Dir(ref.URI))) // before, there are no lists
 	return placed{r, ref}
 }
 
