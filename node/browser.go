@@ -145,15 +145,16 @@ func noSession(reason string) *failure {
 // ended takes the cookie away from who shows in it a session that has ended. One
 // that is merely not known is left alone, unless it can only be a token of ours: it
 // may be another app's, or one that another system made. Where nothing could be said
-// (503) a cookie is never touched.
-func (cl *client) ended(err error) error {
+// (503) a cookie is never touched. Nor is it by what the page did of its own accord: its
+// user may have logged in again meanwhile, and the answer would take away the new one.
+func (cl *client) ended(err error, background bool) error {
 	f, ok := errors.AsType[*failure](err)
 	if ok && f.kind == api.SessionNotFound { // it ended while it was answered
 		reason, _ := f.details["reason"].(string)
 		f = noSession(reason)
 		err = f
 	}
-	if !ok || f.kind != api.NoSession || !cl.cookie {
+	if !ok || f.kind != api.NoSession || !cl.cookie || background {
 		return err
 	}
 	switch f.details["reason"] {
@@ -179,7 +180,12 @@ func (n *Node) clientRefresh(ctx context.Context, c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	out, err := n.nextJWT(ctx, cl, &req)
-	return http.StatusOK, out, cl.ended(err)
+	return http.StatusOK, out, cl.ended(err, cl.background(&req))
+}
+
+// background reports whether no user had a part in the request.
+func (cl *client) background(req *api.ClientRefresh) bool {
+	return req.Background || len(cl.r.Header[backgroundHeader]) > 0
 }
 
 // tokenSession is clientSession for who must show the token itself.
@@ -221,7 +227,7 @@ func (n *Node) nextJWT(ctx context.Context, cl *client, req *api.ClientRefresh) 
 		}
 		f = found{answer: o.answer, at: o.at}
 	}
-	if !req.Background && len(cl.r.Header[backgroundHeader]) == 0 {
+	if !cl.background(req) {
 		n.touch(&f.Session, f.asked)
 	}
 	cl.warnLong(jwt)

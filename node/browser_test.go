@@ -220,6 +220,7 @@ func TestClientRefusals(t *testing.T) {
 		unknown := events.NewToken(2).Reveal()
 
 		h.browse(refresh, page, gone.str("session_token")).wantNoSession("revoked", cleared)
+		h.do("", "POST", refresh, m{"background": true}, "Origin", page, "Cookie", "__Host-session="+gone.str("session_token")).wantNoSession("revoked", "")
 		h.browse(refresh, page, brief).wantNoSession("expired", cleared)
 		h.browse(refresh, page, idle).wantNoSession("idle", cleared)
 		h.browse(refresh, page, unknown).wantNoSession("unknown", cleared)

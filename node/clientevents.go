@@ -97,7 +97,7 @@ func (n *Node) openClientEvents(c *call) (*clientFeed, error) {
 	}
 	f, err := n.tokenSession(ctx, cl)
 	if err != nil {
-		return nil, cl.ended(err)
+		return nil, cl.ended(err, true)
 	}
 	if err := n.feedRoom(); err != nil {
 		return nil, err
