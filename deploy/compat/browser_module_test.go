@@ -247,7 +247,7 @@ func TestBrowserModuleTrouble(t *testing.T) {
 	d.switched(tabs)
 	d.clocks(tabs[0])
 	d.loggedOut(tabs)
-	d.hasty(tabs[0])
+	d.hasty(tabs)
 }
 
 // nodeGone kills the node and starts it again.
@@ -301,11 +301,7 @@ func (d *demo) late(tabs []*tab) {
 	for _, p := range tabs {
 		js[bool](p, `globalThis.late = demo.session.getToken({fresh: true}).then(() => "taken", (e) => e.code); true`)
 	}
-	for begun := time.Now(); !d.road.holds(len(tabs)); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > 10*time.Second {
-			d.t.Fatal("no request came")
-		}
-	}
+	d.road.keeps(d.t, len(tabs))
 	begun := time.Now()
 	d.node.app().do(d.t, "POST", "/v1/sessions/revoke", object{"user_id": "ada"}).want(d.t, http.StatusOK)
 	took := d.allOut(begun, tabs, "revoked")
@@ -361,17 +357,14 @@ func (d *demo) loggedOut(tabs []*tab) {
 
 // hasty signs out on a page that does not know yet who is signed in: the answer to what it
 // asked when it was loaded comes afterwards.
-func (d *demo) hasty(a *tab) {
-	d.login(a, "ada")
+func (d *demo) hasty(tabs []*tab) {
+	d.login(tabs[0], "ada")
+	tabs[1].await(5*time.Second, `demo.session.state.status === "active"`) // it asks by itself
 	d.road.set(answered)
 	p := d.b.open(d.t, "hasty", d.road.url+"/demo/")
 	p.await(10*time.Second, "globalThis.demo")
 	js[bool](p, watch)
-	for begun := time.Now(); !d.road.holds(1); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > 10*time.Second {
-			d.t.Fatal("no request came")
-		}
-	}
+	d.road.keeps(d.t, 1)
 	out := js[string](p, `demo.session.signOut().then(() => demo.session.state.status + demo.session.state.reason, (e) => e.code)`)
 	d.road.set("")
 	after := js[string](p, `demo.session.getToken().then(() => "taken", (e) => e.code).then((got) => demo.session.refresh().then(() => got + " " + states.join("; ")))`)

@@ -208,7 +208,11 @@ func newRoad(t *testing.T, to *node, addr string) *road {
 		t.Fatal(err)
 	}
 	server.Start()
-	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	t.Cleanup(func() {
+		r.set("") // Close waits for who is kept waiting
+		server.CloseClientConnections()
+		server.Close()
+	})
 	return r
 }
 
@@ -298,25 +302,31 @@ func (r *road) hold(n int) {
 	r.kept += n
 }
 
-// holds reports whether so many answers are kept back.
-func (r *road) holds(n int) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.kept == n
+// keeps waits until so many answers are kept back, or more: a page may renew its JWT
+// meanwhile.
+func (r *road) keeps(t *testing.T, want int) {
+	t.Helper()
+	r.until(t, 10*time.Second, fmt.Sprintf("%d answers kept back", want), func() bool { return r.kept >= want })
 }
 
 // streams waits until so many event streams are open.
 func (r *road) streams(t *testing.T, want int) {
 	t.Helper()
+	r.until(t, 45*time.Second, fmt.Sprintf("%d event streams open", want), func() bool { return r.open == want })
+}
+
+// until waits until it is so. r.mu is held for the look.
+func (r *road) until(t *testing.T, within time.Duration, what string, is func() bool) {
+	t.Helper()
 	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		r.mu.Lock()
-		open := r.open
+		ok, open, kept := is(), r.open, r.kept
 		r.mu.Unlock()
-		if open == want {
+		if ok {
 			return
 		}
-		if time.Since(begun) > 45*time.Second {
-			t.Fatalf("%d event streams are open, want %d", open, want)
+		if time.Since(begun) > within {
+			t.Fatalf("not in %v: %s; there are %d open and %d kept", within, what, open, kept)
 		}
 	}
 }
