@@ -321,6 +321,7 @@ func TestStatusListAnywhere(t *testing.T) {
 		time.Sleep(statusFresh)
 		f.join("n3")
 		for _, n := range f.nodes {
+			n.recalled(shop, "eu")
 			n.wantRevoked(n.name, all[0], all[2])
 		}
 

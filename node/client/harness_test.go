@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/node"
+	"github.com/revocast/revocast/node/api"
 	"github.com/revocast/revocast/node/client"
 )
 
@@ -73,9 +75,11 @@ func newWorld(t testing.TB, nodes int) *world {
 			}
 		}
 	}
-	for _, p := range w.nodes { // each knows the app
-		w.await("node "+p.name+" knows the app", func() bool {
-			return w.ask(p, w.access.APIKey, "GET", "/v1/sessions?user_id=nobody", nil, nil) == http.StatusOK
+	for _, p := range w.nodes {
+		w.await("node "+p.name+" knows the app, and what was revoked before", func() bool {
+			var recent api.Revocations
+			status := w.ask(p, w.access.APIKey, "GET", "/v1/revocations", nil, &recent)
+			return status == http.StatusOK && strings.Contains(recent.Revision, "eu:")
 		})
 	}
 	return w
