@@ -156,9 +156,16 @@ func (s *stream) joinFeed() {
 	defer s.node.feed.mu.Unlock()
 	s.feeding = true
 	select {
-	case s.node.recent.look <- struct{}{}:
+	case s.fed <- struct{}{}:
 	default:
 	}
+}
+
+// isFed reports whether entries of the stream are heard.
+func (s *stream) isFed() bool {
+	s.node.feed.mu.Lock()
+	defer s.node.feed.mu.Unlock()
+	return s.feeding
 }
 
 // EndFeeds ends all feeds, those under way and those to come, so that a server

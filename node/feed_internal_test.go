@@ -160,11 +160,11 @@ func TestLookThroughWaits(t *testing.T) {
 		f := newFed(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := f.home.lookThrough(ctx); err == nil || !f.awaitsRecent(f.home) {
+		if err := f.home.lookThrough(ctx); err == nil || f.recallsAll(f.home) {
 			t.Errorf("looked through before anything was applied: %v", err)
 		}
 		f.revoke()
-		if err := f.home.lookThrough(t.Context()); err != nil || f.awaitsRecent(f.home) {
+		if err := f.home.lookThrough(t.Context()); err != nil || !f.recallsAll(f.home) {
 			t.Errorf("not looked through: %v", err)
 		}
 	})

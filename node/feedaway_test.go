@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/revocast/revocast/events"
@@ -288,6 +289,33 @@ func TestRevocationsDelivered(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		for name, n := range c.nodes {
 			n.wantRecent(name, sid, false)
+		}
+	})
+}
+
+// unread is a log that is followed, and cannot be read otherwise.
+type unread struct{ *events.MemoryLink }
+
+func (unread) Read(ctx context.Context, _ events.Range, _ func(events.Entry) bool) error {
+	<-ctx.Done()
+	return events.ErrUnavailable
+}
+
+// A region whose recent revocations cannot be read keeps nobody from those of another,
+// although it was followed first.
+func TestRevocationsOfAnotherRegion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, func(c *node.Config) { c.Solo = false })
+		us := h.abroad()
+		b, home := h.another(func(c *node.Config) {
+			c.Open = func(context.Context, *events.Region) (events.Log, error) { return unread{us.log.Link()}, nil }
+		})
+		home.SetFaults(events.MemoryFaults{Deliver: func(context.Context, events.Entry) int { time.Sleep(500 * time.Millisecond); return 1 }})
+		sid := h.login("ada").str("session.session_id")
+		h.revokeIn(h.key, m{"session_id": sid})
+		b.start()
+		if r := b.recalled(h.key, "eu"); fmt.Sprint(r.at("sessions")) != "["+sid+"]" || strings.Contains(r.str("revision"), "us:") {
+			t.Errorf("it knows %s", r.Raw)
 		}
 	})
 }

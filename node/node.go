@@ -335,7 +335,6 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return n.tellSSFControls(ctx) })
 	}
 	g.Go(func() error { return n.spread(ctx) })
-	g.Go(func() error { return n.fillRecent(ctx) })
 	err := g.Wait()
 	n.saveSnapshot()
 	if n.snapshots != nil {
@@ -354,6 +353,7 @@ func (s *stream) live(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.seekVoucher(ctx) })
 	if s != s.node.settings {
 		g.Go(func() error { return s.deliver(ctx) })
+		g.Go(func() error { return s.fillRecent(ctx) })
 	}
 }
 

@@ -20,8 +20,6 @@ const recentMargin = 2 * time.Minute
 // recent holds the revocations of which a JWT may still be alive, for verifiers that
 // begin to follow a feed. Appliers add to it, before what they add counts as applied.
 type recent struct {
-	look chan struct{} // 1 deep: a stream is fed, and may not have been looked through
-
 	mu   sync.Mutex // guards what follows
 	apps map[string]*recentApp
 	// through are the streams of which all that was revoked before this node began
@@ -61,7 +59,7 @@ type recentMark struct {
 }
 
 func newRecent() recent {
-	return recent{look: make(chan struct{}, 1), apps: map[string]*recentApp{}, through: map[*stream]bool{}}
+	return recent{apps: map[string]*recentApp{}, through: map[*stream]bool{}}
 }
 
 // recall notes what the entry revokes: of the applier, as it comes, and of the look
@@ -157,42 +155,28 @@ func (n *Node) mintedUntil(number uint8, m *recentMark) *time.Time {
 	return new(m.heard.Add(n.maxWait() + 2*maxClockSkew).UTC().Truncate(time.Millisecond).Add(time.Millisecond))
 }
 
-// fillRecent adds, until ctx ends, what was revoked before this node began to follow
-// a stream: it may have begun from a snapshot, and not have read the revocations.
-// What a session says of its revocation would not do: one that was recorded elsewhere
-// may have been asked for long before it was heard.
-func (n *Node) fillRecent(ctx context.Context) error {
+// fillRecent adds what was revoked before this node began to follow the stream, once
+// that is fed: the node may have begun from a snapshot, and not have read the
+// revocations. What a session says of its revocation would not do: one that was recorded
+// elsewhere may have been asked for long before it was heard.
+func (s *stream) fillRecent(ctx context.Context) error {
 	for {
-		again := false
-		for _, s := range n.streams() {
-			if s == n.settings || !n.awaitsRecent(s) {
-				continue
-			}
-			if err := s.lookThrough(ctx); err != nil {
-				n.conf.Log.Warn("recent revocations were not read; tried again", "stream", s.region, "error", err)
-				again = true
-			}
-		}
 		var retry <-chan time.Time
-		if again {
+		if s.isFed() {
+			err := s.lookThrough(ctx)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			s.node.conf.Log.Warn("recent revocations were not read; tried again", "stream", s.region, "error", err)
 			retry = time.After(time.Second)
 		}
 		select {
-		case <-n.recent.look:
+		case <-s.fed:
 		case <-retry:
 		case <-ctx.Done():
 			return nil
 		}
 	}
-}
-
-// awaitsRecent reports whether the stream is fed, and was not looked through.
-func (n *Node) awaitsRecent(s *stream) bool {
-	n.feed.mu.Lock()
-	defer n.feed.mu.Unlock()
-	n.recent.mu.Lock()
-	defer n.recent.mu.Unlock()
-	return s.feeding && !n.recent.through[s]
 }
 
 // lookThrough adds what the log holds of the last hour.

@@ -112,6 +112,7 @@ type stream struct {
 	feeding bool
 	lives   uint64
 	toldSeq uint64
+	fed     chan struct{} // 1 deep: feeding was set
 
 	queue   queue    // delivered and not yet applied; owned by the follow goroutine
 	overlap *overlap // with the loaded snapshot; owned by the follow goroutine
@@ -128,7 +129,7 @@ func newStream(n *Node, log events.Log, f fold) *stream {
 		node: n, log: log, region: log.Region(), number: log.Number(), fold: f,
 		lease: newLease(n.conf.Lease), leased: make(chan struct{}), members: members{lease: n.conf.Lease},
 		fetching: make(chan struct{}, fetchers), seeking: make(chan struct{}, seekers),
-		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1),
+		waiters: map[*waiter]struct{}{}, broken: map[string]uint64{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), broke: make(chan struct{}, 1), fed: make(chan struct{}, 1),
 	}
 	s.doubts.wake = make(chan struct{}, 1)
 	s.digest.Store(&map[string]string{})
