@@ -221,12 +221,10 @@ func (n *Node) recallPending() {
 			k.mark(e.App, recentKey{events.UserHash(e.App, e.User), home}, recentMark{at: e.At, logged: now, user: e.User, except: e.Except})
 		}
 	}
-	for r := range n.catalog.Snapshot().Regions() {
-		if n.sessions().PendingLen(r.Number) == 0 {
-			continue
-		}
-		for fix := range n.sessions().Pending(r.Number, n.wall()) {
-			note(r.Number, fix.Event)
+	// Not by the regions of the catalog: CONFIG may be behind.
+	for _, home := range n.sessions().PendingHomes() {
+		for fix := range n.sessions().Pending(home, n.wall()) {
+			note(home, fix.Event)
 		}
 	}
 }

@@ -41,6 +41,22 @@ func (m *Map) PendingAll(home uint8, app, hash string) bool {
 	return len(m.undelivered(groupKey{stream: home, app: app, hash: hash})) > 0
 }
 
+// PendingHomes implements [Projection].
+func (m *Map) PendingHomes() (homes []uint8) {
+	m.fold.RLock()
+	defer m.fold.RUnlock()
+	var has [256]bool
+	for group := range m.away {
+		has[group.stream] = has[group.stream] || len(m.undelivered(group)) > 0
+	}
+	for home := range m.pending {
+		if has[home] || m.pending[home].Load() > 0 {
+			homes = append(homes, uint8(home))
+		}
+	}
+	return homes
+}
+
 // PendingLen implements [Projection].
 func (m *Map) PendingLen(home uint8) int {
 	m.fold.RLock()

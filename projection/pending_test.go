@@ -31,7 +31,7 @@ func TestPending(t *testing.T) {
 			away.add(revoke(e))
 			l.add(e)
 			l.verdict(s1, revoked)
-			if !l.m.PendingSession(s1) || l.m.PendingLen(home) != 1 || l.m.PendingLen(away.num) != 0 {
+			if !l.m.PendingSession(s1) || l.m.PendingLen(home) != 1 || l.m.PendingLen(away.num) != 0 || !slices.Equal(l.m.PendingHomes(), []uint8{home}) {
 				t.Error("it is not pending")
 			}
 			got := l.pending()
@@ -39,7 +39,7 @@ func TestPending(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 			l.add(got[0])
-			if l.m.PendingSession(s1) || l.m.PendingLen(home) != 0 || len(l.pending()) != 0 {
+			if l.m.PendingSession(s1) || l.m.PendingLen(home) != 0 || len(l.m.PendingHomes()) != 0 || len(l.pending()) != 0 {
 				t.Error("it is pending though its home says it")
 			}
 		},
@@ -172,7 +172,7 @@ func TestPending(t *testing.T) {
 					t.Errorf("%v is %v for who reads the log anew", s, v)
 				}
 			}
-			if n := fresh.PendingLen(home); n != 2 {
+			if n := fresh.PendingLen(home); n != 2 || !slices.Equal(fresh.PendingHomes(), []uint8{home}) {
 				t.Errorf("%d are pending for who reads the log anew", n)
 			}
 		},

@@ -136,10 +136,12 @@ type Projection interface {
 	// Pending yields, in no order, what was recorded in other streams because
 	// the home was out of reach and does not stand in the home's yet, as events
 	// to append there. An "all" must expect the sequence in its Prev. It is
-	// right for who has applied the home's stream up to its end. PendingLen
-	// counts, and PendingSession and PendingAll (by the user's hash, empty for
-	// the app) report of one whether it is pending.
+	// right for who has applied the home's stream up to its end. PendingHomes
+	// names the homes with any, in order, PendingLen counts, and PendingSession
+	// and PendingAll (by the user's hash, empty for the app) report of one
+	// whether it is pending.
 	Pending(home uint8, now int64) iter.Seq[Repair]
+	PendingHomes() []uint8
 	PendingLen(home uint8) int
 	PendingSession(sid events.SID) bool
 	PendingAll(home uint8, app, hash string) bool
