@@ -481,6 +481,15 @@ func TestDeliveryOnJetStream(t *testing.T) {
 		r.wantTold(t, what, want)
 	}
 	told("delivered")
+	last, err := parsePosition(want[len(want)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "its answer is noted", func() bool { // or it would be told again
+		_, region := n.endpoint(id)
+		at, err := parsePosition(fmt.Sprint(region["revision"]))
+		return err == nil && at.Seq >= last.Seq
+	})
 	n.stop()
 	n = l.start(t, fast, out)
 	want = append(want, n.revoke(n.login("bob").str("session.session_id")))
