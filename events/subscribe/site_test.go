@@ -76,17 +76,34 @@ func (s *site) serve(t testing.TB) {
 // environment is held while a server reads its own from that of the process.
 var environment sync.Mutex
 
-// startFile starts the server of a file with the environment.
-func startFile(file string, env []string) (*broker.Server, error) {
+// inEnvironment calls what has a server read its configuration.
+func inEnvironment(env []string, read func() error) error {
 	environment.Lock()
 	defer environment.Unlock()
 	for _, e := range env {
 		k, v, _ := strings.Cut(e, "=")
 		if err := os.Setenv(k, v); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return broker.StartFile(broker.FileConfig{File: file})
+	return read()
+}
+
+// startFile starts the server of a file with the environment.
+func startFile(file string, env []string) (srv *broker.Server, err error) {
+	err = inEnvironment(env, func() error {
+		srv, err = broker.StartFile(broker.FileConfig{File: file})
+		return err
+	})
+	return srv, err
+}
+
+// reload has the server read its file again.
+func (s *site) reload(t testing.TB) {
+	t.Helper()
+	if err := inEnvironment(s.env, s.srv.Reload); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // setUp chooses the environment of the server.
