@@ -16,6 +16,7 @@ import (
 
 	"github.com/revocast/revocast/events"
 	"github.com/revocast/revocast/events/broker"
+	"github.com/revocast/revocast/events/eventstest"
 )
 
 // tailing is one running Follow.
@@ -171,9 +172,12 @@ type restored struct {
 func newRestored(t *testing.T) *restored {
 	t.Helper()
 	r := &restored{site: &site{t: t, dir: t.TempDir()}}
-	r.start("127.0.0.1:0")
+	var err error
+	if r.addr, err = eventstest.FreeAddr(); err != nil {
+		t.Fatal(err)
+	}
+	r.start(r.addr)
 	t.Cleanup(func() { r.b.Close() })
-	r.addr = strings.TrimPrefix(r.b.ClientURL(), "nats://")
 	nc, err := nats.Connect(r.b.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatal(err)

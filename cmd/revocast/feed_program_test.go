@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/revocast/revocast/events/eventstest"
 	"github.com/revocast/revocast/node/api"
 )
 
@@ -111,12 +111,10 @@ func residentKB(t *testing.T, pid int) int {
 func testFeedKill(t *testing.T, bin string) {
 	readers, revocations := *feedReadersFlag, *feedRevocationsFlag
 	data := filepath.Join(t.TempDir(), "data")
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := eventstest.FreeAddr() // not of those that the clients get
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := free.Addr().String()
-	_ = free.Close()
 	s := serve(t, bin, data, "--listen", addr)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConns: 1, DisableCompression: true}}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/revocast/revocast/events"
+	"github.com/revocast/revocast/events/eventstest"
 	"github.com/revocast/revocast/node/api"
 )
 
@@ -98,12 +98,10 @@ func testImportKill(t *testing.T, bin string) {
 	dir := t.TempDir()
 	data, file, state := filepath.Join(dir, "data"), filepath.Join(dir, "sessions.ndjson"), filepath.Join(dir, "state")
 	writeImport(t, file, rows)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := eventstest.FreeAddr() // not of those that the clients get
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := free.Addr().String()
-	_ = free.Close()
 	s := serve(t, bin, data, "--listen", addr)
 
 	first := startImport(t, bin, file, state, s.url, s.apiKey, chunk)

@@ -460,12 +460,15 @@ func until(ctx context.Context, limit time.Duration, try func() error) error {
 	}
 }
 
-// freeAddr returns an address on loopback that nobody listens on now.
+// freeAddr returns an address on loopback that nobody listens on now. Its port is below
+// those that systems give to outgoing connections (from 32768 on in Linux): one of these
+// could be taken before the process that is told of it has started.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", errors.New("find a free port: tried 1000")
 }
