@@ -79,8 +79,8 @@ func TestWatermark(t *testing.T) {
 			{"just outside the margin before", one, "ada", -61 * time.Second, isRevoked},
 			{"at the margin before", one, "ada", -60 * time.Second, isDoubtful},
 			{"at that moment", one, "ada", 0, isDoubtful},
-			{"at the margin after", one, "ada", 75 * time.Second, isDoubtful},
-			{"just outside the margin after", one, "ada", 76 * time.Second, good},
+			{"at the margin after", one, "ada", 91 * time.Second, isDoubtful},
+			{"just outside the margin after", one, "ada", 92 * time.Second, good},
 			{"spared", sid(spared), "ada", -time.Hour, good},
 			{"of another stream", other, "ada", -time.Hour, good},
 			{"of another user", one, "eve", -time.Hour, elsewhere},
@@ -145,7 +145,7 @@ func TestPending(t *testing.T) {
 	}
 	expect("made before it was asked for", asked.Add(-2*time.Minute), isRevoked)
 	expect("made before it was delivered", asked.Add(9*time.Minute), isDoubtful)
-	expect("made by a home that knew", heard.Add(76*time.Second), good)
+	expect("made by a home that knew", heard.Add(92*time.Second), good)
 	b.marks = nil
 	if err := b.load(&api.Revocations{Revision: "eu:0:9", Users: []api.Watermark{{UserHash: e.UserHash, Stream: 2, RevokedAt: asked}}}); err != nil {
 		t.Fatal(err)

@@ -1,8 +1,9 @@
 // A JWT minted this long after a revocation, by the nodes' clocks, was minted by a
 // node that knew it: clocks of two nodes differ by at most 60 s, and a node is at
-// most 15 s behind. One minted more than 60 s before it was minted before it.
+// most 31 s behind: its lease is 30 s at most. One minted more than 60 s before it was
+// minted before it.
 const CLOCKS = 60
-const MARGIN = CLOCKS + 15
+const MARGIN = CLOCKS + 31
 
 // What was heard is kept for the longest life of a JWT and this many seconds.
 const SLACK = 120
