@@ -244,17 +244,6 @@ func (h *harness) another(changes ...func(*node.Config)) (*harness, *events.Memo
 	return n, link
 }
 
-// TestLeaseLength: what verifies by itself allows for no longer lease.
-func TestLeaseLength(t *testing.T) {
-	for lease, ok := range map[time.Duration]bool{-time.Second: false, node.DefaultLease: true, node.MaxLease: true, node.MaxLease + 1: false} {
-		conf := demoConfig(t, publicURL)
-		conf.Demo, conf.Lease = "", lease
-		if _, err := node.New(conf); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "want at most 30s") {
-			t.Errorf("%v: %v", lease, err)
-		}
-	}
-}
-
 // R4: a lease dies with its process. A new one of the same name that has read
 // everything, heartbeats of its predecessor included, but has sent none of its
 // own that came back, does not answer.

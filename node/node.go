@@ -34,9 +34,6 @@ const (
 	// exceeds a JetStream leader election (4 to 9 s); less would fence a whole
 	// region at each crash of a leader.
 	DefaultLease = 15 * time.Second
-	// MaxLease is the longest L. What verifies by itself (node/client) allows for
-	// JWTs that a node mints for as long as this after a log-out everywhere.
-	MaxLease = 30 * time.Second
 	// DefaultBeat is the time between heartbeats.
 	DefaultBeat = time.Second
 	// clockRate is ρ, how far the rate of a clock may be off.
@@ -77,8 +74,10 @@ type Config struct {
 	// Denials are what NATS servers deny this node, for people; nil: not known.
 	Denials *events.Denials
 
-	// Lease is L, at most MaxLease; 0 is DefaultLease. All nodes should agree on it:
-	// receipts wait for the longest, and each node says that they differ.
+	// Lease is L; 0 is DefaultLease. All nodes should agree on it: receipts wait
+	// for the longest, and each node says that they differ. Who verifies by itself
+	// (node/client) allows for 30 s: a node with a longer one may mint, for a session
+	// that a log-out everywhere took, a JWT that is taken there.
 	Lease time.Duration
 	// Beat is the time between heartbeats; 0 is DefaultBeat. It must be well
 	// below Lease.
@@ -256,9 +255,6 @@ func New(c Config) (*Node, error) {
 	}
 	if c.Beat == 0 {
 		c.Beat = DefaultBeat
-	}
-	if c.Lease < 0 || c.Lease > MaxLease {
-		return nil, fmt.Errorf("lease %v: want at most %v", c.Lease, MaxLease)
 	}
 	if c.Beat > c.Lease/4 {
 		return nil, fmt.Errorf("time between heartbeats %v is more than a quarter of the lease %v", c.Beat, c.Lease)
