@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -404,24 +405,38 @@ func (n *realNode) ready() bool { return n.do("", "GET", "/readyz", nil).Status 
 
 // logLines is a slog.Handler that counts what is logged at warning and above.
 type logLines struct {
-	mu    sync.Mutex // guards count
-	count map[string]int
+	mu      sync.Mutex // guards what follows
+	count   map[string]int
+	rebuilt []string // why a stream was read again
 }
 
 // Enabled implements [slog.Handler].
 func (l *logLines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
 
+// rebuilds returns why streams were read again, each time.
+func (l *logLines) rebuilds() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.rebuilt)
+}
+
 // Handle implements [slog.Handler].
 func (l *logLines) Handle(_ context.Context, r slog.Record) error {
-	line := r.Message
+	line, why := r.Message, ""
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "stream" {
+		switch a.Key {
+		case "stream":
 			line += " " + a.String()
+		case "error":
+			why = a.Value.String()
 		}
 		return true
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.Message == "stream is read again from its beginning" {
+		l.rebuilt = append(l.rebuilt, why)
+	}
 	if l.count == nil {
 		l.count = map[string]int{}
 	}

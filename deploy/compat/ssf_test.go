@@ -299,7 +299,7 @@ func TestSSFPoll(t *testing.T) {
 // TestSSFPollHeld: a poll without anything to tell is held, and then answered.
 func TestSSFPollHeld(t *testing.T) {
 	if testing.Short() {
-		t.Skip("SKIPPED: takes half a minute")
+		t.Skip("NOT TESTED with -short: takes half a minute")
 	}
 	t.Parallel()
 	n := newNode(t)

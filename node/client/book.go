@@ -20,8 +20,8 @@ const (
 	// clockMargin is how far the clocks of two nodes may be apart: 30 s either way
 	// from the log's.
 	clockMargin = 60 * time.Second
-	// nodeLease is how long a node may go on minting before it knows of a revocation: its
-	// lease is 30 s at most, and some more by a clock that is slow.
+	// nodeLease is for how long a node is allowed to go on minting before it knows of a
+	// revocation: a lease of 30 s (see Lease of node.Config), and some more for its clock.
 	nodeLease = 31 * time.Second
 	// keepMargin is how much longer than a JWT lives its revocation is remembered.
 	keepMargin = 5 * time.Minute

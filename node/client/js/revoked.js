@@ -1,6 +1,6 @@
 // A JWT minted this long after a revocation, by the nodes' clocks, was minted by a
 // node that knew it: clocks of two nodes differ by at most 60 s, and a node is at
-// most 31 s behind: its lease is 30 s at most. One minted more than 60 s before it was
+// most 31 s behind, for a lease of up to 30 s. One minted more than 60 s before it was
 // minted before it.
 const CLOCKS = 60
 const MARGIN = CLOCKS + 31
